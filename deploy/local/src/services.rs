@@ -1,0 +1,135 @@
+//! The three services of Millrace, configured by the variables that their README documents.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::child::{self, Program};
+use crate::data_dir::DataDir;
+use crate::layout::{Layout, ServicePorts};
+use crate::probe::Probe;
+use crate::supervise::{Kind, Spec};
+
+/// How to start every instance of every service.
+pub fn prepare(layout: &Layout, data: &DataDir) -> Result<Vec<Spec>> {
+    let mut specs = Vec::new();
+    for i in 0..layout.instances {
+        for (service, ports) in [
+            ("command-service", layout.command_service(i)),
+            ("query-service", layout.query_service(i)),
+            ("projector-service", layout.projector_service(i)),
+        ] {
+            let name = if layout.instances == 1 {
+                service.to_owned()
+            } else {
+                format!("{service}-{}", i + 1)
+            };
+            specs.push(Spec {
+                kind: Kind::Service,
+                program: Program {
+                    path: binary(service)?,
+                    args: Vec::new(),
+                    env: environment(layout, ports, i).into_iter().collect(),
+                    dir: data.path.clone(),
+                    log: data.log(&name),
+                },
+                name,
+                ready: Probe::Http(format!("http://127.0.0.1:{}/health/ready", ports.ops)),
+            });
+        }
+    }
+    Ok(specs)
+}
+
+/// The services are built into the folder where this program lies.
+fn binary(service: &str) -> Result<PathBuf> {
+    let own = std::env::current_exe().context("finding this program's own folder")?;
+    let path = own.with_file_name(service);
+    ensure!(
+        child::is_executable(&path),
+        "{} is missing: build it with 'cargo build --release -p {service}' (deploy/local/run \
+         does), or start without the services by --infra-only",
+        path.display()
+    );
+    Ok(path)
+}
+
+/// Where the infrastructure and the query service are, for services and for `<data>/env`.
+fn addresses(layout: &Layout) -> BTreeMap<String, String> {
+    [
+        ("MILLRACE_KAFKA_BOOTSTRAP", layout.kafka_bootstrap()),
+        ("MILLRACE_REGISTRY_URL", layout.registry_url()),
+        ("MILLRACE_REDIS_URL", layout.redis_url()),
+        ("MILLRACE_QUERY_URL", layout.query_url()),
+    ]
+    .map(|(key, value)| (key.to_owned(), value))
+    .into()
+}
+
+/// What an instance is told. Other `MILLRACE_` variables reach it from this process's environment.
+fn environment(layout: &Layout, ports: ServicePorts, i: u16) -> BTreeMap<String, String> {
+    let listener = |port| format!("127.0.0.1:{port}");
+    let mut variables = addresses(layout);
+    let mut set = |key: &str, value| variables.insert(key.to_owned(), value);
+    if let Some(http) = ports.http {
+        set("MILLRACE_HTTP_ADDR", listener(http));
+    }
+    set("MILLRACE_OPS_ADDR", listener(ports.ops));
+    set("MILLRACE_INSTANCE_ID", format!("local-{}", i + 1));
+    // The output goes to files.
+    set("NO_COLOR", "1".to_owned());
+    variables
+}
+
+/// The contents of `<data>/env`. `get` reads this process's environment, which the services share.
+pub fn env_file(layout: &Layout, get: impl Fn(&str) -> Option<String>) -> BTreeMap<String, String> {
+    let mut variables = addresses(layout);
+    for (key, default) in [("MILLRACE_TOPIC_PREFIX", ""), ("MILLRACE_PARTITIONS", "12")] {
+        let value = get(key).unwrap_or_else(|| default.to_owned());
+        variables.insert(key.to_owned(), value);
+    }
+    variables
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LAYOUT: Layout = Layout {
+        offset: 10,
+        brokers: 1,
+        instances: 2,
+        redis_cluster: false,
+        infra_only: false,
+    };
+
+    #[test]
+    fn every_instance_has_its_own_listeners_and_name() {
+        let second = environment(&LAYOUT, LAYOUT.command_service(1), 1);
+        assert_eq!(second["MILLRACE_HTTP_ADDR"], "127.0.0.1:8190");
+        assert_eq!(second["MILLRACE_OPS_ADDR"], "127.0.0.1:9190");
+        assert_eq!(second["MILLRACE_INSTANCE_ID"], "local-2");
+        assert_eq!(second["MILLRACE_QUERY_URL"], "http://127.0.0.1:8091");
+        let projector = environment(&LAYOUT, LAYOUT.projector_service(0), 0);
+        assert!(!projector.contains_key("MILLRACE_HTTP_ADDR"));
+    }
+
+    #[test]
+    fn the_env_file_names_what_the_services_were_told() {
+        let set = |key: &str| (key == "MILLRACE_PARTITIONS").then(|| "4".to_owned());
+        let variables = env_file(&LAYOUT, set);
+        let lines: Vec<_> = variables.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        assert_eq!(
+            lines,
+            [
+                "MILLRACE_KAFKA_BOOTSTRAP=127.0.0.1:9102",
+                "MILLRACE_PARTITIONS=4",
+                "MILLRACE_QUERY_URL=http://127.0.0.1:8091",
+                "MILLRACE_REDIS_URL=redis://127.0.0.1:6389",
+                "MILLRACE_REGISTRY_URL=http://127.0.0.1:8100/apis/ccompat/v7",
+                "MILLRACE_TOPIC_PREFIX=",
+            ]
+        );
+    }
+}
