@@ -1,0 +1,77 @@
+//! What a bank account can be asked to do. These names are a stored format: see `schemas/commands`.
+
+use serde::{Deserialize, Serialize};
+
+use super::values::{Amount, Currency, Owner, Reference};
+use crate::{
+    domain::{CommandError, Fields},
+    records,
+};
+
+records! {
+    /// A request to change one bank account.
+    pub enum Command in "millrace.bank_account.commands" {
+        /// Open it.
+        OpenAccount { OpenAccount = "schemas/commands/OpenAccount.v1.avsc" },
+        /// Pay in.
+        Deposit { Deposit = "schemas/commands/Deposit.v1.avsc" },
+        /// Take out.
+        Withdraw { Withdraw = "schemas/commands/Withdraw.v1.avsc" },
+        /// Close it.
+        CloseAccount { CloseAccount = "schemas/commands/CloseAccount.v1.avsc" },
+    }
+}
+
+/// Opens an account.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OpenAccount {
+    /// Who owns it.
+    pub owner: Owner,
+    /// What it is kept in.
+    pub currency: Currency,
+}
+
+/// Pays money in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Deposit {
+    /// How much.
+    pub amount_minor: Amount,
+    /// What for.
+    pub reference: Option<Reference>,
+}
+
+/// Takes money out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Withdraw {
+    /// How much.
+    pub amount_minor: Amount,
+    /// What for.
+    pub reference: Option<Reference>,
+}
+
+/// Closes an empty account.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CloseAccount {}
+
+pub(super) fn read(name: &str, mut fields: Fields) -> Result<Command, CommandError> {
+    let command = match name {
+        "open" => {
+            let (owner, currency) = (fields.required("owner"), fields.required("currency"));
+            owner.zip(currency).map(|(owner, currency)| Command::OpenAccount(OpenAccount { owner, currency }))
+        }
+        "deposit" => {
+            payment(&mut fields).map(|(amount_minor, reference)| Command::Deposit(Deposit { amount_minor, reference }))
+        }
+        "withdraw" => payment(&mut fields)
+            .map(|(amount_minor, reference)| Command::Withdraw(Withdraw { amount_minor, reference })),
+        "close" => Some(Command::CloseAccount(CloseAccount {})),
+        _ => return Err(CommandError::Unknown),
+    };
+    fields.finish(command)
+}
+
+fn payment(fields: &mut Fields) -> Option<(Amount, Option<Reference>)> {
+    let amount = fields.required("amount_minor");
+    let reference = fields.optional("reference");
+    amount.map(|amount| (amount, reference))
+}

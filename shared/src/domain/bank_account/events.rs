@@ -1,0 +1,50 @@
+//! What happens to bank accounts. These names are the stored format: see `schemas/events`; they never change.
+
+use serde::{Deserialize, Serialize};
+
+use crate::records;
+
+records! {
+    /// A fact about one bank account.
+    pub enum Event in "millrace.bank_account.events" {
+        /// It was opened.
+        AccountOpened { AccountOpened = "schemas/events/AccountOpened.v1.avsc" },
+        /// Money was paid in.
+        MoneyDeposited { MoneyDeposited = "schemas/events/MoneyDeposited.v1.avsc" },
+        /// Money was taken out.
+        MoneyWithdrawn { MoneyWithdrawn = "schemas/events/MoneyWithdrawn.v1.avsc" },
+        /// It was closed.
+        AccountClosed { AccountClosed = "schemas/events/AccountClosed.v1.avsc" },
+    }
+}
+
+/// An account was opened with a balance of 0.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AccountOpened {
+    /// Who owns it.
+    pub owner: String,
+    /// ISO 4217 code of what it is kept in.
+    pub currency: String,
+}
+
+/// Money was paid in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MoneyDeposited {
+    /// How much, in minor units.
+    pub amount_minor: i64,
+    /// What for.
+    pub reference: Option<String>,
+}
+
+/// Money was taken out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MoneyWithdrawn {
+    /// How much, in minor units.
+    pub amount_minor: i64,
+    /// What for.
+    pub reference: Option<String>,
+}
+
+/// An account was closed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AccountClosed {}

@@ -1,0 +1,50 @@
+//! Bank accounts: open, pay in, take out, close.
+//!
+//! Read [`commands`], [`events`], [`state`], [`decide`](BankAccount::decide) (in `decide.rs`), then [`view`].
+
+mod commands;
+mod decide;
+mod events;
+mod state;
+#[cfg(test)]
+mod tests;
+mod values;
+mod view;
+
+pub use commands::{CloseAccount, Command, Deposit, OpenAccount, Withdraw};
+pub use decide::Rejection;
+pub use events::{AccountClosed, AccountOpened, Event, MoneyDeposited, MoneyWithdrawn};
+pub use state::Account;
+pub use values::{Amount, Currency, MAX_BALANCE_MINOR, Owner, Reference};
+pub use view::{AccountView, BankAccounts, Status};
+
+use super::{Aggregate, CommandError, Fields, Refusal};
+
+/// The aggregate type `bank-account`.
+#[derive(Debug)]
+pub struct BankAccount;
+
+impl Aggregate for BankAccount {
+    const TYPE: &'static str = "bank-account";
+    const COLLECTION: &'static str = "bank-accounts";
+    const REFUSALS: &'static [Refusal] = decide::REFUSALS;
+    const COMMANDS: &'static [&'static str] = &["open", "deposit", "withdraw", "close"];
+
+    type State = Account;
+    type Command = Command;
+    type Event = Event;
+    type Rejection = Rejection;
+    type Projection = BankAccounts;
+
+    fn command(name: &str, fields: Fields) -> Result<Command, CommandError> {
+        commands::read(name, fields)
+    }
+
+    fn decide(state: &Account, command: &Command, _at: jiff::Timestamp) -> Result<Vec<Event>, Rejection> {
+        decide::decide(state, command)
+    }
+
+    fn evolve(state: &mut Account, event: &Event) {
+        state.evolve(event);
+    }
+}

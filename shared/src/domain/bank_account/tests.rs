@@ -1,0 +1,196 @@
+//! The rules as sentences, and what must hold for any sequence of commands.
+
+use proptest::prelude::*;
+
+use super::{Rejection::*, *};
+use crate::domain::{Projection, kit::given};
+use crate::envelope::EventMeta;
+
+fn amount(minor: i64) -> Amount {
+    minor.try_into().unwrap()
+}
+
+fn open() -> Command {
+    Command::OpenAccount(OpenAccount { owner: "Ada".to_owned().try_into().unwrap(), currency: "EUR".parse().unwrap() })
+}
+
+fn deposit(minor: i64) -> Command {
+    Command::Deposit(Deposit { amount_minor: amount(minor), reference: None })
+}
+
+fn withdraw(minor: i64) -> Command {
+    Command::Withdraw(Withdraw { amount_minor: amount(minor), reference: None })
+}
+
+fn close() -> Command {
+    Command::CloseAccount(CloseAccount {})
+}
+
+fn opened() -> Event {
+    Event::AccountOpened(AccountOpened { owner: "Ada".into(), currency: "EUR".into() })
+}
+
+fn deposited(amount_minor: i64) -> Event {
+    Event::MoneyDeposited(MoneyDeposited { amount_minor, reference: None })
+}
+
+fn withdrawn(amount_minor: i64) -> Event {
+    Event::MoneyWithdrawn(MoneyWithdrawn { amount_minor, reference: None })
+}
+
+fn closed() -> Event {
+    Event::AccountClosed(AccountClosed {})
+}
+
+#[test]
+fn an_account_is_opened_once() {
+    given::<BankAccount>([]).when(open()).then([opened()]);
+    given::<BankAccount>([opened()]).when(open()).then_rejected(AccountAlreadyOpen);
+    given::<BankAccount>([opened(), closed()]).when(open()).then_rejected(AccountClosed);
+}
+
+#[test]
+fn g04_money_moves_only_on_an_open_account() {
+    for command in [deposit(1), withdraw(1), close()] {
+        given::<BankAccount>([]).when(command.clone()).then_rejected(AccountNotFound);
+        given::<BankAccount>([opened(), closed()]).when(command).then_rejected(AccountClosed);
+    }
+    given::<BankAccount>([opened()]).when(deposit(10_000)).then([deposited(10_000)]);
+}
+
+#[test]
+fn g04_an_account_is_never_overdrawn() {
+    given::<BankAccount>([opened(), deposited(10_000)]).when(withdraw(10_000)).then([withdrawn(10_000)]);
+    given::<BankAccount>([opened(), deposited(10_000)])
+        .when(withdraw(10_001))
+        .then_rejected(InsufficientFunds { balance_minor: 10_000, requested_minor: 10_001 });
+}
+
+#[test]
+fn a_balance_stays_exact_in_javascript() {
+    let full = MAX_BALANCE_MINOR;
+    given::<BankAccount>([opened(), deposited(full - 1)]).when(deposit(1)).then([deposited(1)]);
+    given::<BankAccount>([opened(), deposited(full)]).when(deposit(1)).then_rejected(BalanceLimitExceeded {
+        balance_minor: full,
+        requested_minor: 1,
+        limit_minor: full,
+    });
+}
+
+#[test]
+fn only_an_empty_account_is_closed() {
+    given::<BankAccount>([opened()]).when(close()).then([closed()]);
+    given::<BankAccount>([opened(), deposited(5)]).when(close()).then_rejected(BalanceNotZero { balance_minor: 5 });
+}
+
+#[test]
+fn rejections_are_listed_as_refusals() {
+    let all = [
+        AccountNotFound,
+        AccountAlreadyOpen,
+        AccountClosed,
+        InsufficientFunds { balance_minor: 0, requested_minor: 1 },
+        BalanceLimitExceeded { balance_minor: 0, requested_minor: 1, limit_minor: 1 },
+        BalanceNotZero { balance_minor: 1 },
+    ];
+    assert_eq!(all.len(), BankAccount::REFUSALS.len());
+    for rejection in all {
+        let json = serde_json::to_value(&rejection).unwrap();
+        let name = json["reason"].as_str().unwrap();
+        assert!(BankAccount::REFUSALS.iter().any(|refusal| refusal.name == name), "{name}");
+    }
+}
+
+#[test]
+fn g13_values_are_checked_where_they_are_read() {
+    let fields = |body: &str| Fields::parse(body.as_bytes()).unwrap();
+    let refused = |name, body| BankAccount::command(name, fields(body)).is_err();
+    for amount in ["0", "-1", "10.0", "1e3", "1000000000000001", "\"1\"", "null", "true", "99999999999999999999"] {
+        assert!(refused("deposit", &format!("{{\"amount_minor\": {amount}}}")), "{amount}");
+    }
+    for currency in ["eur", "EURO", "", "HRK", "ZZZ"] {
+        assert!(refused("open", &format!("{{\"owner\": \"Ada\", \"currency\": \"{currency}\"}}")), "{currency}");
+    }
+    for owner in ["", "a\\nb", &"x".repeat(201)] {
+        assert!(refused("open", &format!("{{\"owner\": \"{owner}\", \"currency\": \"EUR\"}}")), "{owner}");
+    }
+    assert!(refused("deposit", &format!("{{\"amount_minor\": 1, \"reference\": \"{}\"}}", "x".repeat(141))));
+    assert!(!refused("deposit", r#"{"amount_minor": 1000000000000000, "reference": null}"#));
+    assert_eq!(BankAccount::command("rob", fields("{}")), Err(CommandError::Unknown));
+}
+
+fn any_command() -> impl Strategy<Value = Command> {
+    prop_oneof![
+        1 => Just(open()),
+        4 => (1..1_000i64).prop_map(deposit),
+        4 => (1..1_000i64).prop_map(withdraw),
+        1 => Just(close()),
+    ]
+}
+
+/// What a log of these commands holds.
+fn log(commands: &[Command]) -> Vec<Event> {
+    let mut account = Account::default();
+    let mut log = Vec::new();
+    for command in commands {
+        for event in decide::decide(&account, command).unwrap_or_default() {
+            account.evolve(&event);
+            log.push(event);
+        }
+    }
+    log
+}
+
+proptest! {
+    #[test]
+    fn g04_the_balance_is_never_negative(commands in prop::collection::vec(any_command(), 0..60)) {
+        let mut account = Account::default();
+        for event in log(&commands) {
+            account.evolve(&event);
+            if let Account::Open { balance_minor } = account {
+                prop_assert!((0..=MAX_BALANCE_MINOR).contains(&balance_minor));
+            }
+        }
+    }
+
+    #[test]
+    fn replay_gives_the_running_state_and_the_view_agrees(commands in prop::collection::vec(any_command(), 0..60)) {
+        let log = log(&commands);
+        let (mut running, mut replayed) = (Account::default(), Account::default());
+        let mut view = None;
+        for (at, event) in log.iter().enumerate() {
+            running.evolve(event);
+            let meta = EventMeta { sequence: at as u64 + 1, time: jiff::Timestamp::UNIX_EPOCH, command_id: "c".into() };
+            view = Some(BankAccounts::fold(view, "a", &meta, event).unwrap());
+        }
+        log.iter().for_each(|event| replayed.evolve(event));
+        prop_assert_eq!(&running, &replayed);
+        match (running, view) {
+            (Account::Unopened, None) => {}
+            (Account::Open { balance_minor }, Some(view)) => prop_assert_eq!(balance_minor, view.balance_minor),
+            (Account::Closed, Some(view)) => prop_assert_eq!((view.status, view.balance_minor), (Status::Closed, 0)),
+            (state, view) => prop_assert!(false, "{:?} is not {:?}", state, view),
+        }
+    }
+
+    /// Commands are no idempotent updates: the second time is judged by the state that the first one left. (That a
+    /// repeated *command id* has no second effect is the writer's doing.)
+    #[test]
+    fn a_command_applied_twice_is_judged_twice(
+        commands in prop::collection::vec(any_command(), 0..30),
+        command in any_command(),
+    ) {
+        let mut account = Account::default();
+        log(&commands).iter().for_each(|event| account.evolve(event));
+        let first = decide::decide(&account, &command);
+        first.iter().flatten().for_each(|event| account.evolve(event));
+        let second = decide::decide(&account, &command);
+        match (&first, &command) {
+            (Err(rejection), _) => prop_assert_eq!(second.unwrap_err(), rejection.clone()),
+            (Ok(_), Command::OpenAccount(_)) => prop_assert_eq!(second.unwrap_err(), AccountAlreadyOpen),
+            (Ok(_), Command::CloseAccount(_)) => prop_assert_eq!(second.unwrap_err(), AccountClosed),
+            (Ok(_), Command::Deposit(_)) => prop_assert!(second.is_ok()),
+            (Ok(_), Command::Withdraw(_)) => prop_assert!(matches!(second, Ok(_) | Err(InsufficientFunds { .. }))),
+        }
+    }
+}

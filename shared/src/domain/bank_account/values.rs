@@ -1,0 +1,118 @@
+//! What commands are made of. A value that exists is valid: it was checked when it was read.
+
+use serde::{Deserialize, Serialize};
+
+/// Largest amount of one command, in minor units.
+pub const MAX_AMOUNT_MINOR: i64 = 1_000_000_000_000_000;
+/// Largest balance, in minor units: below 2^53, so that JavaScript reads it exactly.
+pub const MAX_BALANCE_MINOR: i64 = 9_000_000_000_000_000;
+const MAX_OWNER_CHARACTERS: usize = 200;
+const MAX_REFERENCE_CHARACTERS: usize = 140;
+
+/// An amount of money in minor units (cents), 1 to 10^15.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "i64")]
+pub struct Amount(i64);
+
+impl Amount {
+    /// Minor units.
+    pub fn minor(self) -> i64 {
+        self.0
+    }
+}
+
+impl TryFrom<i64> for Amount {
+    type Error = String;
+
+    fn try_from(minor: i64) -> Result<Self, String> {
+        if (1..=MAX_AMOUNT_MINOR).contains(&minor) {
+            Ok(Self(minor))
+        } else {
+            Err(format!("must be a whole number of minor units from 1 to {MAX_AMOUNT_MINOR}"))
+        }
+    }
+}
+
+/// Who owns an account: 1 to 200 characters, no control characters.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Owner(String);
+
+impl TryFrom<String> for Owner {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        if is_owner(&text) {
+            return Ok(Self(text));
+        }
+        Err(format!("must be 1 to {MAX_OWNER_CHARACTERS} characters without control characters"))
+    }
+}
+
+impl From<Owner> for String {
+    fn from(owner: Owner) -> Self {
+        owner.0
+    }
+}
+
+/// Whether a text can be an owner.
+pub fn is_owner(text: &str) -> bool {
+    (1..=MAX_OWNER_CHARACTERS).contains(&text.chars().count()) && !text.chars().any(char::is_control)
+}
+
+/// What a payment is for: up to 140 characters.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Reference(String);
+
+impl TryFrom<String> for Reference {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        if text.chars().count() <= MAX_REFERENCE_CHARACTERS {
+            return Ok(Self(text));
+        }
+        Err(format!("must be at most {MAX_REFERENCE_CHARACTERS} characters"))
+    }
+}
+
+impl From<Reference> for String {
+    fn from(reference: Reference) -> Self {
+        reference.0
+    }
+}
+
+/// An active ISO 4217 currency, by its upper-case code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Currency(iso_currency::Currency);
+
+impl Currency {
+    /// The code, e.g. `EUR`.
+    pub fn code(self) -> &'static str {
+        self.0.code()
+    }
+}
+
+impl std::str::FromStr for Currency {
+    type Err = String;
+
+    fn from_str(code: &str) -> Result<Self, String> {
+        iso_currency::Currency::from_code(code)
+            .filter(|currency| currency.code() == code && currency.is_superseded().is_none())
+            .map(Self)
+            .ok_or_else(|| "must be an active ISO 4217 code in upper case, e.g. EUR".to_owned())
+    }
+}
+
+impl Serialize for Currency {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.code())
+    }
+}
+
+impl<'de> Deserialize<'de> for Currency {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let code = String::deserialize(deserializer)?;
+        code.parse().map_err(serde::de::Error::custom)
+    }
+}

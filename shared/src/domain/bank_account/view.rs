@@ -1,0 +1,166 @@
+//! What queries answer about bank accounts.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::{Map, Value, json};
+
+use super::{events::Event, values};
+use crate::{
+    domain::{Filter, Projection, Sort},
+    envelope::{EventMeta, rfc3339_micros},
+};
+
+/// The projection `bank-accounts`.
+#[derive(Debug)]
+pub struct BankAccounts;
+
+/// Whether an account can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// It can.
+    Open,
+    /// Not any more.
+    Closed,
+}
+
+impl Status {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Closed => "closed",
+        }
+    }
+}
+
+/// A bank account as queries answer it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AccountView {
+    /// The account's id.
+    pub id: String,
+    /// Who owns it.
+    pub owner: String,
+    /// ISO 4217 code.
+    pub currency: String,
+    /// Minor units.
+    pub balance_minor: i64,
+    /// Open or closed.
+    pub status: Status,
+    /// The last sequence that is in this view.
+    pub version: u64,
+    /// When it was opened.
+    #[serde(serialize_with = "micros")]
+    pub opened_at: Timestamp,
+    /// When the last event happened.
+    #[serde(serialize_with = "micros")]
+    pub updated_at: Timestamp,
+}
+
+fn micros<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&rfc3339_micros(*time))
+}
+
+impl Projection for BankAccounts {
+    type Event = Event;
+    type View = AccountView;
+    const NAME: &'static str = "bank-accounts";
+    const VERSION: u32 = 1;
+    const SORTS: &'static [Sort<AccountView>] = &[
+        Sort { name: "balance_minor", key: |view| view.balance_minor },
+        Sort { name: "updated_at", key: |view| view.updated_at.as_microsecond() },
+        Sort { name: "opened_at", key: |view| view.opened_at.as_microsecond() },
+        Sort { name: "id", key: |_| 0 },
+    ];
+    const FILTERS: &'static [Filter<AccountView>] = &[
+        Filter { name: "owner", value: |view| &view.owner, accepts: values::is_owner, selective: true },
+        Filter {
+            name: "status",
+            value: |view| view.status.name(),
+            accepts: |text| [Status::Open, Status::Closed].iter().any(|status| status.name() == text),
+            selective: false,
+        },
+        Filter {
+            name: "currency",
+            value: |view| &view.currency,
+            accepts: |text| text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_uppercase()),
+            selective: false,
+        },
+    ];
+
+    fn fold(view: Option<AccountView>, id: &str, meta: &EventMeta, event: &Event) -> Result<AccountView, String> {
+        let view = match (view, event) {
+            (None, Event::AccountOpened(opened)) => AccountView {
+                id: id.to_owned(),
+                owner: opened.owner.clone(),
+                currency: opened.currency.clone(),
+                balance_minor: 0,
+                status: Status::Open,
+                version: 0,
+                opened_at: meta.time,
+                updated_at: meta.time,
+            },
+            (Some(view), Event::MoneyDeposited(deposited)) => moved(view, deposited.amount_minor)?,
+            (Some(view), Event::MoneyWithdrawn(withdrawn)) => moved(view, -withdrawn.amount_minor)?,
+            (Some(view), Event::AccountClosed(_)) => AccountView { status: Status::Closed, ..view },
+            (Some(_), Event::AccountOpened(_)) => return Err("an account was opened twice".into()),
+            (None, _) => return Err("something happened to an account that was never opened".into()),
+        };
+        Ok(AccountView { version: meta.sequence, updated_at: meta.time, ..view })
+    }
+
+    fn count(event: &Event, after: &AccountView, add: &mut dyn FnMut(String, i128)) {
+        let currency = &after.currency;
+        match event {
+            Event::AccountOpened(_) => add("accounts/open".into(), 1),
+            Event::AccountClosed(_) => {
+                add("accounts/open".into(), -1);
+                add("accounts/closed".into(), 1);
+            }
+            Event::MoneyDeposited(deposited) => {
+                add(format!("currencies/{currency}/deposited_minor"), deposited.amount_minor.into());
+                add(format!("currencies/{currency}/balance_minor"), deposited.amount_minor.into());
+            }
+            Event::MoneyWithdrawn(withdrawn) => {
+                add(format!("currencies/{currency}/withdrawn_minor"), withdrawn.amount_minor.into());
+                add(format!("currencies/{currency}/balance_minor"), -i128::from(withdrawn.amount_minor));
+            }
+        }
+        add(format!("currencies/{currency}/events"), 1);
+    }
+
+    fn stats(counters: &BTreeMap<String, i128>) -> Value {
+        let accounts = |status| number(counters.get(&format!("accounts/{status}")).copied().unwrap_or(0));
+        let mut currencies = Map::new();
+        for key in counters.keys() {
+            let Some(currency) = key.strip_prefix("currencies/").and_then(|rest| rest.split('/').next()) else {
+                continue;
+            };
+            currencies.entry(currency).or_insert_with(|| {
+                let of = |name| number(counters.get(&format!("currencies/{currency}/{name}")).copied().unwrap_or(0));
+                json!({
+                    "deposited_minor": of("deposited_minor"),
+                    "withdrawn_minor": of("withdrawn_minor"),
+                    "balance_minor": of("balance_minor"),
+                    "events": of("events"),
+                })
+            });
+        }
+        json!({"accounts": {"open": accounts("open"), "closed": accounts("closed")}, "currencies": currencies})
+    }
+
+    fn version(view: &AccountView) -> u64 {
+        view.version
+    }
+}
+
+fn moved(view: AccountView, by_minor: i64) -> Result<AccountView, String> {
+    let balance_minor = view.balance_minor.checked_add(by_minor).ok_or("the balance is no longer a number")?;
+    Ok(AccountView { balance_minor, ..view })
+}
+
+/// A total beyond 64 bits is given as text: JSON numbers end there.
+fn number(total: i128) -> Value {
+    i64::try_from(total).map(Value::from).unwrap_or_else(|_| total.to_string().into())
+}

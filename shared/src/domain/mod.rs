@@ -1,0 +1,249 @@
+//! Domains: what they have to say, and the list of those that are served.
+//!
+//! A domain is one folder: its commands and events with their Avro schemas, its state with `evolve`, its rules in
+//! `decide`, its views. All of it is pure: no I/O, no clock, no randomness; time and ids come in as arguments. To add
+//! one, write the folder and add its line to [`visit_all`].
+
+pub mod bank_account;
+mod fields;
+pub mod kit;
+
+pub use fields::{CommandError, Fields};
+
+use jiff::Timestamp;
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+use crate::{envelope::EventMeta, records::Records};
+
+/// Calls the visitor once for each aggregate type that is served: the one place that lists the domains.
+pub fn visit_all(visitor: &mut impl Visitor) {
+    visitor.visit::<bank_account::BankAccount>();
+}
+
+/// Something that is done for every aggregate type, with its types known.
+pub trait Visitor {
+    /// Called once for each.
+    fn visit<A: Aggregate>(&mut self);
+}
+
+/// An aggregate type: its commands, events, rules, and its main projection.
+pub trait Aggregate: Sized + Send + Sync + 'static {
+    /// Name in topics, headers and outcomes, e.g. `bank-account`.
+    const TYPE: &'static str;
+    /// Name in paths, e.g. `bank-accounts`.
+    const COLLECTION: &'static str;
+    /// The rules' refusals, for answers and pages.
+    const REFUSALS: &'static [Refusal];
+    /// Commands as paths name them, e.g. `deposit`; the first one brings an aggregate into being and is what
+    /// `POST /v1/<collection>` sends.
+    const COMMANDS: &'static [&'static str];
+
+    /// What a decision needs to know of the past; the default is "nothing has happened yet".
+    type State: Clone + Default + Send + Sync + 'static;
+    /// Requests.
+    type Command: Records + Serialize + Clone;
+    /// Facts.
+    type Event: Records + Serialize + Clone;
+    /// Why a rule refuses a command: an enum that serialises to `{"reason": "<name of a refusal>", figures…}`.
+    type Rejection: Serialize + std::fmt::Debug;
+    /// The views of its events.
+    type Projection: Projection<Event = Self::Event>;
+
+    /// Reads a command from an HTTP body. `name` is one of [`Aggregate::COMMANDS`].
+    fn command(name: &str, fields: Fields) -> Result<Self::Command, CommandError>;
+
+    /// The rules: what follows from a command, or why it is refused. `at` is the time that its events will carry.
+    fn decide(state: &Self::State, command: &Self::Command, at: Timestamp)
+    -> Result<Vec<Self::Event>, Self::Rejection>;
+
+    /// The state after an event.
+    fn evolve(state: &mut Self::State, event: &Self::Event);
+}
+
+/// A named, versioned fold of events into views, one view an aggregate.
+pub trait Projection: Send + Sync + 'static {
+    /// The events it folds.
+    type Event: Records + Serialize;
+    /// The document that queries answer.
+    type View: Serialize + DeserializeOwned + Clone + PartialEq + Send + Sync;
+    /// Name without version, e.g. `bank-accounts`.
+    const NAME: &'static str;
+    /// Raised whenever the same events would give other views.
+    const VERSION: u32;
+    /// What lists can be sorted by.
+    const SORTS: &'static [Sort<Self::View>];
+    /// What lists can be filtered by.
+    const FILTERS: &'static [Filter<Self::View>];
+
+    /// The view after an event.
+    ///
+    /// # Errors
+    /// When this event can't follow on what the view shows: the aggregate is then parked, with this text as reason.
+    fn fold(view: Option<Self::View>, id: &str, meta: &EventMeta, event: &Self::Event) -> Result<Self::View, String>;
+
+    /// Which counters an event moves, and by how much.
+    fn count(event: &Self::Event, after: &Self::View, add: &mut dyn FnMut(String, i128));
+
+    /// The answer of `…/stats`, from the counters of all partitions.
+    fn stats(counters: &BTreeMap<String, i128>) -> Value;
+
+    /// The view's version: its aggregate's last sequence.
+    fn version(view: &Self::View) -> u64;
+}
+
+/// An order of a list.
+#[derive(Debug)]
+pub struct Sort<V> {
+    /// Name of the field.
+    pub name: &'static str,
+    /// What it sorts by, a whole number below 2^53 so that Redis' scores hold it exactly; ties go by id.
+    pub key: fn(&V) -> i64,
+}
+
+/// A filter of a list: equality with a field.
+#[derive(Debug)]
+pub struct Filter<V> {
+    /// Name of the field and of the query parameter.
+    pub name: &'static str,
+    /// The field's value.
+    pub value: fn(&V) -> &str,
+    /// Whether a text can be a value at all; others are the caller's mistake.
+    pub accepts: fn(&str) -> bool,
+    /// Whether so few views share a value that they are worth an index of their own.
+    pub selective: bool,
+}
+
+/// A refusal by a rule.
+#[derive(Debug)]
+pub struct Refusal {
+    /// Name of the problem, e.g. `insufficient-funds`.
+    pub name: &'static str,
+    /// One line for people.
+    pub title: &'static str,
+    /// What it means and what to do about it.
+    pub meaning: &'static str,
+}
+
+/// What can be said of an aggregate type without its Rust types.
+#[derive(Clone, Copy, Debug)]
+pub struct AggregateInfo {
+    /// See [`Aggregate::TYPE`].
+    pub aggregate_type: &'static str,
+    /// See [`Aggregate::COLLECTION`].
+    pub collection: &'static str,
+    /// See [`Aggregate::REFUSALS`].
+    pub refusals: &'static [Refusal],
+    /// See [`Aggregate::COMMANDS`].
+    pub commands: &'static [&'static str],
+}
+
+impl AggregateInfo {
+    /// Of one type.
+    pub const fn of<A: Aggregate>() -> Self {
+        Self { aggregate_type: A::TYPE, collection: A::COLLECTION, refusals: A::REFUSALS, commands: A::COMMANDS }
+    }
+
+    /// Of all types that are served.
+    pub fn all() -> Vec<Self> {
+        struct Collect(Vec<AggregateInfo>);
+        impl Visitor for Collect {
+            fn visit<A: Aggregate>(&mut self) {
+                self.0.push(AggregateInfo::of::<A>());
+            }
+        }
+        let mut all = Collect(Vec::new());
+        visit_all(&mut all);
+        all.0
+    }
+}
+
+/// The id of an aggregate: 1 to 128 of `A-Z a-z 0-9 . _ : -`, but not `.`, `..`, `stats`, `changes`, which mean
+/// something else in paths.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AggregateId(Box<str>);
+
+impl AggregateId {
+    /// Longest id, in bytes.
+    pub const MAX_BYTES: usize = 128;
+
+    /// Takes a text that is one.
+    ///
+    /// # Errors
+    /// Says what an id looks like.
+    pub fn new(text: &str) -> Result<Self, String> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._:-".contains(&byte);
+        if text.is_empty() || text.len() > Self::MAX_BYTES || !text.bytes().all(allowed) {
+            return Err(format!("an id is 1 to {} of A-Z a-z 0-9 . _ : -", Self::MAX_BYTES));
+        }
+        if [".", "..", "stats", "changes"].contains(&text) {
+            return Err(format!("{text:?} can't be an id, as it means something else in a path"));
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// As a key in Kafka.
+    ///
+    /// # Errors
+    /// As [`AggregateId::new`].
+    pub fn from_key(key: Option<&[u8]>) -> Result<Self, String> {
+        let key = key.ok_or("the record has no key; it must be the aggregate's id")?;
+        Self::new(std::str::from_utf8(key).map_err(|_| "the key is not UTF-8; it must be the aggregate's id")?)
+            .map_err(|reason| format!("the key is no aggregate id: {reason}"))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for AggregateId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<AggregateId> for String {
+    fn from(id: AggregateId) -> Self {
+        id.0.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn g13_ids_are_checked() {
+        for good in ["a", "acc-42", "A.b_c:d-e", "...", &"x".repeat(128)] {
+            assert!(AggregateId::new(good).is_ok(), "{good}");
+        }
+        for bad in ["", ".", "..", "stats", "changes", "a b", "a/b", "ä", "a\n", &"x".repeat(129)] {
+            assert!(AggregateId::new(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn every_schema_of_every_domain_parses() {
+        struct Parse;
+        fn parse<R: Records>() {
+            for record in R::TYPES {
+                for text in record.versions {
+                    let schema = apache_avro::Schema::parse_str(text).unwrap();
+                    let name = schema.name().unwrap().fullname(None);
+                    assert_eq!(name, format!("{}.{}", R::NAMESPACE, record.name));
+                }
+            }
+        }
+        impl Visitor for Parse {
+            fn visit<A: Aggregate>(&mut self) {
+                parse::<A::Command>();
+                parse::<A::Event>();
+            }
+        }
+        visit_all(&mut Parse);
+        parse::<crate::outcome::OutcomeRecord>();
+    }
+}

@@ -1,0 +1,255 @@
+//! What travels in record headers: CloudEvents in Kafka's binary mode, and Millrace's own.
+
+use jiff::Timestamp;
+use rdkafka::message::{BorrowedHeaders, Header, Headers, OwnedHeaders};
+
+/// Header names, as the contract fixes them.
+pub mod names {
+    /// Command id, or event id.
+    pub const ID: &str = "ce_id";
+    /// Expected version of a command.
+    pub const EXPECTED_VERSION: &str = "ce_expectedversion";
+    /// Correlation id, carried from command to events.
+    pub const CORRELATION_ID: &str = "ce_correlationid";
+    /// W3C trace context.
+    pub const TRACEPARENT: &str = "traceparent";
+    /// Why a record is a dead letter.
+    pub const ERROR: &str = "millrace_error";
+    /// `topic/partition/offset` of where a record first lay.
+    pub const ORIGIN: &str = "millrace_origin";
+    /// `<topic id>/<partition>/<offset>` of the command in the aggregate's partition.
+    pub const POSITION: &str = "millrace_position";
+    /// Marks an outcome that answers a repeat.
+    pub const REPLAYED: &str = "millrace_replayed";
+    /// Marks a command that was put into its aggregate's partition by us.
+    pub const FORWARDED: &str = "millrace_forwarded";
+    /// Sequence of an event.
+    pub const SEQUENCE: &str = "ce_sequence";
+    /// Time of an event.
+    pub const TIME: &str = "ce_time";
+    /// Command id of an event.
+    pub const COMMAND_ID: &str = "ce_commandid";
+}
+
+/// Longest command id and correlation id, in bytes.
+pub const MAX_ID_BYTES: usize = 128;
+
+/// Looks a header up; the last one of a name counts.
+pub fn header<'a>(headers: Option<&'a BorrowedHeaders>, name: &str) -> Option<&'a [u8]> {
+    let headers = headers?;
+    (0..headers.count()).rev().map(|at| headers.get(at)).find(|h| h.key == name)?.value
+}
+
+/// The metadata of a command, read from its headers.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CommandHeaders {
+    /// The command id, where one is given.
+    pub id: Option<String>,
+    /// The version the aggregate is expected to have.
+    pub expected_version: Option<u64>,
+    /// Correlation id, passed on to events.
+    pub correlation_id: Option<String>,
+    /// W3C trace context, passed on to events.
+    pub traceparent: Option<String>,
+    /// Where the command first lay, when it was forwarded.
+    pub origin: Option<String>,
+    /// Whether we put it into its partition.
+    pub forwarded: bool,
+}
+
+impl CommandHeaders {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// A text for people when the id or the expected version is malformed. What only helps tracing is dropped when
+    /// it is malformed: it must not cost a command.
+    pub fn read<'a>(headers: impl Iterator<Item = (&'a str, Option<&'a [u8]>)>) -> Result<Self, String> {
+        let mut read = Self::default();
+        for (name, value) in headers {
+            let text = value.map(std::str::from_utf8).transpose().ok().flatten();
+            match name {
+                names::ID => {
+                    let id = text.filter(|id| is_command_id(id));
+                    read.id = Some(id.map(str::to_owned).ok_or_else(|| {
+                        format!("{} must be 1 to {MAX_ID_BYTES} visible ASCII characters", names::ID)
+                    })?);
+                }
+                names::EXPECTED_VERSION => {
+                    read.expected_version =
+                        Some(text.and_then(parse_version).ok_or_else(|| {
+                            format!("{} must be a decimal number, 0 or more", names::EXPECTED_VERSION)
+                        })?);
+                }
+                names::CORRELATION_ID => {
+                    read.correlation_id = text.filter(|id| is_command_id(id)).map(str::to_owned);
+                }
+                names::TRACEPARENT => read.traceparent = text.filter(|t| is_traceparent(t)).map(str::to_owned),
+                names::ORIGIN => read.origin = text.map(str::to_owned),
+                names::FORWARDED => read.forwarded = true,
+                _ => {}
+            }
+        }
+        Ok(read)
+    }
+
+    /// The headers of a command that we produce.
+    pub fn write(&self) -> OwnedHeaders {
+        let mut headers = OwnedHeaders::new_with_capacity(4);
+        let expected = self.expected_version.map(|version| version.to_string());
+        for (key, value) in [
+            (names::ID, self.id.as_deref()),
+            (names::EXPECTED_VERSION, expected.as_deref()),
+            (names::CORRELATION_ID, self.correlation_id.as_deref()),
+            (names::TRACEPARENT, self.traceparent.as_deref()),
+        ] {
+            if value.is_some() {
+                headers = headers.insert(Header { key, value });
+            }
+        }
+        headers
+    }
+}
+
+/// The metadata of an event that we write.
+#[derive(Debug)]
+pub struct EventHeaders<'a> {
+    /// Aggregate type, e.g. `bank-account`.
+    pub aggregate_type: &'a str,
+    /// Aggregate id.
+    pub aggregate_id: &'a str,
+    /// Sequence within the aggregate.
+    pub sequence: u64,
+    /// Namespace and record name.
+    pub namespace: &'a str,
+    /// Record name.
+    pub record: &'a str,
+    /// When it happened.
+    pub time: Timestamp,
+    /// The command that caused it.
+    pub command_id: &'a str,
+    /// Passed on from the command.
+    pub correlation_id: Option<&'a str>,
+    /// Passed on from the command.
+    pub traceparent: Option<&'a str>,
+}
+
+impl EventHeaders<'_> {
+    /// The headers, in the contract's order.
+    pub fn write(&self) -> OwnedHeaders {
+        let sequence = self.sequence.to_string();
+        let id = format!("{}/{}/{sequence}", self.aggregate_type, self.aggregate_id);
+        let source = format!("/millrace/{}", self.aggregate_type);
+        let record = format!("{}.{}", self.namespace, self.record);
+        let time = rfc3339_micros(self.time);
+        let mut headers = OwnedHeaders::new_with_capacity(11);
+        for (key, value) in [
+            ("content-type", "application/avro"),
+            ("ce_specversion", "1.0"),
+            (names::ID, &id),
+            ("ce_source", &source),
+            ("ce_type", &record),
+            ("ce_subject", self.aggregate_id),
+            (names::TIME, &time),
+            (names::SEQUENCE, &sequence),
+            (names::COMMAND_ID, self.command_id),
+        ] {
+            headers = headers.insert(Header { key, value: Some(value) });
+        }
+        for (key, value) in [(names::CORRELATION_ID, self.correlation_id), (names::TRACEPARENT, self.traceparent)] {
+            if value.is_some() {
+                headers = headers.insert(Header { key, value });
+            }
+        }
+        headers
+    }
+}
+
+/// What a reader of events needs from their headers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EventMeta {
+    /// Sequence within the aggregate.
+    pub sequence: u64,
+    /// When it happened.
+    pub time: Timestamp,
+    /// The command that caused it.
+    pub command_id: String,
+}
+
+impl EventMeta {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// A text for people when one is missing or malformed: such a record was not written by Millrace.
+    pub fn read<'a>(headers: impl Iterator<Item = (&'a str, Option<&'a [u8]>)>) -> Result<Self, String> {
+        let (mut sequence, mut time, mut command_id) = (None, None, None);
+        for (name, value) in headers {
+            let text = value.and_then(|bytes| std::str::from_utf8(bytes).ok());
+            match name {
+                names::SEQUENCE => sequence = text.and_then(parse_version),
+                names::TIME => time = text.and_then(|text| text.parse().ok()),
+                names::COMMAND_ID => command_id = text.map(str::to_owned),
+                _ => {}
+            }
+        }
+        let missing = |name: &str| format!("header {name} is missing or malformed");
+        Ok(Self {
+            sequence: sequence.filter(|n| *n > 0).ok_or_else(|| missing(names::SEQUENCE))?,
+            time: time.ok_or_else(|| missing(names::TIME))?,
+            command_id: command_id.ok_or_else(|| missing(names::COMMAND_ID))?,
+        })
+    }
+}
+
+/// RFC 3339 in UTC with six digits of a second.
+pub fn rfc3339_micros(time: Timestamp) -> String {
+    format!("{time:.6}")
+}
+
+/// 1 to 128 visible ASCII characters.
+pub fn is_command_id(text: &str) -> bool {
+    (1..=MAX_ID_BYTES).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// Version 00 of W3C's trace context.
+pub fn is_traceparent(text: &str) -> bool {
+    let hex = |part: &str, length| part.len() == length && part.bytes().all(|b| b.is_ascii_hexdigit());
+    let parts: Vec<&str> = text.split('-').collect();
+    matches!(parts[..], ["00", trace, span, flags] if hex(trace, 32) && hex(span, 16) && hex(flags, 2))
+}
+
+/// A decimal number without sign or leading zeros.
+pub fn parse_version(text: &str) -> Option<u64> {
+    let number: u64 = text.parse().ok()?;
+    (number.to_string() == text).then_some(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(headers: &[(&'static str, &'static [u8])]) -> Result<CommandHeaders, String> {
+        CommandHeaders::read(headers.iter().map(|(name, value)| (*name, Some(*value))))
+    }
+
+    #[test]
+    fn g13_malformed_ids_and_versions_are_refused_with_a_reason() {
+        for id in [&b""[..], b"\xff\xfe", b"with space", &[b'x'; 129]] {
+            let id: &'static [u8] = id.to_vec().leak();
+            assert!(read(&[(names::ID, id)]).unwrap_err().contains("ce_id"));
+        }
+        for version in [&b"-1"[..], b"+1", b"01", b"1.0", b"", b"18446744073709551616"] {
+            let version: &'static [u8] = version.to_vec().leak();
+            assert!(read(&[(names::EXPECTED_VERSION, version)]).unwrap_err().contains("ce_expectedversion"));
+        }
+    }
+
+    #[test]
+    fn a_malformed_trace_costs_nothing() {
+        assert_eq!(read(&[(names::TRACEPARENT, b"garbage"), (names::ID, b"c1")]).unwrap().id.as_deref(), Some("c1"));
+    }
+
+    #[test]
+    fn times_have_six_digits() {
+        assert_eq!(rfc3339_micros("2026-01-02T03:04:05Z".parse().unwrap()), "2026-01-02T03:04:05.000000Z");
+    }
+}

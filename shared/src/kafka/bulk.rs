@@ -1,0 +1,239 @@
+//! Reading records in bulk: many records for one call into librdkafka.
+//!
+//! Restores, projections, rebuilds and checks read everything there is. `rd_kafka_consume_batch_queue` reads 1.6 M
+//! records/s where polling one by one reads 0.9 to 1.1 M (one consumer, 158-byte records, on two cores), and it tells
+//! the end of a partition with topic and offset, which rust-rdkafka's `PartitionEOF` does not. That offset lies behind
+//! transaction markers, so it is what "caught up" must be judged by: the last record's offset + 1 may never be the end.
+
+#![allow(unsafe_code, reason = "the batch call exists in librdkafka's C interface only")]
+
+use std::{
+    ffi::{CStr, c_char, c_void},
+    ptr, slice,
+    time::Duration,
+};
+
+use rdkafka::{
+    ClientConfig, Offset, TopicPartitionList,
+    bindings::{
+        rd_kafka_consume_batch_queue, rd_kafka_header_get_all, rd_kafka_message_destroy, rd_kafka_message_headers,
+        rd_kafka_message_t, rd_kafka_message_timestamp, rd_kafka_queue_destroy, rd_kafka_queue_get_consumer,
+        rd_kafka_queue_t, rd_kafka_resp_err_t, rd_kafka_timestamp_type_t, rd_kafka_topic_name,
+    },
+    consumer::{BaseConsumer, Consumer},
+    error::{KafkaError, KafkaResult, RDKafkaErrorCode},
+};
+
+use super::Logged;
+
+/// Records fetched by one call at most.
+const BATCH: usize = 1024;
+
+/// A consumer of assigned partitions that reads in bulk. Stays on one thread at a time.
+pub struct BulkReader {
+    // Declared before the consumer: a queue must be let go before its client.
+    queue: Queue,
+    consumer: BaseConsumer<Logged>,
+    buffer: Vec<*mut rd_kafka_message_t>,
+}
+
+// SAFETY: the pointers in `buffer` are only live within `read`, which takes `&mut self`; librdkafka's handles may be
+// used from any thread.
+unsafe impl Send for BulkReader {}
+
+/// What a reader comes upon.
+#[derive(Debug)]
+pub enum Item<'a> {
+    /// A record.
+    Record(Record<'a>),
+    /// The end of a partition as it is now.
+    End {
+        /// Topic.
+        topic: &'a str,
+        /// Partition.
+        partition: i32,
+        /// Where the next record will lie, or later.
+        offset: i64,
+    },
+    /// A partition can't be read.
+    Failed {
+        /// Topic.
+        topic: &'a str,
+        /// Partition.
+        partition: i32,
+        /// Why.
+        error: RDKafkaErrorCode,
+    },
+}
+
+impl BulkReader {
+    /// A reader without partitions. `config` comes from [`super::reader_config`].
+    pub fn new(config: &ClientConfig) -> KafkaResult<Self> {
+        let consumer: BaseConsumer<Logged> = config.create_with_context(Logged)?;
+        // SAFETY: the client lives as long as `consumer`, which outlives the queue.
+        let queue = Queue(unsafe { rd_kafka_queue_get_consumer(consumer.client().native_ptr()) });
+        if queue.0.is_null() {
+            return Err(KafkaError::ClientCreation("the client has no consumer queue".into()));
+        }
+        Ok(Self { queue, consumer, buffer: vec![ptr::null_mut(); BATCH] })
+    }
+
+    /// Adds partitions, each to be read from an offset on.
+    pub fn add(&self, partitions: &[(&str, i32, i64)]) -> KafkaResult<()> {
+        let mut list = TopicPartitionList::new();
+        for (topic, partition, offset) in partitions {
+            list.add_partition_offset(topic, *partition, Offset::Offset(*offset))?;
+        }
+        self.consumer.incremental_assign(&list)
+    }
+
+    /// Takes partitions away. Records already fetched may still come.
+    pub fn remove(&self, partitions: &[(&str, i32)]) -> KafkaResult<()> {
+        let mut list = TopicPartitionList::new();
+        for (topic, partition) in partitions {
+            list.add_partition(topic, *partition);
+        }
+        self.consumer.incremental_unassign(&list)
+    }
+
+    /// Waits for up to `timeout` and hands over what there is, in order per partition. Returns how many items it was.
+    pub fn read(&mut self, timeout: Duration, mut each: impl FnMut(Item<'_>)) -> KafkaResult<usize> {
+        let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+        // SAFETY: the buffer has room for BATCH pointers; librdkafka fills the first `count` of them with messages
+        // that are ours to destroy.
+        let count =
+            unsafe { rd_kafka_consume_batch_queue(self.queue.0, millis, self.buffer.as_mut_ptr(), self.buffer.len()) };
+        let Ok(count) = usize::try_from(count) else {
+            return Err(KafkaError::MessageConsumption(RDKafkaErrorCode::Fail));
+        };
+        for message in &self.buffer[..count] {
+            // SAFETY: see above; each message is visited once and lives until the guard goes.
+            let message = Message(unsafe { &**message });
+            each(message.item());
+        }
+        Ok(count)
+    }
+}
+
+impl std::fmt::Debug for BulkReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("BulkReader")
+    }
+}
+
+struct Queue(*mut rd_kafka_queue_t);
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        if !self.0.is_null() {
+            // SAFETY: got from rd_kafka_queue_get_consumer, destroyed once.
+            unsafe { rd_kafka_queue_destroy(self.0) };
+        }
+    }
+}
+
+/// Destroys its message when it goes.
+struct Message<'a>(&'a rd_kafka_message_t);
+
+impl Drop for Message<'_> {
+    fn drop(&mut self) {
+        // SAFETY: the message is ours; nothing borrowed from it outlives `self`.
+        unsafe { rd_kafka_message_destroy(ptr::from_ref(self.0).cast_mut()) };
+    }
+}
+
+impl Message<'_> {
+    fn item(&self) -> Item<'_> {
+        let topic = self.topic();
+        let partition = self.0.partition;
+        match self.0.err {
+            rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR => Item::Record(Record { message: self.0, topic }),
+            rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__PARTITION_EOF => {
+                Item::End { topic, partition, offset: self.0.offset }
+            }
+            error => Item::Failed { topic, partition, error: error.into() },
+        }
+    }
+
+    fn topic(&self) -> &str {
+        if self.0.rkt.is_null() {
+            return "";
+        }
+        // SAFETY: a topic's name is a C string that lives as long as the message.
+        unsafe { CStr::from_ptr(rd_kafka_topic_name(self.0.rkt)) }.to_str().unwrap_or("")
+    }
+}
+
+/// One record, borrowed from librdkafka.
+#[derive(Debug)]
+pub struct Record<'a> {
+    message: &'a rd_kafka_message_t,
+    topic: &'a str,
+}
+
+impl<'a> Record<'a> {
+    /// Topic.
+    pub fn topic(&self) -> &'a str {
+        self.topic
+    }
+
+    /// Partition.
+    pub fn partition(&self) -> i32 {
+        self.message.partition
+    }
+
+    /// Offset.
+    pub fn offset(&self) -> i64 {
+        self.message.offset
+    }
+
+    /// Key.
+    pub fn key(&self) -> Option<&'a [u8]> {
+        // SAFETY: librdkafka's key pointer and length belong together and live as long as the message.
+        unsafe { bytes(self.message.key, self.message.key_len) }
+    }
+
+    /// Value.
+    pub fn value(&self) -> Option<&'a [u8]> {
+        // SAFETY: as for the key.
+        unsafe { bytes(self.message.payload, self.message.len) }
+    }
+
+    /// Time stamp in milliseconds since 1970, where there is one.
+    pub fn timestamp_ms(&self) -> Option<i64> {
+        let mut kind = rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
+        // SAFETY: reads fields of a live message.
+        let millis = unsafe { rd_kafka_message_timestamp(self.message, &mut kind) };
+        (kind != rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE && millis >= 0).then_some(millis)
+    }
+
+    /// Headers in order. Names that are not UTF-8 are left out.
+    pub fn headers(&self) -> impl Iterator<Item = (&'a str, Option<&'a [u8]>)> + use<'a> {
+        let mut headers = ptr::null_mut();
+        // SAFETY: on success the headers belong to the message and live as long.
+        let found = unsafe { rd_kafka_message_headers(self.message, &mut headers) };
+        let found = found == rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR && !headers.is_null();
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            if !found {
+                return None;
+            }
+            let (mut name, mut value, mut size): (*const c_char, *const c_void, usize) = (ptr::null(), ptr::null(), 0);
+            // SAFETY: the out-pointers are valid; past the last header librdkafka answers with an error.
+            let answer = unsafe { rd_kafka_header_get_all(headers, at, &mut name, &mut value, &mut size) };
+            at += 1;
+            (answer == rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR).then(|| {
+                // SAFETY: name is a C string, value points to `size` bytes or is null.
+                unsafe { (CStr::from_ptr(name).to_str().unwrap_or(""), bytes(value, size)) }
+            })
+        })
+        .filter(|(name, _)| !name.is_empty())
+    }
+}
+
+/// # Safety
+/// `at` is null or points to `length` bytes that live for `'a`.
+unsafe fn bytes<'a>(at: *const c_void, length: usize) -> Option<&'a [u8]> {
+    // SAFETY: by the caller's word.
+    (!at.is_null()).then(|| unsafe { slice::from_raw_parts(at.cast(), length) })
+}

@@ -1,0 +1,311 @@
+//! The topics of each aggregate type: their names, their settings, and the check that nobody changed their shape.
+
+use std::{collections::HashMap, time::Duration};
+
+use rdkafka::{
+    ClientConfig,
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    client::DefaultClientContext,
+    consumer::Consumer,
+    producer::{BaseRecord, Producer, ThreadedProducer},
+    types::RDKafkaErrorCode,
+};
+
+use super::{
+    Logged, REQUEST_TIMEOUT,
+    bulk::{BulkReader, Item},
+    client_config, reader_config, watcher,
+};
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// Outcomes are kept at least so long, for process managers that were away.
+const MIN_OUTCOME_RETENTION: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// One topic of an aggregate type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Topic {
+    /// Commands to the type.
+    Commands,
+    /// The source of truth.
+    Events,
+    /// Answers.
+    Outcomes,
+    /// States.
+    Snapshots,
+    /// What could not be handled.
+    DeadLetters,
+}
+
+impl Topic {
+    /// All topics of a type.
+    pub const ALL: [Self; 5] = [Self::Commands, Self::Events, Self::Outcomes, Self::Snapshots, Self::DeadLetters];
+
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::Commands => "commands",
+            Self::Events => "events",
+            Self::Outcomes => "outcomes",
+            Self::Snapshots => "snapshots",
+            Self::DeadLetters => "dead-letters",
+        }
+    }
+
+    fn settings(self, idempotency_window: Duration) -> Vec<(&'static str, String)> {
+        let keep = |time: Duration| ("retention.ms", time.as_millis().to_string());
+        match self {
+            // Commands may carry old time stamps (imports, forwarded ones), and Kafka counts retention from them: it
+            // would delete such records unread. So Kafka keeps them, and the trimmer of command-service deletes what
+            // was handled seven days ago. A clock in the future is no reason to refuse either: events are never
+            // dated later than now.
+            Self::Commands => vec![
+                ("cleanup.policy", "delete".into()),
+                ("retention.ms", "-1".into()),
+                ("message.timestamp.type", "CreateTime".into()),
+                ("message.timestamp.after.max.ms", i64::MAX.to_string()),
+            ],
+            Self::Events => vec![
+                ("cleanup.policy", "delete".into()),
+                ("retention.ms", "-1".into()),
+                ("retention.bytes", "-1".into()),
+                ("message.timestamp.type", "CreateTime".into()),
+            ],
+            Self::Outcomes => {
+                vec![("cleanup.policy", "delete".into()), keep(idempotency_window.max(MIN_OUTCOME_RETENTION))]
+            }
+            Self::Snapshots => vec![("cleanup.policy", "compact".into())],
+            Self::DeadLetters => vec![("cleanup.policy", "delete".into()), keep(30 * DAY)],
+        }
+    }
+}
+
+/// Names of topics and groups of one deployment.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    prefix: String,
+}
+
+impl Names {
+    /// With the prefix that tells deployments on one cluster apart; may be empty.
+    pub fn new(prefix: &str) -> Self {
+        Self { prefix: if prefix.is_empty() { String::new() } else { format!("{prefix}.") } }
+    }
+
+    /// A topic's name.
+    pub fn topic(&self, aggregate_type: &str, topic: Topic) -> String {
+        format!("{}{aggregate_type}.{}", self.prefix, topic.suffix())
+    }
+
+    /// A consumer group's name; without a prefix the groups begin with `millrace`.
+    pub fn group(&self, name: &str) -> String {
+        if self.prefix.is_empty() { format!("millrace.{name}") } else { format!("{}{name}", self.prefix) }
+    }
+
+    /// A transactional id.
+    pub fn transactional_id(&self, instance: &str, writer: usize) -> String {
+        self.group(&format!("{instance}.{writer}"))
+    }
+
+    /// Prefix of keys in Redis.
+    pub fn redis_prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// The topic that remembers the shape of the others.
+    fn layout_topic(&self) -> String {
+        format!("{}millrace.layout", self.prefix)
+    }
+}
+
+/// What is wrong with the topics.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Kafka can't be asked; try again.
+    #[error("{0}")]
+    Unavailable(String),
+    /// A topic is not there (yet).
+    #[error("topic {0} is not there yet; command-service creates it")]
+    Missing(String),
+    /// The number of partitions is not what it was or should be.
+    #[error(
+        "{what} has {actual} partitions, but {expected} are {said}; an aggregate's partition depends on their number, \
+         so it can't be changed: set MILLRACE_PARTITIONS={actual} if that is how the topics were made, or move to a new \
+         topic set under another MILLRACE_TOPIC_PREFIX"
+    )]
+    Partitions {
+        /// Which topic.
+        what: String,
+        /// How many there are.
+        actual: usize,
+        /// How many there should be.
+        expected: usize,
+        /// Who says so.
+        said: Said,
+    },
+}
+
+/// Who says how many partitions there should be.
+#[derive(Clone, Copy, Debug)]
+pub enum Said {
+    /// The setting.
+    Configured,
+    /// What was recorded when the topics were made.
+    Recorded,
+}
+
+impl std::fmt::Display for Said {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Configured => "configured",
+            Self::Recorded => "recorded from the first start",
+        })
+    }
+}
+
+impl From<rdkafka::error::KafkaError> for Error {
+    fn from(error: rdkafka::error::KafkaError) -> Self {
+        Self::Unavailable(error.to_string())
+    }
+}
+
+/// How topics are made.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    /// Partitions of every topic of a type.
+    pub partitions: i32,
+    /// Replicas of each partition; -1 = the brokers' default.
+    pub replication_factor: i32,
+    /// How long answers are remembered.
+    pub idempotency_window: Duration,
+}
+
+/// Creates the missing topics of the types and checks the shape of all. Blocks.
+pub fn ensure(bootstrap: &str, names: &Names, types: &[&str], shape: &Shape) -> Result<(), Error> {
+    let config = client_config(bootstrap, "millrace-admin");
+    create(&config, &names.layout_topic(), 1, shape.replication_factor, &[("cleanup.policy", "compact".to_owned())])?;
+    let recorded = recorded_partitions(bootstrap, names)?;
+    for aggregate_type in types {
+        if let Some(&recorded) = recorded.get(*aggregate_type)
+            && recorded != shape.partitions as usize
+        {
+            return Err(Error::Partitions {
+                what: format!("the topic set of {aggregate_type}"),
+                actual: recorded,
+                expected: shape.partitions as usize,
+                said: Said::Configured,
+            });
+        }
+        for topic in Topic::ALL {
+            let settings = topic.settings(shape.idempotency_window);
+            create(
+                &config,
+                &names.topic(aggregate_type, topic),
+                shape.partitions,
+                shape.replication_factor,
+                &settings,
+            )?;
+        }
+    }
+    let said = |aggregate_type: &str| {
+        if recorded.contains_key(aggregate_type) { Said::Recorded } else { Said::Configured }
+    };
+    check(bootstrap, names, types, shape.partitions, said)?;
+    for aggregate_type in types.iter().filter(|aggregate_type| !recorded.contains_key(**aggregate_type)) {
+        record_partitions(&config, names, aggregate_type, shape.partitions)?;
+    }
+    Ok(())
+}
+
+/// Checks that the topics of the types are there with the expected number of partitions. Blocks.
+pub fn check(
+    bootstrap: &str,
+    names: &Names,
+    types: &[&str],
+    partitions: i32,
+    said: impl Fn(&str) -> Said,
+) -> Result<(), Error> {
+    let watcher = watcher(bootstrap, "millrace-admin")?;
+    for aggregate_type in types {
+        for topic in Topic::ALL {
+            let name = names.topic(aggregate_type, topic);
+            let metadata = watcher.fetch_metadata(Some(&name), REQUEST_TIMEOUT)?;
+            let actual = metadata.topics().iter().find(|t| t.name() == name).map_or(0, |t| t.partitions().len());
+            if actual == 0 {
+                return Err(Error::Missing(name));
+            }
+            let expected = partitions as usize;
+            if actual != expected {
+                return Err(Error::Partitions {
+                    what: format!("topic {name}"),
+                    actual,
+                    expected,
+                    said: said(aggregate_type),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn create(
+    config: &ClientConfig,
+    name: &str,
+    partitions: i32,
+    replication_factor: i32,
+    settings: &[(&'static str, String)],
+) -> Result<(), Error> {
+    let admin: AdminClient<DefaultClientContext> = config.create()?;
+    let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(replication_factor));
+    for (key, value) in settings {
+        topic = topic.set(key, value);
+    }
+    let options = AdminOptions::new().operation_timeout(Some(REQUEST_TIMEOUT)).request_timeout(Some(REQUEST_TIMEOUT));
+    let answers = futures_block(admin.create_topics([&topic], &options))?;
+    for answer in answers {
+        match answer {
+            Ok(name) => tracing::info!(topic = %name, partitions, "topic created"),
+            Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+            Err((name, error)) => return Err(Error::Unavailable(format!("topic {name} can't be created: {error}"))),
+        }
+    }
+    Ok(())
+}
+
+/// Runs a future to its end on this thread, which is none of the async runtime's.
+fn futures_block<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Handle::current().block_on(future)
+}
+
+fn recorded_partitions(bootstrap: &str, names: &Names) -> Result<HashMap<String, usize>, Error> {
+    let topic = names.layout_topic();
+    let mut reader = BulkReader::new(&reader_config(bootstrap, "millrace-admin"))?;
+    let (first, _) = super::watermarks(&watcher(bootstrap, "millrace-admin")?, &topic, 0)?;
+    reader.add(&[(&topic, 0, first)])?;
+    let mut recorded = HashMap::new();
+    let deadline = std::time::Instant::now() + REQUEST_TIMEOUT;
+    let mut ended = false;
+    while !ended {
+        reader.read(Duration::from_millis(200), |item| match item {
+            Item::Record(record) => {
+                let text = |bytes: Option<&[u8]>| bytes.and_then(|b| String::from_utf8(b.to_vec()).ok());
+                let count = text(record.value()).and_then(|value| value.parse().ok());
+                recorded.extend(text(record.key()).zip(count));
+            }
+            Item::End { .. } => ended = true,
+            Item::Failed { .. } => {}
+        })?;
+        if std::time::Instant::now() > deadline {
+            return Err(Error::Unavailable(format!("topic {topic} can't be read")));
+        }
+    }
+    Ok(recorded)
+}
+
+fn record_partitions(config: &ClientConfig, names: &Names, aggregate_type: &str, partitions: i32) -> Result<(), Error> {
+    let producer: ThreadedProducer<Logged> = config.clone().set("acks", "all").create_with_context(Logged)?;
+    let count = partitions.to_string();
+    producer
+        .send(BaseRecord::to(&names.layout_topic()).partition(0).key(aggregate_type).payload(&count))
+        .map_err(|(error, _)| error)?;
+    producer.flush(REQUEST_TIMEOUT)?;
+    Ok(())
+}

@@ -1,0 +1,21 @@
+//! What Millrace's three services share: the domains, the Avro codec, the envelope of headers, access to Kafka and
+//! Redis, settings, telemetry and the problem documents.
+//!
+//! Reading order: [`domain`] (what a domain is, and the bank account), [`records`] and [`codec`] (how commands and
+//! events become bytes), [`envelope`] (what travels in headers), [`outcome`], [`kafka`], then the small ones.
+
+pub mod codec;
+pub mod config;
+pub mod domain;
+pub mod envelope;
+pub mod fingerprint;
+pub mod kafka;
+pub mod ops;
+pub mod outcome;
+pub mod problem;
+pub mod records;
+pub mod registry;
+pub mod serve;
+pub mod telemetry;
+pub mod token;
+pub mod views;

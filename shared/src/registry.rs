@@ -1,0 +1,124 @@
+//! The schema registry: registering our schemas, finding a writer's schema by its id.
+
+use std::time::Duration;
+
+use schema_registry_converter::{
+    async_impl::schema_registry::{SrSettings, get_schema_by_id, post_schema},
+    error::SRCError,
+    schema_registry_common::{SchemaType, SuppliedSchema},
+};
+
+/// Longest wait for one answer of the registry.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What can go wrong when the registry is asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It has no such schema.
+    #[error("the registry knows no schema with id {0}")]
+    UnknownId(u32),
+    /// It refused a schema as incompatible with those recorded under the subject.
+    #[error(
+        "the registry refuses the schema of subject {subject} as incompatible with its recorded versions: {detail}; \
+         this release can't write beside the data that is there: deploy the release that wrote it, or mend the schema"
+    )]
+    Incompatible {
+        /// The subject the schema was offered under.
+        subject: String,
+        /// What the registry says.
+        detail: String,
+    },
+    /// It does not answer as it should; worth trying again.
+    #[error("the registry can't be asked: {0}")]
+    Unavailable(String),
+}
+
+impl From<reqwest::Error> for Error {
+    fn from(error: reqwest::Error) -> Self {
+        Self::Unavailable(error.without_url().to_string())
+    }
+}
+
+/// A client of a Confluent-compatible schema registry. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Registry {
+    url: String,
+    settings: SrSettings,
+    /// For the two calls that schema_registry_converter lacks: compatibility levels and the list of subjects.
+    client: reqwest::Client,
+}
+
+impl Registry {
+    /// A client of the registry at `url`, API path included.
+    pub fn new(url: &str) -> Result<Self, Error> {
+        let url = url.trim_end_matches('/').to_owned();
+        let settings = SrSettings::new_builder(url.clone())
+            .set_timeout(REQUEST_TIMEOUT)
+            .build()
+            .map_err(|error| Error::Unavailable(error.to_string()))?;
+        let client = reqwest::Client::builder().timeout(REQUEST_TIMEOUT).build()?;
+        Ok(Self { url, settings, client })
+    }
+
+    /// Registers the versions of a schema, oldest first, and has the registry refuse any that is not compatible with
+    /// all of them in both directions. Returns the id of each. Doing it again changes nothing.
+    pub async fn register_compatible(&self, subject: &str, versions: &[&str]) -> Result<Vec<u32>, Error> {
+        // Apicurio knows no setting for a subject that has no schema yet: the first version has to be there first.
+        let guarded = self.require_full_transitive(subject).await?;
+        let mut ids = Vec::new();
+        for schema in versions {
+            ids.push(self.register(subject, schema).await?);
+            if ids.len() == 1 && !guarded && !self.require_full_transitive(subject).await? {
+                return Err(Error::Unavailable(format!("no compatibility level can be set for subject {subject}")));
+            }
+        }
+        Ok(ids)
+    }
+
+    /// Registers one schema as it is; the compatibility level of the subject is left alone.
+    pub async fn register(&self, subject: &str, schema: &str) -> Result<u32, Error> {
+        let supplied = SuppliedSchema::new(None, SchemaType::Avro, schema.to_owned());
+        match post_schema(&self.settings, subject.to_owned(), supplied).await {
+            Ok(registered) => Ok(registered.id),
+            Err(error) if has_status(&error, 409) => {
+                Err(Error::Incompatible { subject: subject.to_owned(), detail: error.cause.unwrap_or(error.error) })
+            }
+            Err(error) => Err(Error::Unavailable(error.to_string())),
+        }
+    }
+
+    /// The schema with this id, as JSON text.
+    pub async fn schema(&self, id: u32) -> Result<String, Error> {
+        match get_schema_by_id(id, &self.settings).await {
+            Ok(found) => Ok(found.schema),
+            Err(error) if has_status(&error, 404) => Err(Error::UnknownId(id)),
+            Err(error) => Err(Error::Unavailable(error.to_string())),
+        }
+    }
+
+    /// Whether it answers at all.
+    pub async fn ping(&self) -> Result<(), Error> {
+        self.client.get(format!("{}/subjects", self.url)).send().await?.error_for_status()?;
+        Ok(())
+    }
+
+    /// False when the subject isn't there yet.
+    async fn require_full_transitive(&self, subject: &str) -> Result<bool, Error> {
+        let answer = self
+            .client
+            .put(format!("{}/config/{subject}", self.url))
+            .json(&serde_json::json!({"compatibility": "FULL_TRANSITIVE"}))
+            .send()
+            .await?;
+        if answer.status() == reqwest::StatusCode::NOT_FOUND {
+            return Ok(false);
+        }
+        answer.error_for_status()?;
+        Ok(true)
+    }
+}
+
+/// schema_registry_converter gives the status of an answer in its message only.
+fn has_status(error: &SRCError, status: u16) -> bool {
+    error.error.contains(&format!("status {status}"))
+}

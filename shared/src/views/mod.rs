@@ -1,0 +1,121 @@
+//! The views in Redis: how keys are named, how history is packed, and the scripts that touch them.
+//!
+//! Everything of one partition of one projection lies under one hash tag, e.g. `{bank-accounts.v1:7}`, so that a
+//! batch is one slot of a Redis Cluster and one atomic script:
+//!
+//! | key | type | holds |
+//! |---|---|---|
+//! | `{…}:meta` | hash | `offset` (next to read), `topic_id`, `epoch` (of the owner), `state` (`building`, `live`) |
+//! | `{…}:view:<id>` | string | the view as queries answer it, JSON |
+//! | `{…}:history:<id>` | list | packed events, oldest first ([`history`]) |
+//! | `{…}:sort:<field>:asc`, `…:desc` | sorted set | ids by a field; `desc` by its negative, so that ties go by id in both |
+//! | `{…}:filter:<field>:<value>` | sorted set | ids of the views with that value (selective filters only) |
+//! | `{…}:counters` | hash | totals of the partition |
+//! | `{…}:changes` | stream | one entry an event, id `<offset>-<ordinal>`: fields `id`, `seq`, `type`, `time` |
+//! | `{…}:parked` | hash | parked aggregates: id → JSON [`Parked`] |
+//!
+//! Outcomes lie beside, per partition of the outcome topic, under `{bank-account.outcomes:7}`: `…:meta` as above,
+//! `…:outcome:<aggregate id> <command id>` (a string with expiry), `…:order` (a list of `<bytes> <key>`, oldest
+//! first) and `bytes` in `…:meta`.
+
+pub mod history;
+pub mod script;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::Projection;
+
+/// Field names of `…:meta`.
+pub mod meta {
+    /// Offset of the next record to read.
+    pub const OFFSET: &str = "offset";
+    /// Id of the topic that the offset belongs to.
+    pub const TOPIC_ID: &str = "topic_id";
+    /// Number of the present owner; only grows.
+    pub const EPOCH: &str = "epoch";
+    /// `building` or `live`.
+    pub const STATE: &str = "state";
+    /// Whether the state is `live`: the projection has caught up once.
+    pub const LIVE: &str = "live";
+    /// Bytes of outcomes that are kept.
+    pub const BYTES: &str = "bytes";
+}
+
+/// Names the keys of one partition of a projection.
+#[derive(Clone, Debug)]
+pub struct Keys {
+    tag: String,
+}
+
+impl Keys {
+    /// Of a projection. `redis_prefix` comes from [`crate::kafka::topics::Names::redis_prefix`].
+    pub fn projection<P: Projection>(redis_prefix: &str, partition: i32) -> Self {
+        Self { tag: format!("{{{redis_prefix}{}.v{}:{partition}}}", P::NAME, P::VERSION) }
+    }
+
+    /// Of the outcomes of an aggregate type.
+    pub fn outcomes(redis_prefix: &str, aggregate_type: &str, partition: i32) -> Self {
+        Self { tag: format!("{{{redis_prefix}{aggregate_type}.outcomes:{partition}}}") }
+    }
+
+    /// Checkpoint, owner, state.
+    pub fn meta(&self) -> String {
+        format!("{}:meta", self.tag)
+    }
+
+    /// A view.
+    pub fn view(&self, id: &str) -> String {
+        format!("{}:view:{id}", self.tag)
+    }
+
+    /// An aggregate's history.
+    pub fn history(&self, id: &str) -> String {
+        format!("{}:history:{id}", self.tag)
+    }
+
+    /// Ids in the order of a field.
+    pub fn sort(&self, field: &str, descending: bool) -> String {
+        format!("{}:sort:{field}:{}", self.tag, if descending { "desc" } else { "asc" })
+    }
+
+    /// Ids of the views with a value.
+    pub fn filter(&self, field: &str, value: &str) -> String {
+        format!("{}:filter:{field}:{value}", self.tag)
+    }
+
+    /// Totals.
+    pub fn counters(&self) -> String {
+        format!("{}:counters", self.tag)
+    }
+
+    /// Change feed.
+    pub fn changes(&self) -> String {
+        format!("{}:changes", self.tag)
+    }
+
+    /// Parked aggregates.
+    pub fn parked(&self) -> String {
+        format!("{}:parked", self.tag)
+    }
+
+    /// A stored outcome.
+    pub fn outcome(&self, aggregate_id: &str, command_id: &str) -> String {
+        format!("{}:outcome:{aggregate_id} {command_id}", self.tag)
+    }
+
+    /// Stored outcomes, oldest first.
+    pub fn order(&self) -> String {
+        format!("{}:order", self.tag)
+    }
+}
+
+/// An aggregate whose events wait because one of them could not be applied.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Parked {
+    /// Offset of the first event that waits.
+    pub offset: i64,
+    /// How many wait.
+    pub count: u64,
+    /// Why the first one could not be applied.
+    pub reason: String,
+}
