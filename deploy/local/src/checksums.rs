@@ -16,9 +16,8 @@ pub type Checksums = BTreeMap<String, String>;
 pub fn parse(text: &str) -> Result<Checksums> {
     let mut checksums = Checksums::new();
     for (number, line) in text.lines().enumerate() {
-        let (sum, path) = line
-            .split_once("  ")
-            .with_context(|| format!("line {}: expected '<sha256>  <path>'", number + 1))?;
+        let (sum, path) =
+            line.split_once("  ").with_context(|| format!("line {}: expected '<sha256>  <path>'", number + 1))?;
         ensure!(
             sum.len() == 64 && sum.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')),
             "line {}: '{sum}' is no SHA-256",
@@ -41,10 +40,7 @@ pub fn verify(dir: &Path, checksums: &Checksums) -> Result<()> {
             bail!("{name} was downloaded but is not in checksums.sha256");
         };
         let actual = sha256(&path).with_context(|| format!("reading {}", path.display()))?;
-        ensure!(
-            actual == *expected,
-            "{name} is not the expected file: SHA-256 {actual}, expected {expected}"
-        );
+        ensure!(actual == *expected, "{name} is not the expected file: SHA-256 {actual}, expected {expected}");
     }
     for name in checksums.keys() {
         ensure!(dir.join(name).is_file(), "{name} is missing");
@@ -54,9 +50,7 @@ pub fn verify(dir: &Path, checksums: &Checksums) -> Result<()> {
 
 fn files_below(dir: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
-    let entries = dir
-        .read_dir()
-        .with_context(|| format!("reading {}", dir.display()))?;
+    let entries = dir.read_dir().with_context(|| format!("reading {}", dir.display()))?;
     for entry in entries {
         let path = entry?.path();
         if path.is_dir() {

@@ -99,10 +99,8 @@ pub fn describe(status: ExitStatus) -> String {
     use std::os::unix::process::ExitStatusExt;
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("status {code}"),
-        (None, Some(signal)) => Signal::try_from(signal).map_or_else(
-            |_| format!("signal {signal}"),
-            |name| format!("signal {signal} ({name})"),
-        ),
+        (None, Some(signal)) => Signal::try_from(signal)
+            .map_or_else(|_| format!("signal {signal}"), |name| format!("signal {signal} ({name})")),
         (None, None) => status.to_string(),
     }
 }
@@ -113,16 +111,13 @@ pub fn find(name: &str) -> Result<PathBuf> {
     std::env::split_paths(&path)
         .map(|dir| dir.join(name))
         .find(|candidate| is_executable(candidate))
-        .with_context(|| {
-            format!("{name} is not installed; deploy/local/install installs what is missing")
-        })
+        .with_context(|| format!("{name} is not installed; deploy/local/install installs what is missing"))
 }
 
 /// Whether `path` is a file that may be executed.
 pub fn is_executable(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
-    path.metadata()
-        .is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+    path.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
 }
 
 #[derive(clap::Args)]
@@ -138,14 +133,9 @@ pub struct ExecOptions {
 pub fn exec(options: &ExecOptions) -> Result<()> {
     prctl::set_pdeathsig(Signal::SIGKILL).context("asking for a signal at the parent's end")?;
     // The parent may have ended before the kernel was asked.
-    ensure!(
-        getppid() == Pid::from_raw(options.parent),
-        "the process that started this one is gone"
-    );
+    ensure!(getppid() == Pid::from_raw(options.parent), "the process that started this one is gone");
     // `run` blocks the signals that it waits for; its children must not inherit that.
-    SigSet::empty()
-        .thread_set_mask()
-        .context("unblocking signals")?;
+    SigSet::empty().thread_set_mask().context("unblocking signals")?;
     let (program, args) = options.command.split_first().context("no program given")?;
     let error = Command::new(program).args(args).exec();
     Err(error).with_context(|| format!("starting {}", Path::new(program).display()))

@@ -6,6 +6,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::{Value, json};
 
@@ -29,9 +30,7 @@ impl DataDir {
     pub fn open(path: &Path, fresh: bool, brokers: Option<u16>) -> Result<DataDir> {
         let shown = path.display().to_string();
         fs::create_dir_all(path).with_context(|| format!("creating {shown}"))?;
-        let path = &path
-            .canonicalize()
-            .with_context(|| format!("finding {shown}"))?;
+        let path = &path.canonicalize().with_context(|| format!("finding {shown}"))?;
         recognise(path)?;
         let lock = lock(path)?;
         if fresh {
@@ -59,12 +58,7 @@ impl DataDir {
             let dir = path.join(dir);
             fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
         }
-        let data = DataDir {
-            path: path.clone(),
-            brokers: made_with,
-            kafka_cluster_id,
-            _lock: lock,
-        };
+        let data = DataDir { path: path.clone(), brokers: made_with, kafka_cluster_id, _lock: lock };
         data.remove_env()?;
         Ok(data)
     }
@@ -134,16 +128,16 @@ fn lock(path: &Path) -> Result<Flock<File>> {
         .open(&lock)
         .with_context(|| format!("opening {}", lock.display()))?;
     let mut holder = String::new();
-    file.read_to_string(&mut holder)
-        .with_context(|| format!("reading {}", lock.display()))?;
+    file.read_to_string(&mut holder).with_context(|| format!("reading {}", lock.display()))?;
     let mut locked = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(locked) => locked,
-        Err((_, errno)) => bail!(
+        Err((_, Errno::EWOULDBLOCK)) => bail!(
             "{} is in use by another run (process {}): stop that one, or name another folder \
-             with --data and other ports with --port-offset ({errno})",
+             with --data and other ports with --port-offset",
             path.display(),
             holder.trim()
         ),
+        Err((_, errno)) => bail!("locking {}: {errno}", lock.display()),
     };
     locked
         .set_len(0)
@@ -160,11 +154,8 @@ fn empty(path: &Path) -> Result<()> {
         .filter(|entry| entry.file_name().is_some_and(|name| name != LOCK))
         .partition(|entry| entry.file_name().is_some_and(|name| name == MARKER));
     for entry in others.into_iter().chain(marker) {
-        let removed = if entry.is_dir() && !entry.is_symlink() {
-            fs::remove_dir_all(&entry)
-        } else {
-            fs::remove_file(&entry)
-        };
+        let removed =
+            if entry.is_dir() && !entry.is_symlink() { fs::remove_dir_all(&entry) } else { fs::remove_file(&entry) };
         removed.with_context(|| format!("removing {}", entry.display()))?;
     }
     Ok(())
@@ -182,15 +173,12 @@ fn read_marker(marker: &Path) -> Result<Option<(u16, String)>> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error).with_context(|| format!("reading {}", marker.display())),
     };
-    let parsed: Option<(u16, String)> =
-        serde_json::from_str(&text).ok().and_then(|value: Value| {
-            let brokers = value.get("brokers")?.as_u64()?;
-            let cluster_id = value.get("kafka_cluster_id")?.as_str()?;
-            Some((u16::try_from(brokers).ok()?, cluster_id.to_owned()))
-        });
-    parsed
-        .map(Some)
-        .with_context(|| format!("{} is damaged; start empty with --fresh", marker.display()))
+    let parsed: Option<(u16, String)> = serde_json::from_str(&text).ok().and_then(|value: Value| {
+        let brokers = value.get("brokers")?.as_u64()?;
+        let cluster_id = value.get("kafka_cluster_id")?.as_str()?;
+        Some((u16::try_from(brokers).ok()?, cluster_id.to_owned()))
+    });
+    parsed.map(Some).with_context(|| format!("{} is damaged; start empty with --fresh", marker.display()))
 }
 
 fn replace(path: &Path, text: &str) -> Result<()> {
@@ -204,11 +192,7 @@ fn replace(path: &Path, text: &str) -> Result<()> {
 fn new_cluster_id() -> Result<String> {
     let source = "/proc/sys/kernel/random/uuid";
     let uuid = fs::read_to_string(source).with_context(|| format!("reading {source}"))?;
-    let digits: String = uuid
-        .chars()
-        .filter(char::is_ascii_hexdigit)
-        .take(21)
-        .collect();
+    let digits: String = uuid.chars().filter(char::is_ascii_hexdigit).take(21).collect();
     Ok(format!("{digits}A"))
 }
 
@@ -279,11 +263,7 @@ mod tests {
         assert!(text.contains("MILLRACE_TOPIC_PREFIX=\n"), "{text}");
         for (key, value) in variables {
             let script = format!("set -au; . ./env; printf %s \"${key}\"");
-            let shell = std::process::Command::new("sh")
-                .args(["-c", &script])
-                .current_dir(&dir)
-                .output()
-                .unwrap();
+            let shell = std::process::Command::new("sh").args(["-c", &script]).current_dir(&dir).output().unwrap();
             assert_eq!(String::from_utf8_lossy(&shell.stdout), value);
         }
         data.remove_env().unwrap();

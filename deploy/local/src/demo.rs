@@ -9,23 +9,16 @@ use serde_json::{Value, json};
 use crate::layout::Layout;
 use crate::probe::http_client;
 
-const OWNERS: [&str; 12] = [
-    "Ada", "Basil", "Chidi", "Dalia", "Emre", "Freya", "Goran", "Hana", "Iris", "Jonas", "Kamala",
-    "Lucia",
-];
+const OWNERS: [&str; 12] =
+    ["Ada", "Basil", "Chidi", "Dalia", "Emre", "Freya", "Goran", "Hana", "Iris", "Jonas", "Kamala", "Lucia"];
 const PAUSE: Duration = Duration::from_millis(200);
 const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(2);
 
 /// Starts the trickle; it goes on until this process ends, whatever the services answer.
 pub fn start(layout: &Layout) {
-    let ports: Vec<_> = (0..layout.instances)
-        .filter_map(|i| layout.command_service(i).http)
-        .collect();
+    let ports: Vec<_> = (0..layout.instances).filter_map(|i| layout.command_service(i).http).collect();
     thread::spawn(move || {
-        let client = Client {
-            agent: http_client(Duration::from_secs(15)),
-            run: now_ms(),
-        };
+        let client = Client { agent: http_client(Duration::from_secs(15)), run: now_ms() };
         let mut random = Random(client.run | 1);
         for number in 0_u64.. {
             let port = ports[random.below(ports.len())];
@@ -54,21 +47,11 @@ fn step(number: u64, random: &mut Random) -> Step {
     let (command, body) = if opened.is_some() {
         ("open", json!({"owner": owner, "currency": "EUR"}))
     } else if random.below(5) < 3 {
-        (
-            "deposit",
-            json!({"amount_minor": amount, "reference": "demo: salary"}),
-        )
+        ("deposit", json!({"amount_minor": amount, "reference": "demo: salary"}))
     } else {
-        (
-            "withdraw",
-            json!({"amount_minor": amount / 2, "reference": "demo: groceries"}),
-        )
+        ("withdraw", json!({"amount_minor": amount / 2, "reference": "demo: groceries"}))
     };
-    Step {
-        account: format!("demo-{}", owner.to_lowercase()),
-        command,
-        body,
-    }
+    Step { account: format!("demo-{}", owner.to_lowercase()), command, body }
 }
 
 struct Client {

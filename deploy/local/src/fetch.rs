@@ -30,10 +30,7 @@ impl Parts {
     pub fn kafka_class_path(&self) -> Result<String> {
         let dir = self.dir.join("kafka");
         let mut jars = Vec::new();
-        for entry in dir
-            .read_dir()
-            .with_context(|| format!("reading {}", dir.display()))?
-        {
+        for entry in dir.read_dir().with_context(|| format!("reading {}", dir.display()))? {
             jars.push(entry?.path().to_string_lossy().into_owned());
         }
         jars.sort();
@@ -51,8 +48,7 @@ fn cache_dir() -> Result<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
     let base = match set("XDG_CACHE_HOME") {
         Some(dir) => PathBuf::from(dir),
-        None => PathBuf::from(set("HOME").context("neither XDG_CACHE_HOME nor HOME is set")?)
-            .join(".cache"),
+        None => PathBuf::from(set("HOME").context("neither XDG_CACHE_HOME nor HOME is set")?).join(".cache"),
     };
     Ok(base.join("millrace"))
 }
@@ -90,9 +86,8 @@ fn download(cache: &Path, dir: &Path) -> Result<()> {
     let staging = cache.join("fetching");
     remove(&staging)?;
     fs::create_dir_all(&staging).with_context(|| format!("creating {}", staging.display()))?;
-    let fetched = fetch_into(&staging).and_then(|parts| {
-        fs::rename(&parts, dir).with_context(|| format!("renaming to {}", dir.display()))
-    });
+    let fetched = fetch_into(&staging)
+        .and_then(|parts| fs::rename(&parts, dir).with_context(|| format!("renaming to {}", dir.display())));
     remove(&staging)?;
     fetched.context("fetching Kafka and the registry failed, and nothing of it was kept")
 }
@@ -103,10 +98,7 @@ fn fetch_into(staging: &Path) -> Result<PathBuf> {
     let parts = staging.join("parts");
     println!("fetching Kafka and the registry (150 MB, once) ...");
     run_maven(staging, &parts)?;
-    println!(
-        "  downloaded in {:.0} s; checking",
-        started.elapsed().as_secs_f32()
-    );
+    println!("  downloaded in {:.0} s; checking", started.elapsed().as_secs_f32());
     checksums::verify(&parts, &checksums::parse(CHECKSUMS)?)?;
     println!("  every file is as expected; unpacking");
     unpack_registry(&parts.join("registry"))?;
@@ -121,10 +113,7 @@ fn run_maven(staging: &Path, parts: &Path) -> Result<()> {
     let output = Command::new("mvn")
         .args(["--batch-mode", "--quiet", "--strict-checksums", "--file"])
         .arg(&pom)
-        .arg(format!(
-            "-Dmaven.repo.local={}",
-            staging.join("repository").display()
-        ))
+        .arg(format!("-Dmaven.repo.local={}", staging.join("repository").display()))
         .arg(format!("-Dparts={}", parts.display()))
         .arg("validate")
         .stdin(Stdio::null())

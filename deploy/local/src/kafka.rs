@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -38,10 +38,9 @@ pub fn prepare(layout: &Layout, data: &DataDir, parts: &Parts) -> Result<Vec<Spe
     let mut specs = Vec::new();
     for id in 1..=layout.brokers {
         let file = dir.join(format!("server-{id}.properties"));
-        fs::write(&file, render(&properties(layout, id)))
-            .with_context(|| format!("writing {}", file.display()))?;
+        fs::write(&file, render(&properties(layout, id))).with_context(|| format!("writing {}", file.display()))?;
         let name = format!("kafka-{id}");
-        let program = |jvm: &[&str], main: &[&str]| {
+        let program = |name: &str, jvm: &[&str], main: &[&str]| {
             let tmp = format!("-Djava.io.tmpdir={}", data.tmp().display());
             let mut args = vec!["-Dlog4j2.configurationFile=kafka/log4j2.xml", &tmp];
             args.extend(["-Djava.net.preferIPv4Stack=true", "-cp", &class_path]);
@@ -51,33 +50,25 @@ pub fn prepare(layout: &Layout, data: &DataDir, parts: &Parts) -> Result<Vec<Spe
                 args: args.collect(),
                 env: Vec::new(),
                 dir: data.path.clone(),
-                log: data.log(&name),
+                log: data.log(name),
             }
         };
         let config = format!("kafka/server-{id}.properties");
-        if !data
-            .path
-            .join(format!("{}/meta.properties", log_dir(id)))
-            .exists()
-        {
-            clear(&data.path.join(log_dir(id)))?;
+        let storage = data.path.join(log_dir(id));
+        if !storage.join("meta.properties").exists() {
+            clear(&storage)?;
             let cluster = data.kafka_cluster_id.as_str();
+            let tool = "kafka.tools.StorageTool";
             formatting.push(program(
+                "kafka-format",
                 &["-Xmx128m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"],
-                &[
-                    "kafka.tools.StorageTool",
-                    "format",
-                    "-t",
-                    cluster,
-                    "-c",
-                    &config,
-                ],
+                &[tool, "format", "-t", cluster, "-c", &config],
             ));
         }
         specs.push(Spec {
-            name: name.clone(),
             kind: Kind::Kafka,
-            program: program(JVM, &["kafka.Kafka", &config]),
+            program: program(&name, JVM, &["kafka.Kafka", &config]),
+            name,
             ready: Probe::Kafka(layout.broker(id)),
         });
     }
@@ -100,14 +91,13 @@ fn format(programs: &[Program]) -> Result<()> {
         running.push((program.start()?, program));
     }
     for (child, program) in running {
-        child::wait_for(child, program, Duration::from_secs(60))
-            .context("formatting Kafka's storage")?;
+        child::wait_for(child, program, Duration::from_secs(60)).context("formatting Kafka's storage")?;
     }
     Ok(())
 }
 
 /// Formatting that was cut short leaves files that the next attempt would refuse.
-fn clear(dir: &PathBuf) -> Result<()> {
+fn clear(dir: &Path) -> Result<()> {
     match fs::remove_dir_all(dir) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("removing {}", dir.display()))
@@ -128,14 +118,10 @@ fn properties(layout: &Layout, id: u16) -> BTreeMap<&'static str, String> {
     let votes = id <= layout.controllers();
     let broker = format!("PLAINTEXT://127.0.0.1:{}", layout.broker(id));
     let controller = format!("CONTROLLER://127.0.0.1:{}", layout.controller(id));
-    let voters: Vec<_> = (1..=layout.controllers())
-        .map(|id| format!("{id}@127.0.0.1:{}", layout.controller(id)))
-        .collect();
-    let (roles, listeners) = if votes {
-        ("broker,controller", format!("{broker},{controller}"))
-    } else {
-        ("broker", broker.clone())
-    };
+    let voters: Vec<_> =
+        (1..=layout.controllers()).map(|id| format!("{id}@127.0.0.1:{}", layout.controller(id))).collect();
+    let (roles, listeners) =
+        if votes { ("broker,controller", format!("{broker},{controller}")) } else { ("broker", broker.clone()) };
     let mut properties = BTreeMap::from([
         ("node.id", id.to_string()),
         ("process.roles", roles.to_owned()),
@@ -144,10 +130,7 @@ fn properties(layout: &Layout, id: u16) -> BTreeMap<&'static str, String> {
         ("inter.broker.listener.name", "PLAINTEXT".to_owned()),
         ("listeners", listeners),
         ("advertised.listeners", broker),
-        (
-            "listener.security.protocol.map",
-            "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT".to_owned(),
-        ),
+        ("listener.security.protocol.map", "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT".to_owned()),
         ("log.dirs", log_dir(id)),
     ]);
     for key in [
@@ -158,18 +141,10 @@ fn properties(layout: &Layout, id: u16) -> BTreeMap<&'static str, String> {
     ] {
         properties.insert(key, replication.to_string());
     }
-    for key in [
-        "min.insync.replicas",
-        "transaction.state.log.min.isr",
-        "share.coordinator.state.topic.min.isr",
-    ] {
+    for key in ["min.insync.replicas", "transaction.state.log.min.isr", "share.coordinator.state.topic.min.isr"] {
         properties.insert(key, in_sync.to_string());
     }
-    properties.extend(
-        COMMON
-            .iter()
-            .map(|(key, value)| (*key, (*value).to_owned())),
-    );
+    properties.extend(COMMON.iter().map(|(key, value)| (*key, (*value).to_owned())));
     properties
 }
 
@@ -188,19 +163,13 @@ const COMMON: &[(&str, &str)] = &[
     ("group.consumer.min.session.timeout.ms", "500"),
     ("group.consumer.min.heartbeat.interval.ms", "100"),
     // A dead writer's transaction is aborted soon after its time-out.
-    (
-        "transaction.abort.timed.out.transaction.cleanup.interval.ms",
-        "1000",
-    ),
+    ("transaction.abort.timed.out.transaction.cleanup.interval.ms", "1000"),
     // The default of 128 MiB is a quarter of this heap.
     ("log.cleaner.dedupe.buffer.size", "33554432"),
 ];
 
 fn render(properties: &BTreeMap<&str, String>) -> String {
-    properties
-        .iter()
-        .map(|(key, value)| format!("{key}={value}\n"))
-        .collect()
+    properties.iter().map(|(key, value)| format!("{key}={value}\n")).collect()
 }
 
 #[cfg(test)]
@@ -208,13 +177,7 @@ mod tests {
     use super::*;
 
     fn layout(brokers: u16) -> Layout {
-        Layout {
-            offset: 1000,
-            brokers,
-            instances: 1,
-            redis_cluster: false,
-            infra_only: true,
-        }
+        Layout { offset: 1000, brokers, instances: 1, redis_cluster: false, infra_only: true }
     }
 
     #[test]

@@ -36,16 +36,8 @@ impl Layout {
             self.brokers == 1 || (3..=9).contains(&self.brokers),
             "--brokers takes 1, or 3 to 9 (two would stop when either does)"
         );
-        ensure!(
-            (1..=10).contains(&self.instances),
-            "--instances takes 1 to 10"
-        );
-        let highest = self
-            .defaults()
-            .into_iter()
-            .map(|(port, _)| port)
-            .max()
-            .unwrap_or(0);
+        ensure!((1..=10).contains(&self.instances), "--instances takes 1 to 10");
+        let highest = self.defaults().into_iter().map(|(port, _)| port).max().unwrap_or(0);
         ensure!(
             u32::from(highest) + u32::from(self.offset) <= u32::from(u16::MAX),
             "--port-offset {} is too large: the highest port here is {highest}, so at most {}",
@@ -75,11 +67,7 @@ impl Layout {
 
     /// The ports of Redis: one, or those of a cluster's nodes.
     pub fn redis(&self) -> Vec<u16> {
-        let nodes = if self.redis_cluster {
-            REDIS_CLUSTER_NODES
-        } else {
-            1
-        };
+        let nodes = if self.redis_cluster { REDIS_CLUSTER_NODES } else { 1 };
         (0..nodes).map(|node| 6379 + node + self.offset).collect()
     }
 
@@ -98,16 +86,11 @@ impl Layout {
 
     fn service(&self, http: Option<u16>, ops: u16, i: u16) -> ServicePorts {
         let moved = |port| port + 100 * i + self.offset;
-        ServicePorts {
-            http: http.map(moved),
-            ops: moved(ops),
-        }
+        ServicePorts { http: http.map(moved), ops: moved(ops) }
     }
 
     pub fn kafka_bootstrap(&self) -> String {
-        let brokers: Vec<_> = (1..=self.brokers)
-            .map(|id| format!("127.0.0.1:{}", self.broker(id)))
-            .collect();
+        let brokers: Vec<_> = (1..=self.brokers).map(|id| format!("127.0.0.1:{}", self.broker(id))).collect();
         brokers.join(",")
     }
 
@@ -193,13 +176,7 @@ mod tests {
 
     use super::*;
 
-    const ONE: Layout = Layout {
-        offset: 0,
-        brokers: 1,
-        instances: 1,
-        redis_cluster: false,
-        infra_only: false,
-    };
+    const ONE: Layout = Layout { offset: 0, brokers: 1, instances: 1, redis_cluster: false, infra_only: false };
 
     #[test]
     fn defaults_are_those_the_services_use_on_their_own() {
@@ -216,30 +193,17 @@ mod tests {
 
     #[test]
     fn the_offset_moves_every_port_alike() {
-        let all = Layout {
-            brokers: 3,
-            instances: 3,
-            redis_cluster: true,
-            ..ONE
-        };
+        let all = Layout { brokers: 3, instances: 3, redis_cluster: true, ..ONE };
         let moved = Layout { offset: 700, ..all };
         for ((port, what), (other, same)) in all.ports().into_iter().zip(moved.ports()) {
             assert_eq!((port + 700, what), (other, same));
         }
-        assert_eq!(
-            moved.kafka_bootstrap(),
-            "127.0.0.1:9792,127.0.0.1:9794,127.0.0.1:9796"
-        );
+        assert_eq!(moved.kafka_bootstrap(), "127.0.0.1:9792,127.0.0.1:9794,127.0.0.1:9796");
     }
 
     #[test]
     fn no_port_is_used_twice_in_the_largest_layout() {
-        let largest = Layout {
-            brokers: 9,
-            instances: 10,
-            redis_cluster: true,
-            ..ONE
-        };
+        let largest = Layout { brokers: 9, instances: 10, redis_cluster: true, ..ONE };
         largest.check().unwrap();
         let mut seen = HashSet::new();
         for (port, what) in largest.ports() {
@@ -251,21 +215,9 @@ mod tests {
     fn impossible_layouts_are_refused_with_the_flag_named() {
         let refusal = |layout: Layout| layout.check().unwrap_err().to_string();
         assert!(refusal(Layout { brokers: 2, ..ONE }).contains("--brokers"));
-        assert!(
-            refusal(Layout {
-                instances: 0,
-                ..ONE
-            })
-            .contains("--instances")
-        );
-        let far = refusal(Layout {
-            offset: 60_000,
-            ..ONE
-        });
-        assert!(
-            far.contains("--port-offset") && far.contains("46443"),
-            "{far}"
-        );
+        assert!(refusal(Layout { instances: 0, ..ONE }).contains("--instances"));
+        let far = refusal(Layout { offset: 60_000, ..ONE });
+        assert!(far.contains("--port-offset") && far.contains("46443"), "{far}");
     }
 
     #[test]
@@ -273,17 +225,10 @@ mod tests {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = taken.local_addr().unwrap().port();
         // An ephemeral port is far above 6379.
-        let layout = Layout {
-            offset: port - 6379,
-            infra_only: true,
-            ..ONE
-        };
+        let layout = Layout { offset: port - 6379, infra_only: true, ..ONE };
         if layout.check().is_ok() {
             let error = layout.check_free().unwrap_err().to_string();
-            assert!(
-                error.contains(&format!("port {port} is needed for Redis")),
-                "{error}"
-            );
+            assert!(error.contains(&format!("port {port} is needed for Redis")), "{error}");
             assert!(error.contains("--port-offset"), "{error}");
         }
     }

@@ -28,11 +28,7 @@ pub fn tail(path: &Path, lines: usize) -> String {
         return format!("    ({} is empty)", path.display());
     }
     let shown = &all[all.len().saturating_sub(lines)..];
-    shown
-        .iter()
-        .map(|line| format!("    {line}"))
-        .collect::<Vec<_>>()
-        .join("\n")
+    shown.iter().map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n")
 }
 
 /// Keeps the log of the previous run as `<log>.1` and starts an empty one.
@@ -55,11 +51,7 @@ pub struct Follower {
 
 impl Follower {
     pub fn new(path: PathBuf) -> Follower {
-        Follower {
-            path,
-            offset: 0,
-            partial: Vec::new(),
-        }
+        Follower { path, offset: 0, partial: Vec::new() }
     }
 
     /// Warnings and errors written since the last call.
@@ -113,9 +105,7 @@ mod tests {
         assert!(matters("2026-01-01T00:00:00.000000Z  WARN projector: slow"));
         assert!(matters(r#"{"timestamp":"…","level":"ERROR","fields":{}}"#));
         assert!(matters("thread 'main' (7) panicked at src/main.rs:1:1:"));
-        assert!(!matters(
-            "2026-01-01T00:00:00.000000Z  INFO http: GET /ERROR"
-        ));
+        assert!(!matters("2026-01-01T00:00:00.000000Z  INFO http: GET /ERROR"));
         assert!(!matters("2026-01-01T00:00:00.000000Z  INFO a b c WARN"));
     }
 

@@ -32,8 +32,7 @@ impl Probe {
 
 fn connect(port: u16) -> Result<TcpStream> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let stream =
-        TcpStream::connect_timeout(&address, TIMEOUT).with_context(|| address.to_string())?;
+    let stream = TcpStream::connect_timeout(&address, TIMEOUT).with_context(|| address.to_string())?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
     Ok(stream)
@@ -77,12 +76,7 @@ pub fn redis_command(port: u16, command: &str) -> Result<String> {
 
 /// An HTTP client for loopback: no proxy, whatever the environment says, and short time-outs.
 pub fn http_client(timeout: Duration) -> ureq::Agent {
-    ureq::Agent::config_builder()
-        .proxy(None)
-        .timeout_global(Some(timeout))
-        .http_status_as_error(false)
-        .build()
-        .into()
+    ureq::Agent::config_builder().proxy(None).timeout_global(Some(timeout)).http_status_as_error(false).build().into()
 }
 
 fn ask_http(url: &str) -> Result<()> {

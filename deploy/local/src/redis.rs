@@ -20,10 +20,7 @@ pub fn prepare(layout: &Layout, data: &DataDir) -> Result<Vec<Spec>> {
     }
     let node = |(i, port): (usize, u16)| {
         let (name, dir) = if layout.redis_cluster {
-            (
-                format!("redis-{}", i + 1),
-                format!("redis-cluster/{}", i + 1),
-            )
+            (format!("redis-{}", i + 1), format!("redis-cluster/{}", i + 1))
         } else {
             ("redis".to_owned(), "redis".to_owned())
         };
@@ -33,10 +30,7 @@ pub fn prepare(layout: &Layout, data: &DataDir) -> Result<Vec<Spec>> {
             kind: Kind::Redis,
             program: Program {
                 path: server.clone(),
-                args: args(port, &dir, layout.redis_cluster)
-                    .into_iter()
-                    .map(Into::into)
-                    .collect(),
+                args: args(port, &dir, layout.redis_cluster).into_iter().map(Into::into).collect(),
                 env: Vec::new(),
                 dir: data.path.clone(),
                 log: data.log(&name),
@@ -73,9 +67,7 @@ fn keep_ports(layout: &Layout, data: &DataDir) -> Result<()> {
              use that one, or start empty with --fresh",
             data.path.display()
         ),
-        Err(_) => {
-            fs::write(&file, offset).with_context(|| format!("writing {}", file.display()))?
-        }
+        Err(_) => fs::write(&file, offset).with_context(|| format!("writing {}", file.display()))?,
     }
     Ok(())
 }
@@ -102,9 +94,7 @@ pub fn join_cluster(layout: &Layout, data: &DataDir) -> Result<()> {
     for port in ports {
         while !probe::redis_command(port, "CLUSTER INFO")?.contains("cluster_state:ok") {
             if Instant::now() > deadline {
-                bail!(
-                    "the Redis cluster did not come together; see redis-*.log in the data folder's logs"
-                );
+                bail!("the Redis cluster did not come together; see redis-*.log in the data folder's logs");
             }
             sleep(Duration::from_millis(50));
         }
@@ -123,10 +113,6 @@ mod tests {
         assert!(line.contains("--maxmemory-policy noeviction"));
         assert!(line.contains("--bind 127.0.0.1"));
         assert!(!line.contains("cluster"));
-        assert!(
-            args(6379, "d", true)
-                .join(" ")
-                .contains("--cluster-enabled yes")
-        );
+        assert!(args(6379, "d", true).join(" ").contains("--cluster-enabled yes"));
     }
 }

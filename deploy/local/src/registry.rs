@@ -11,9 +11,7 @@ use crate::supervise::{Kind, Spec};
 
 /// How to start the registry.
 pub fn prepare(layout: &Layout, data: &DataDir, parts: &Parts) -> Result<Spec> {
-    let jar = parts
-        .registry_dir()
-        .join("apicurio-registry-app-3.0.9-runner.jar");
+    let jar = parts.registry_dir().join("apicurio-registry-app-3.0.9-runner.jar");
     let properties = [
         ("java.io.tmpdir", data.tmp().display().to_string()),
         ("java.net.preferIPv4Stack", "true".to_owned()),
@@ -21,10 +19,7 @@ pub fn prepare(layout: &Layout, data: &DataDir, parts: &Parts) -> Result<Spec> {
         ("quarkus.http.port", layout.registry().to_string()),
         ("quarkus.http.access-log.enabled", "false".to_owned()),
         ("apicurio.storage.kind", "kafkasql".to_owned()),
-        (
-            "apicurio.kafkasql.bootstrap.servers",
-            layout.kafka_bootstrap(),
-        ),
+        ("apicurio.kafkasql.bootstrap.servers", layout.kafka_bootstrap()),
     ];
     let mut args: Vec<_> = JVM.iter().map(|flag| (*flag).to_owned()).collect();
     args.extend(properties.map(|(key, value)| format!("-D{key}={value}")));

@@ -90,24 +90,12 @@ pub fn run(options: &Options) -> Result<()> {
     ran.and(removed)
 }
 
-fn start_and_watch(
-    layout: &Layout,
-    data: &DataDir,
-    options: &Options,
-    parts: &mut Supervisor,
-) -> Result<()> {
+fn start_and_watch(layout: &Layout, data: &DataDir, options: &Options, parts: &mut Supervisor) -> Result<()> {
     let started = Instant::now();
     // Looked for early: it would be a pity to say so only once Kafka runs.
-    let services = if layout.infra_only {
-        Vec::new()
-    } else {
-        services::prepare(layout, data)?
-    };
+    let services = if layout.infra_only { Vec::new() } else { services::prepare(layout, data)? };
     let fetched = fetch::parts()?;
-    say(&format!(
-        "starting Kafka, the registry and Redis in {}",
-        data.path.display()
-    ));
+    say(&format!("starting Kafka, the registry and Redis in {}", data.path.display()));
     parts.start(redis::prepare(layout, data)?)?;
     parts.start(kafka::prepare(layout, data, &fetched)?)?;
     parts.start(vec![registry::prepare(layout, data, &fetched)?])?;
@@ -135,9 +123,7 @@ fn start_and_watch(
 /// Sends an event for every signal that asks for an end, and for the end of standard input.
 fn forward_stops(sender: &Sender<Event>, stop_at_eof: bool) -> Result<()> {
     // Blocked before the first thread starts, so that in all of them; one waits for them.
-    let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]
-        .into_iter()
-        .collect();
+    let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
     signals.thread_block().context("blocking signals")?;
     let on_signal = sender.clone();
     thread::spawn(move || {
@@ -178,10 +164,7 @@ fn table(layout: &Layout, data: &DataDir, took: Duration) -> String {
     rows.push(("Redis", layout.redis_url()));
     rows.push(("addresses", format!("{}/env", data.path.display())));
     rows.push(("logs", format!("{}/logs", data.path.display())));
-    let rows: String = rows
-        .into_iter()
-        .map(|(what, address)| format!("  {what:<11} {address}\n"))
-        .collect();
+    let rows: String = rows.into_iter().map(|(what, address)| format!("  {what:<11} {address}\n")).collect();
     let seconds = took.as_secs_f32();
     format!("\nEverything is ready after {seconds:.1} s:\n{rows}Ctrl-C stops everything.\n")
 }

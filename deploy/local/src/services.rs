@@ -20,11 +20,7 @@ pub fn prepare(layout: &Layout, data: &DataDir) -> Result<Vec<Spec>> {
             ("query-service", layout.query_service(i)),
             ("projector-service", layout.projector_service(i)),
         ] {
-            let name = if layout.instances == 1 {
-                service.to_owned()
-            } else {
-                format!("{service}-{}", i + 1)
-            };
+            let name = if layout.instances == 1 { service.to_owned() } else { format!("{service}-{}", i + 1) };
             specs.push(Spec {
                 kind: Kind::Service,
                 program: Program {
@@ -96,13 +92,7 @@ pub fn env_file(layout: &Layout, get: impl Fn(&str) -> Option<String>) -> BTreeM
 mod tests {
     use super::*;
 
-    const LAYOUT: Layout = Layout {
-        offset: 10,
-        brokers: 1,
-        instances: 2,
-        redis_cluster: false,
-        infra_only: false,
-    };
+    const LAYOUT: Layout = Layout { offset: 10, brokers: 1, instances: 2, redis_cluster: false, infra_only: false };
 
     #[test]
     fn every_instance_has_its_own_listeners_and_name() {

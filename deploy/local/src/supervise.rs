@@ -45,11 +45,7 @@ pub enum Event {
     /// A signal, or the end of standard input.
     Stop(&'static str),
     /// A part answered, or did not; `start` counts its starts, since an answer may come late.
-    Asked {
-        part: usize,
-        start: u32,
-        answer: Result<()>,
-    },
+    Asked { part: usize, start: u32, answer: Result<()> },
 }
 
 /// Whether waiting ended well or because the user asked for an end.
@@ -70,14 +66,8 @@ struct Part {
 }
 
 enum State {
-    Running {
-        child: Child,
-        since: Instant,
-        ready: bool,
-    },
-    Down {
-        start_at: Instant,
-    },
+    Running { child: Child, since: Instant, ready: bool },
+    Down { start_at: Instant },
     Stopped,
 }
 
@@ -96,12 +86,7 @@ pub fn say(line: &str) {
 
 impl Supervisor {
     pub fn new(sender: Sender<Event>, events: Receiver<Event>) -> Supervisor {
-        Supervisor {
-            parts: Vec::new(),
-            events,
-            sender,
-            stop: None,
-        }
+        Supervisor { parts: Vec::new(), events, sender, stop: None }
     }
 
     /// Starts the parts without waiting for them.
@@ -128,22 +113,14 @@ impl Supervisor {
         let part = &mut self.parts[index];
         part.starts += 1;
         let child = part.spec.program.start()?;
-        part.state = State::Running {
-            child,
-            since: Instant::now(),
-            ready: false,
-        };
+        part.state = State::Running { child, since: Instant::now(), ready: false };
         let (probe, start, sender) = (part.spec.ready.clone(), part.starts, self.sender.clone());
-        // Ends with the answer, or with the next start's first answer at the latest.
+        // Ends with the first good answer, be it that of a later start.
         thread::spawn(move || {
             loop {
                 let answer = probe.ask();
                 let done = answer.is_ok();
-                let told = sender.send(Event::Asked {
-                    part: index,
-                    start,
-                    answer,
-                });
+                let told = sender.send(Event::Asked { part: index, start, answer });
                 if done || told.is_err() {
                     return;
                 }
@@ -164,9 +141,7 @@ impl Supervisor {
                 return Ok(Wait::Ready);
             }
             let list = || {
-                let each = waiting
-                    .iter()
-                    .map(|part| format!("  {}: {}", part.spec.name, part.missing));
+                let each = waiting.iter().map(|part| format!("  {}: {}", part.spec.name, part.missing));
                 each.collect::<Vec<_>>().join("\n")
             };
             if started.elapsed() > limit {
@@ -174,12 +149,7 @@ impl Supervisor {
                     let log = &part.spec.program.log;
                     format!("\nend of {}:\n{}", log.display(), logs::tail(log, 10))
                 });
-                bail!(
-                    "not ready after {} s:\n{}{}",
-                    limit.as_secs(),
-                    list(),
-                    logs.collect::<String>()
-                );
+                bail!("not ready after {} s:\n{}{}", limit.as_secs(), list(), logs.collect::<String>());
             }
             if Instant::now() > say_at {
                 say(&format!("still waiting for\n{}", list()));
@@ -205,11 +175,7 @@ impl Supervisor {
     fn tick(&mut self) -> Result<Wait> {
         match self.events.recv_timeout(TICK) {
             Ok(Event::Stop(reason)) => self.stop = Some(reason),
-            Ok(Event::Asked {
-                part,
-                start,
-                answer,
-            }) => self.asked(part, start, answer),
+            Ok(Event::Asked { part, start, answer }) => self.asked(part, start, answer),
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
         }
         if self.stop.is_some() {
@@ -218,8 +184,7 @@ impl Supervisor {
         for index in 0..self.parts.len() {
             self.echo(index);
             self.reap(index)?;
-            if matches!(self.parts[index].state, State::Down { start_at } if start_at <= Instant::now())
-            {
+            if matches!(self.parts[index].state, State::Down { start_at } if start_at <= Instant::now()) {
                 self.launch(index)?;
             }
         }
@@ -269,31 +234,15 @@ impl Supervisor {
         self.echo(index);
         let part = &mut self.parts[index];
         if !part.was_ready {
-            bail!(
-                "{name} ended with {how} while starting; end of {}:\n{}",
-                log.display(),
-                logs::tail(&log, 20)
-            );
+            bail!("{name} ended with {how} while starting; end of {}:\n{}", log.display(), logs::tail(&log, 20));
         }
-        part.quick_deaths = if lived < Duration::from_secs(10) {
-            part.quick_deaths + 1
-        } else {
-            0
-        };
+        part.quick_deaths = if lived < Duration::from_secs(10) { part.quick_deaths + 1 } else { 0 };
         let pause = restart_pause(status, part.quick_deaths);
-        part.state = State::Down {
-            start_at: Instant::now() + pause,
-        };
+        part.state = State::Down { start_at: Instant::now() + pause };
         let seconds = pause.as_secs_f32();
-        say(&format!(
-            "{name} ended with {how}; starting it again in {seconds:.1} s"
-        ));
+        say(&format!("{name} ended with {how}; starting it again in {seconds:.1} s"));
         if status.code() == Some(MISCONFIGURED) {
-            say(&format!(
-                "{name} refuses its configuration; end of {}:\n{}",
-                log.display(),
-                logs::tail(&log, 5)
-            ));
+            say(&format!("{name} refuses its configuration; end of {}:\n{}", log.display(), logs::tail(&log, 5)));
         }
         Ok(())
     }
@@ -314,11 +263,7 @@ impl Supervisor {
                 impatient |= asked && matches!(event, Event::Stop(_));
             }
             let mut left = 0;
-            for part in self
-                .parts
-                .iter_mut()
-                .filter(|part| kinds.contains(&part.spec.kind))
-            {
+            for part in self.parts.iter_mut().filter(|part| kinds.contains(&part.spec.kind)) {
                 let State::Running { child, .. } = &mut part.state else {
                     part.state = State::Stopped;
                     continue;
@@ -361,11 +306,7 @@ impl Part {
 /// A service that ends well says nothing here; Java reports a SIGTERM as status 143.
 fn say_stopped(spec: &Spec, status: ExitStatus) {
     let normal = status.success() || status.code() == Some(143);
-    let ending = if normal {
-        String::new()
-    } else {
-        format!(" with {}", child::describe(status))
-    };
+    let ending = if normal { String::new() } else { format!(" with {}", child::describe(status)) };
     say(&format!("{} stopped{ending}", spec.name));
 }
 
