@@ -20,6 +20,10 @@ pub fn prepare(layout: &Layout, data: &DataDir, parts: &Parts) -> Result<Spec> {
         ("quarkus.http.access-log.enabled", "false".to_owned()),
         ("apicurio.storage.kind", "kafkasql".to_owned()),
         ("apicurio.kafkasql.bootstrap.servers", layout.kafka_bootstrap()),
+        // By Kafka's default its schemas would be gone after a week.
+        ("apicurio.kafkasql.topic.retention.ms", "-1".to_owned()),
+        // Also how long it waits at start for a snapshot of itself; by default, 5 s in vain.
+        ("apicurio.kafkasql.consumer.poll.timeout", "1000".to_owned()),
     ];
     let mut args: Vec<_> = JVM.iter().map(|flag| (*flag).to_owned()).collect();
     args.extend(properties.map(|(key, value)| format!("-D{key}={value}")));
