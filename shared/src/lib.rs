@@ -4,11 +4,13 @@
 //! Reading order: [`domain`] (what a domain is, and the bank account), [`records`] and [`codec`] (how commands and
 //! events become bytes), [`envelope`] (what travels in headers), [`outcome`], [`kafka`], then the small ones.
 
+pub mod auth;
 pub mod codec;
 pub mod config;
 pub mod domain;
 pub mod envelope;
 pub mod fingerprint;
+pub mod http;
 pub mod kafka;
 pub mod ops;
 pub mod outcome;

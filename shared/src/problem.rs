@@ -36,6 +36,8 @@ macro_rules! kinds {
 kinds! {
     MALFORMED = "malformed-request" 400 "The request is malformed"
         "A field, parameter or header is missing, unknown or out of range; `errors` points to it. Mend the request.";
+    UNAUTHENTICATED = "unauthenticated" 401 "Not authenticated"
+        "Every call of the API must carry the token that the service was given: `Authorization: Bearer <token>`.";
     UNKNOWN_COMMAND = "unknown-command" 404 "There is no such command"
         "The last part of the path names no command of this aggregate type.";
     NOT_FOUND = "not-found" 404 "Not found"
