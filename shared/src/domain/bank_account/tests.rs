@@ -39,7 +39,7 @@ fn withdrawn(amount_minor: i64) -> Event {
 }
 
 fn closed() -> Event {
-    Event::AccountClosed(AccountClosed {})
+    Event::AccountClosed(super::AccountClosed {})
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn rejections_are_listed_as_refusals() {
 #[test]
 fn g13_values_are_checked_where_they_are_read() {
     let fields = |body: &str| Fields::parse(body.as_bytes()).unwrap();
-    let refused = |name, body| BankAccount::command(name, fields(body)).is_err();
+    let refused = |name: &str, body: &str| BankAccount::command(name, fields(body)).is_err();
     for amount in ["0", "-1", "10.0", "1e3", "1000000000000001", "\"1\"", "null", "true", "99999999999999999999"] {
         assert!(refused("deposit", &format!("{{\"amount_minor\": {amount}}}")), "{amount}");
     }
@@ -190,7 +190,10 @@ proptest! {
             (Ok(_), Command::OpenAccount(_)) => prop_assert_eq!(second.unwrap_err(), AccountAlreadyOpen),
             (Ok(_), Command::CloseAccount(_)) => prop_assert_eq!(second.unwrap_err(), AccountClosed),
             (Ok(_), Command::Deposit(_)) => prop_assert!(second.is_ok()),
-            (Ok(_), Command::Withdraw(_)) => prop_assert!(matches!(second, Ok(_) | Err(InsufficientFunds { .. }))),
+            (Ok(_), Command::Withdraw(_)) => {
+                let expected = matches!(second, Ok(_) | Err(InsufficientFunds { .. }));
+                prop_assert!(expected);
+            }
         }
     }
 }
