@@ -1,1 +1,21 @@
-//! placeholder
+//! What the end-to-end tests share. The tests themselves are in `pipeline/`; they treat Millrace as a black box and
+//! know only what its README promises.
+//!
+//! Reading order: [`stack`] starts Kafka, the registry and Redis, [`services`] the three services on top of them;
+//! [`http`], [`kafka`] and [`avro`] talk to them; [`account`] is a second implementation of what a bank account is,
+//! which the services are compared with.
+
+pub mod account;
+pub mod avro;
+pub mod commands;
+pub mod http;
+pub mod kafka;
+pub mod process;
+pub mod python;
+pub mod services;
+pub mod stack;
+pub mod wait;
+
+pub use services::{Deployment, Services};
+pub use stack::Stack;
+pub use wait::{eventually, eventually_within};

@@ -1,0 +1,129 @@
+//! What a bank account is, written a second time, from the contract: the services are compared with this.
+
+use serde_json::{Value, json};
+
+use crate::{avro::Registry, kafka::Record};
+
+const MAX_BALANCE_MINOR: i64 = 9_000_000_000_000_000;
+
+/// An event as it lies in the log.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    /// Sequence within its aggregate.
+    pub sequence: u64,
+    /// Name of its record, without the namespace.
+    pub kind: String,
+    /// Its fields.
+    pub fields: Value,
+    /// When it happened.
+    pub time: String,
+    /// What caused it.
+    pub command_id: String,
+    /// The record itself.
+    pub record: Record,
+}
+
+impl Event {
+    /// Decodes a record of the events topic.
+    #[track_caller]
+    pub fn decode(record: Record) -> Self {
+        let datum = Registry::shared().decode(record.value.as_deref().expect("events have values"));
+        let kind = datum.record.strip_prefix("millrace.bank_account.events.").expect("events have our namespace");
+        let header = |name| record.header(name).unwrap_or_else(|| panic!("no header {name}: {record:?}"));
+        Self {
+            sequence: header("ce_sequence").parse().expect("a sequence is a number"),
+            kind: kind.to_owned(),
+            fields: datum.fields,
+            time: header("ce_time"),
+            command_id: header("ce_commandid"),
+            record,
+        }
+    }
+
+    /// The amount that it adds to the balance.
+    pub fn change_minor(&self) -> i64 {
+        let amount = || self.fields["amount_minor"].as_i64().expect("payments have amounts");
+        match self.kind.as_str() {
+            "MoneyDeposited" => amount(),
+            "MoneyWithdrawn" => -amount(),
+            _ => 0,
+        }
+    }
+}
+
+/// Folds an account's events into the view that queries must answer; `None` when it was never opened.
+///
+/// # Panics
+/// When the log breaks a rule: a gap, an overdraft, something after the end, a time that runs backwards.
+#[track_caller]
+pub fn fold(id: &str, events: &[Event]) -> Option<Value> {
+    let first = events.first()?;
+    assert_eq!(first.kind, "AccountOpened", "{first:?}");
+    let (mut balance, mut status, mut last_time) = (0_i64, "open", first.time.clone());
+    for (at, event) in events.iter().enumerate() {
+        assert_eq!(event.sequence, at as u64 + 1, "gap or repeat in {id}: {event:?}");
+        assert_eq!(status, "open", "something happened to a closed account: {event:?}");
+        // RFC 3339 in UTC with six digits: texts sort like times.
+        assert!(event.time >= last_time, "time runs backwards from {last_time}: {event:?}");
+        last_time.clone_from(&event.time);
+        balance += event.change_minor();
+        assert!((0..=MAX_BALANCE_MINOR).contains(&balance), "{id} has {balance} after {event:?}");
+        match event.kind.as_str() {
+            "AccountOpened" => assert_eq!(at, 0, "opened twice: {event:?}"),
+            "MoneyDeposited" | "MoneyWithdrawn" => {
+                assert!(event.fields["amount_minor"].as_i64() >= Some(1), "{event:?}");
+            }
+            "AccountClosed" => {
+                assert_eq!(balance, 0, "closed with money in it: {event:?}");
+                status = "closed";
+            }
+            other => panic!("unknown event {other}"),
+        }
+    }
+    Some(json!({
+        "id": id,
+        "owner": first.fields["owner"],
+        "currency": first.fields["currency"],
+        "balance_minor": balance,
+        "status": status,
+        "version": events.len(),
+        "opened_at": first.time,
+        "updated_at": last_time,
+    }))
+}
+
+/// The partition that Kafka's Java clients choose for a key.
+pub fn partition_of(key: &[u8], partitions: i32) -> i32 {
+    (murmur2(key) & 0x7fff_ffff) % partitions
+}
+
+/// As `org.apache.kafka.common.utils.Utils.murmur2` has it, in Java's signed arithmetic.
+fn murmur2(data: &[u8]) -> i32 {
+    let m = 0x5bd1_e995_i32;
+    let unsigned_shift = |value: i32, by: u32| ((value as u32) >> by) as i32;
+    let length = data.len();
+    let mut h = 0x9747_b28c_u32 as i32 ^ length as i32;
+    for i in 0..length / 4 {
+        let byte = |at: usize| i32::from(data[4 * i + at]);
+        let mut k = byte(0) + (byte(1) << 8) + (byte(2) << 16) + (byte(3) << 24);
+        k = k.wrapping_mul(m);
+        k ^= unsigned_shift(k, 24);
+        k = k.wrapping_mul(m);
+        h = h.wrapping_mul(m);
+        h ^= k;
+    }
+    let tail = length & !3;
+    if length % 4 >= 3 {
+        h ^= i32::from(data[tail + 2]) << 16;
+    }
+    if length % 4 >= 2 {
+        h ^= i32::from(data[tail + 1]) << 8;
+    }
+    if length % 4 >= 1 {
+        h ^= i32::from(data[tail]);
+        h = h.wrapping_mul(m);
+    }
+    h ^= unsigned_shift(h, 13);
+    h = h.wrapping_mul(m);
+    h ^ unsigned_shift(h, 15)
+}

@@ -1,0 +1,223 @@
+//! A Kafka client that knows nothing of Millrace.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, mpsc},
+    time::{Duration, Instant},
+};
+
+use rdkafka::{
+    ClientConfig, ClientContext, Message, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
+    error::KafkaError,
+    message::{Header, Headers, OwnedHeaders},
+    producer::{BaseRecord, DeliveryResult, ProducerContext, ThreadedProducer},
+};
+
+use crate::Stack;
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// A record as it lies in a topic.
+#[derive(Clone, PartialEq)]
+pub struct Record {
+    /// Topic.
+    pub topic: String,
+    /// Partition.
+    pub partition: i32,
+    /// Offset.
+    pub offset: i64,
+    /// Time stamp in milliseconds.
+    pub timestamp_ms: i64,
+    /// Key.
+    pub key: Option<Vec<u8>>,
+    /// Value.
+    pub value: Option<Vec<u8>>,
+    /// Headers, in order.
+    pub headers: Vec<(String, Option<Vec<u8>>)>,
+}
+
+impl Record {
+    /// A header as text.
+    pub fn header(&self, name: &str) -> Option<String> {
+        let (_, value) = self.headers.iter().find(|(header, _)| header == name)?;
+        value.as_ref().map(|value| String::from_utf8_lossy(value).into_owned())
+    }
+
+    /// `topic/partition/offset`.
+    pub fn place(&self) -> String {
+        format!("{}/{}/{}", self.topic, self.partition, self.offset)
+    }
+}
+
+impl std::fmt::Debug for Record {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let text = |bytes: &Option<Vec<u8>>| match bytes {
+            Some(bytes) if bytes.len() > 200 => format!("{} bytes", bytes.len()),
+            Some(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+            None => "null".to_owned(),
+        };
+        let headers: Vec<_> = self.headers.iter().map(|(name, value)| format!("{name}={}", text(value))).collect();
+        write!(f, "{} key={} value={} {headers:?}", self.place(), text(&self.key), text(&self.value))
+    }
+}
+
+/// Everything that is committed in a topic, or in one partition of it, in order within each partition.
+#[track_caller]
+pub fn read(topic: &str, partition: Option<i32>) -> Vec<Record> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", &Stack::shared().kafka)
+        .set("group.id", "millrace-tests-reader")
+        .set("enable.auto.commit", "false")
+        .set("enable.partition.eof", "true")
+        .set("isolation.level", "read_committed")
+        .set("auto.offset.reset", "error")
+        .set("fetch.wait.max.ms", "10")
+        .create()
+        .expect("a consumer can be made");
+    let metadata = consumer.fetch_metadata(Some(topic), LIMIT).expect("the broker answers");
+    let of_topic = metadata.topics().iter().find(|t| t.name() == topic).expect("the topic is listed");
+    let mut open: HashSet<i32> = of_topic.partitions().iter().map(rdkafka::metadata::MetadataPartition::id).collect();
+    assert!(!open.is_empty(), "there is no topic {topic}");
+    open.retain(|p| partition.is_none_or(|wanted| wanted == *p));
+    let mut list = TopicPartitionList::new();
+    for partition in &open {
+        list.add_partition_offset(topic, *partition, Offset::Beginning).expect("an offset is valid");
+    }
+    consumer.assign(&list).expect("partitions can be assigned");
+
+    let mut records = Vec::new();
+    let deadline = Instant::now() + LIMIT;
+    while !open.is_empty() {
+        assert!(Instant::now() < deadline, "the end of {topic} was not reached: {open:?}");
+        match consumer.poll(Duration::from_millis(100)) {
+            Some(Ok(message)) => records.push(detached(&message)),
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                open.remove(&partition);
+            }
+            Some(Err(error)) => panic!("{topic} can't be read: {error}"),
+            None => {}
+        }
+    }
+    records
+}
+
+fn detached(message: &impl Message) -> Record {
+    let headers = message.headers().map(|headers| {
+        headers.iter().map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec))).collect()
+    });
+    Record {
+        topic: message.topic().to_owned(),
+        partition: message.partition(),
+        offset: message.offset(),
+        timestamp_ms: message.timestamp().to_millis().unwrap_or(-1),
+        key: message.key().map(<[u8]>::to_vec),
+        value: message.payload().map(<[u8]>::to_vec),
+        headers: headers.unwrap_or_default(),
+    }
+}
+
+/// A record to be sent.
+#[derive(Clone, Debug, Default)]
+pub struct Draft {
+    /// Partition; chosen by the partitioner when absent.
+    pub partition: Option<i32>,
+    /// Key.
+    pub key: Option<Vec<u8>>,
+    /// Value.
+    pub value: Option<Vec<u8>>,
+    /// Headers.
+    pub headers: Vec<(&'static str, Option<Vec<u8>>)>,
+    /// Time stamp in milliseconds; now when absent.
+    pub timestamp_ms: Option<i64>,
+}
+
+impl Draft {
+    /// A record with a key and a value.
+    pub fn new(key: &str, value: Vec<u8>) -> Self {
+        Self { key: Some(key.into()), value: Some(value), ..Self::default() }
+    }
+
+    /// Puts it into a partition.
+    pub fn to(mut self, partition: i32) -> Self {
+        self.partition = Some(partition);
+        self
+    }
+
+    /// Adds a header.
+    pub fn header(mut self, name: &'static str, value: impl AsRef<[u8]>) -> Self {
+        self.headers.push((name, Some(value.as_ref().to_vec())));
+        self
+    }
+}
+
+/// A producer with a partitioner of one's choice.
+pub struct Producer(ThreadedProducer<Told>);
+
+struct Told;
+type Delivered = Result<(i32, i64), String>;
+
+impl ClientContext for Told {}
+
+impl ProducerContext for Told {
+    type DeliveryOpaque = Arc<mpsc::Sender<Delivered>>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, tell: Self::DeliveryOpaque) {
+        let result = match result {
+            Ok(message) => Ok((message.partition(), message.offset())),
+            Err((error, _)) => Err(error.to_string()),
+        };
+        // Nobody waits any more when the test has failed meanwhile.
+        let _ = tell.send(result);
+    }
+}
+
+impl Producer {
+    /// librdkafka's name of a partitioner: `consistent_random` (its default, CRC32), `murmur2_random` (Java's).
+    pub fn new(partitioner: &str) -> Self {
+        let producer = ClientConfig::new()
+            .set("bootstrap.servers", &Stack::shared().kafka)
+            .set("partitioner", partitioner)
+            .set("acks", "all")
+            .set("linger.ms", "0")
+            .create_with_context(Told);
+        Self(producer.expect("a producer can be made"))
+    }
+
+    /// Sends a record and waits until it is there; returns `topic/partition/offset`.
+    #[track_caller]
+    pub fn send(&self, topic: &str, draft: &Draft) -> Place {
+        let (tell, told) = mpsc::channel();
+        let mut record: BaseRecord<'_, [u8], [u8], _> = BaseRecord::with_opaque_to(topic, Arc::new(tell));
+        let mut headers = OwnedHeaders::new();
+        for (key, value) in &draft.headers {
+            headers = headers.insert(Header { key, value: value.as_deref() });
+        }
+        record = record.headers(headers);
+        record.partition = draft.partition;
+        record.key = draft.key.as_deref();
+        record.payload = draft.value.as_deref();
+        record.timestamp = draft.timestamp_ms;
+        self.0.send(record).map_err(|(error, _)| error).expect("a record can be queued");
+        let (partition, offset) =
+            told.recv_timeout(LIMIT).expect("the broker answers").unwrap_or_else(|e| panic!("{topic}: {e}"));
+        Place { topic: topic.to_owned(), partition, offset }
+    }
+}
+
+/// Where a record lies.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// Topic.
+    pub topic: String,
+    /// Partition.
+    pub partition: i32,
+    /// Offset.
+    pub offset: i64,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}/{}", self.topic, self.partition, self.offset)
+    }
+}
