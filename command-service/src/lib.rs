@@ -1,1 +1,27 @@
-//! placeholder
+//! command-service: takes commands over HTTP and from Kafka, decides them, publishes events and outcomes exactly once.
+//!
+//! The way of a command, and the reading order:
+//!
+//! 1. [`http`] reads a request, and [`submit`] puts the command into its topic, like any other producer;
+//! 2. [`intake`] is the one consumer: it polls, turns librdkafka's callbacks into grants ([`grant`]), and hands records
+//!    to the writer of their partition;
+//! 3. [`writer`] runs one transaction at a time for all its partitions; what a command leads to is decided by
+//!    [`partition`], which knows the states and the remembered outcomes;
+//! 4. after the commit [`waiters`] answers who waits; [`follower`] does so for commands that another instance decided.
+//!
+//! [`partition::restore`] rebuilds a partition that was granted; [`trimmer`] deletes handled commands; [`cli`] holds
+//! `import` and `export`.
+
+pub mod app;
+pub mod cli;
+pub mod follower;
+pub mod grant;
+pub mod http;
+pub mod intake;
+pub mod partition;
+pub mod record;
+pub mod submit;
+pub mod trimmer;
+pub mod types;
+pub mod waiters;
+pub mod writer;

@@ -1,2 +1,61 @@
-//! placeholder
-fn main() {}
+//! command-service: see the library's documentation and README.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use command_service::{
+    app::{App, Error},
+    cli,
+};
+use millrace_shared::{config, serve, telemetry};
+
+/// Takes commands over HTTP and from Kafka topics, checks them against the state of their aggregate, and publishes
+/// events and outcomes, exactly once
+#[derive(Parser)]
+#[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+struct Cli {
+    #[command(subcommand)]
+    tool: Option<Tool>,
+    #[command(flatten)]
+    settings: config::CommandSettings,
+}
+
+#[derive(Subcommand)]
+enum Tool {
+    /// Send the commands of a file (one JSON object a line) and wait for their outcomes
+    Import(cli::import::Arguments),
+    /// Print the events of an aggregate type (one JSON object a line)
+    Export(cli::export::Arguments),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments: Cli = config::parse();
+    let ended = match arguments.tool {
+        Some(Tool::Import(arguments)) => return cli::import::run(arguments).await,
+        Some(Tool::Export(arguments)) => return cli::export::run(arguments).await,
+        None => serve(arguments.settings).await,
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Error::Config(error)) => config::exit_with(&error),
+        Err(error) => {
+            tracing::error!(%error, "command-service ends");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(settings: config::CommandSettings) -> Result<(), Error> {
+    if settings.log.check_config {
+        settings.api.token(settings.http_addr)?;
+        settings.registry.url()?;
+        println!("{settings:#?}");
+        return Ok(());
+    }
+    let metrics = telemetry::init(&settings.log)?;
+    let shutdown = serve::shutdown_on_signals()?;
+    let app = App::build(settings, metrics).await?;
+    tracing::info!(http = %app.http_addr()?, operations = %app.ops_addr()?, "command-service {}", env!("CARGO_PKG_VERSION"));
+    app.run(shutdown).await
+}

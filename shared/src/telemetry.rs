@@ -1,6 +1,6 @@
 //! Logs and metrics.
 
-use std::io;
+use std::io::{self, IsTerminal};
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
@@ -14,8 +14,12 @@ const SECONDS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.
 pub fn init(settings: &LogSettings) -> io::Result<PrometheusHandle> {
     let filter = EnvFilter::try_new(&settings.log)
         .map_err(|error| io::Error::other(format!("MILLRACE_LOG is no tracing filter: {error}")))?;
-    let text = (settings.log_format == LogFormat::Text)
-        .then(|| tracing_subscriber::fmt::layer().with_writer(io::stderr).with_target(false));
+    let text = (settings.log_format == LogFormat::Text).then(|| {
+        tracing_subscriber::fmt::layer()
+            .with_writer(io::stderr)
+            .with_ansi(io::stderr().is_terminal())
+            .with_target(false)
+    });
     let json = (settings.log_format == LogFormat::Json)
         .then(|| tracing_subscriber::fmt::layer().json().with_writer(io::stderr));
     tracing_subscriber::registry().with(filter).with(text).with(json).try_init().map_err(io::Error::other)?;

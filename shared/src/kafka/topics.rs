@@ -21,6 +21,9 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Outcomes are kept at least so long, for process managers that were away.
 const MIN_OUTCOME_RETENTION: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
+/// Largest batch of records that the command topic takes, in bytes.
+const MAX_COMMAND_BYTES: usize = (1 << 20) + 12;
+
 /// One topic of an aggregate type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Topic {
@@ -62,6 +65,7 @@ impl Topic {
                 ("retention.ms", "-1".into()),
                 ("message.timestamp.type", "CreateTime".into()),
                 ("message.timestamp.after.max.ms", i64::MAX.to_string()),
+                ("max.message.bytes", MAX_COMMAND_BYTES.to_string()),
             ],
             Self::Events => vec![
                 ("cleanup.policy", "delete".into()),
@@ -73,7 +77,12 @@ impl Topic {
                 vec![("cleanup.policy", "delete".into()), keep(idempotency_window.max(MIN_OUTCOME_RETENTION))]
             }
             Self::Snapshots => vec![("cleanup.policy", "compact".into())],
-            Self::DeadLetters => vec![("cleanup.policy", "delete".into()), keep(30 * DAY)],
+            // A dead letter is a record of the largest size and a few headers more.
+            Self::DeadLetters => vec![
+                ("cleanup.policy", "delete".into()),
+                keep(30 * DAY),
+                ("max.message.bytes", (2 * MAX_COMMAND_BYTES).to_string()),
+            ],
         }
     }
 }

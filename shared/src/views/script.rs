@@ -2,13 +2,15 @@
 
 use redis::Script;
 
-/// Takes a partition over: raises the owner's epoch and returns `[epoch, offset, topic_id, state]`.
+/// Takes a partition over: raises the owner's epoch and returns `[epoch, offset, topic_id, state]`. The first claim
+/// ever marks the partition as `building`.
 ///
 /// KEYS: meta.
 pub fn claim() -> Script {
     Script::new(
         r"
         local epoch = redis.call('HINCRBY', KEYS[1], 'epoch', 1)
+        redis.call('HSETNX', KEYS[1], 'state', 'building')
         local have = redis.call('HMGET', KEYS[1], 'offset', 'topic_id', 'state')
         return {epoch, have[1] or '', have[2] or '', have[3] or ''}
         ",

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::{Rejection::*, *};
 use crate::domain::{Projection, kit::given};
-use crate::envelope::EventMeta;
+use crate::{codec::Codec, envelope::EventMeta, records::Records, registry::Registry};
 
 fn amount(minor: i64) -> Amount {
     minor.try_into().unwrap()
@@ -117,6 +117,26 @@ fn g13_values_are_checked_where_they_are_read() {
     assert!(refused("deposit", &format!("{{\"amount_minor\": 1, \"reference\": \"{}\"}}", "x".repeat(141))));
     assert!(!refused("deposit", r#"{"amount_minor": 1000000000000000, "reference": null}"#));
     assert_eq!(BankAccount::command("rob", fields("{}")), Err(CommandError::Unknown));
+}
+
+#[test]
+fn commands_and_events_come_back_from_avro() {
+    fn there_and_back<R: Records + PartialEq + std::fmt::Debug>(values: Vec<R>) {
+        let codec = Codec::<R>::reading(Registry::new("http://127.0.0.1:1").unwrap()).unwrap();
+        for value in values {
+            let mut datum = Vec::new();
+            codec.encode_datum(&value, &mut datum).unwrap();
+            assert_eq!(codec.decode_datum(value.index(), 0, &datum), Some(value));
+        }
+    }
+    let reference = Some("rent".to_owned().try_into().unwrap());
+    there_and_back(vec![
+        open(),
+        deposit(1),
+        Command::Withdraw(Withdraw { amount_minor: amount(2), reference }),
+        close(),
+    ]);
+    there_and_back(vec![opened(), deposited(1), withdrawn(2), closed()]);
 }
 
 fn any_command() -> impl Strategy<Value = Command> {

@@ -10,7 +10,7 @@ const MAX_OWNER_CHARACTERS: usize = 200;
 const MAX_REFERENCE_CHARACTERS: usize = 140;
 
 /// An amount of money in minor units (cents), 1 to 10^15.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "i64")]
 pub struct Amount(i64);
 
@@ -34,7 +34,7 @@ impl TryFrom<i64> for Amount {
 }
 
 /// Who owns an account: 1 to 200 characters, no control characters.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Owner(String);
 
@@ -61,7 +61,7 @@ pub fn is_owner(text: &str) -> bool {
 }
 
 /// What a payment is for: up to 140 characters.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Reference(String);
 
@@ -116,3 +116,15 @@ impl<'de> Deserialize<'de> for Currency {
         code.parse().map_err(serde::de::Error::custom)
     }
 }
+
+/// Avro knows no newtypes, and serde's `transparent` does not go with `try_from`: so each is written as what it wraps.
+macro_rules! serialize_as_inner {
+    ($($value:ident),+) => { $(
+        impl Serialize for $value {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                self.0.serialize(serializer)
+            }
+        }
+    )+ };
+}
+serialize_as_inner!(Amount, Owner, Reference);

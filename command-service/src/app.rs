@@ -1,0 +1,349 @@
+//! The service as a whole: what is built in which order, and how it ends.
+
+use std::{
+    fs::File,
+    io,
+    net::SocketAddr,
+    sync::{Arc, mpsc::channel},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use millrace_shared::{
+    codec::Codec,
+    config::{self, CommandSettings},
+    kafka::{
+        self,
+        topics::{self, Names, Shape},
+    },
+    ops::{self, Health},
+    outcome::OutcomeRecord,
+    registry::{self, Registry},
+    serve::{self, Attempt, blocking, wait_for},
+};
+use tokio::{net::TcpListener, runtime::Handle};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    follower::{Follower, follower},
+    grant::Captures,
+    http::{Api, router},
+    intake::{Intake, IntakeSettings, topic_ids},
+    submit::Submitter,
+    trimmer::Trimmer,
+    types::{CommandType, build_all},
+    waiters::Waiters,
+    writer::{ProducerSettings, Writer},
+};
+
+/// How long threads may take to end after HTTP has.
+const END_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// Why the service can't start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A setting is wrong.
+    #[error("{0}")]
+    Config(#[from] config::Error),
+    /// A listener or a thread.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// The topics are not as they should be.
+    #[error("{0}")]
+    Topics(#[from] topics::Error),
+    /// The registry refuses our schemas.
+    #[error("{0}")]
+    Registry(#[from] registry::Error),
+    /// Kafka.
+    #[error("{0}")]
+    Kafka(#[from] rdkafka::error::KafkaError),
+    /// Another process has this instance id.
+    #[error(
+        "another process on this machine runs as instance {0:?}; two with one id would fence each other for ever: give \
+         this one its own MILLRACE_INSTANCE_ID"
+    )]
+    InstanceTaken(String),
+}
+
+/// A service with its listeners bound.
+pub struct App {
+    settings: CommandSettings,
+    health: Health,
+    registry: Registry,
+    token: Option<String>,
+    http: TcpListener,
+    ops: TcpListener,
+    metrics: PrometheusHandle,
+    /// Held for as long as the process lives.
+    _instance: Option<File>,
+}
+
+impl App {
+    /// Checks what can be checked without Kafka, and binds the listeners.
+    pub async fn build(settings: CommandSettings, metrics: PrometheusHandle) -> Result<Self, Error> {
+        let token = settings.api.token(settings.http_addr)?;
+        let registry = Registry::new(&settings.registry.url()?)?;
+        let instance = lock_instance(&Names::new(&settings.kafka.topic_prefix), &settings.member.instance())?;
+        let health = Health::default();
+        for part in ["kafka", "schemas", "partitions"] {
+            health.expect(part);
+        }
+        Ok(Self {
+            http: serve::bind(settings.http_addr, "MILLRACE_HTTP_ADDR").await?,
+            ops: serve::bind(settings.ops_addr, "MILLRACE_OPS_ADDR").await?,
+            settings,
+            health,
+            registry,
+            token,
+            metrics,
+            _instance: instance,
+        })
+    }
+
+    /// Address of the command API.
+    pub fn http_addr(&self) -> io::Result<SocketAddr> {
+        self.http.local_addr()
+    }
+
+    /// Address of health and metrics.
+    pub fn ops_addr(&self) -> io::Result<SocketAddr> {
+        self.ops.local_addr()
+    }
+
+    /// Serves until told to end.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
+        let names = Names::new(&self.settings.kafka.topic_prefix);
+        // Health is answered from the start, and until the very end.
+        let ops_end = CancellationToken::new();
+        let ops_router = ops::router(self.health.clone(), self.metrics.clone());
+        let ops = tokio::spawn(serve::http(self.ops, ops_router, ops_end.clone()));
+        tokio::spawn(probe_kafka(self.settings.kafka.kafka_bootstrap.clone(), self.health.clone(), shutdown.clone()));
+
+        let Some(types) = prepare(&self.settings, &names, &self.registry, &shutdown).await? else { return Ok(()) };
+        self.health.set("schemas", Ok(()));
+        let types: Arc<[Arc<dyn CommandType>]> = types.into();
+        let outcomes = Codec::<OutcomeRecord>::reading(self.registry.clone())?;
+        let pipeline =
+            Pipeline::start(&self.settings, &names, types.clone(), outcomes, self.health.clone(), &shutdown)?;
+        let api = Api {
+            types: types.clone(),
+            submitter: pipeline.submitter(&self.settings)?,
+            query_url: self.settings.query_url.clone(),
+            token: self.token,
+        };
+        let trimmer = Trimmer {
+            bootstrap: self.settings.kafka.kafka_bootstrap.clone(),
+            types,
+            waiters: pipeline.waiters.clone(),
+            retention: self.settings.commands_retention.0,
+        };
+        tokio::spawn(trimmer.run(shutdown.clone()));
+        tracing::info!(http = %self.http.local_addr()?, "serving");
+        // Requests that wait are answered while the writers finish: the listener ends first, the threads after it.
+        let served = serve::http(self.http, router(api), shutdown.clone()).await;
+        shutdown.cancel();
+        let ended = tokio::time::timeout(END_TIMEOUT, blocking(move || pipeline.join())).await;
+        ops_end.cancel();
+        ops.abort();
+        served?;
+        match ended {
+            Ok(result) => result,
+            Err(_) => {
+                tracing::warn!("the writers don't end in time; what they have under way will be aborted");
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The threads between the command topics and the outcomes.
+struct Pipeline {
+    types: Arc<[Arc<dyn CommandType>]>,
+    waiters: Waiters,
+    follower: Follower,
+    intake: JoinHandle<Result<(), rdkafka::error::KafkaError>>,
+    others: Vec<JoinHandle<()>>,
+}
+
+impl Pipeline {
+    fn start(
+        settings: &CommandSettings,
+        names: &Names,
+        types: Arc<[Arc<dyn CommandType>]>,
+        outcomes: Codec<OutcomeRecord>,
+        health: Health,
+        shutdown: &CancellationToken,
+    ) -> Result<Self, Error> {
+        let bootstrap = settings.kafka.kafka_bootstrap.clone();
+        let (waiters, captures) = (Waiters::default(), Captures::default());
+        let (follower, followed) =
+            follower(bootstrap.clone(), types.clone(), outcomes, waiters.clone(), Handle::current());
+        let mut others = vec![spawn("follower", move || {
+            if let Err(error) = followed.run() {
+                tracing::error!(%error, "outcomes of other instances can't be followed any more");
+            }
+        })?];
+        let producer = ProducerSettings {
+            bootstrap: bootstrap.clone(),
+            names: names.clone(),
+            instance: settings.member.instance(),
+            transaction_timeout: Duration::from_millis(settings.transaction_timeout_ms),
+        };
+        let count = settings.writers.map(usize::from).unwrap_or_else(cores);
+        let (to_intake, from_writers) = channel();
+        let mut to_writers = Vec::new();
+        for number in 0..count {
+            let (to_writer, inbox) = channel();
+            to_writers.push(to_writer);
+            let writer = Writer {
+                number,
+                types: types.clone(),
+                captures: captures.clone(),
+                producer: producer.clone(),
+                batch_commands: settings.batch_commands as usize,
+                inbox,
+                intake: to_intake.clone(),
+            };
+            others.push(spawn(&format!("writer-{number}"), move || writer.run())?);
+        }
+        let intake = Intake::new(
+            IntakeSettings {
+                bootstrap: bootstrap.clone(),
+                group: names.group("command"),
+                instance: settings.member.instance(),
+                session_timeout: Duration::from_millis(settings.member.session_timeout_ms),
+                queue_commands: settings.queue_commands as usize,
+                restore_stall: Duration::from_millis(settings.restore_stall_ms),
+                partitions: settings.kafka.partitions,
+                window: settings.idempotency_window.0,
+                topic_ids: tokio::task::block_in_place(|| topic_ids(&bootstrap, &types))?,
+            },
+            types.clone(),
+            to_writers,
+            captures,
+            waiters.clone(),
+            follower.clone(),
+            health,
+            (to_intake, from_writers),
+        )?;
+        let (runtime, end) = (Handle::current(), shutdown.clone());
+        let intake = std::thread::Builder::new().name("intake".into()).spawn(move || {
+            let result = intake.run(&runtime, &end);
+            // Without its consumer the process is of no use: end, and be started again.
+            end.cancel();
+            result
+        })?;
+        Ok(Self { types, waiters, follower, intake, others })
+    }
+
+    fn submitter(&self, settings: &CommandSettings) -> Result<Submitter, Error> {
+        Ok(Submitter::new(
+            &settings.kafka.kafka_bootstrap,
+            self.types.clone(),
+            self.waiters.clone(),
+            self.follower.clone(),
+            settings.kafka.partitions,
+            Duration::from_millis(settings.outcome_timeout_ms),
+            settings.max_in_flight as usize,
+        )?)
+    }
+
+    fn join(self) -> Result<(), Error> {
+        let result = self.intake.join();
+        self.follower.end();
+        for thread in self.others {
+            if thread.join().is_err() {
+                tracing::error!("a thread panicked");
+            }
+        }
+        match result {
+            Ok(result) => Ok(result?),
+            Err(_) => Err(Error::Io(io::Error::other("the consumer panicked"))),
+        }
+    }
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(work)
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from)
+}
+
+/// Waits for Kafka and the registry, creates topics and registers schemas; `None` when told to end meanwhile.
+async fn prepare(
+    settings: &CommandSettings,
+    names: &Names,
+    registry: &Registry,
+    shutdown: &CancellationToken,
+) -> Result<Option<Vec<Arc<dyn CommandType>>>, Error> {
+    let shape = Shape {
+        partitions: settings.kafka.partitions,
+        replication_factor: settings.replication_factor,
+        idempotency_window: settings.idempotency_window.0,
+    };
+    let types: Vec<&'static str> =
+        millrace_shared::domain::AggregateInfo::all().iter().map(|info| info.aggregate_type).collect();
+    let ensured = wait_for("Kafka", shutdown, || {
+        let (bootstrap, names, types) = (settings.kafka.kafka_bootstrap.clone(), names.clone(), types.clone());
+        let shape = shape.clone();
+        async move {
+            match blocking(move || topics::ensure(&bootstrap, &names, &types, &shape)).await {
+                Ok(()) => Ok(()),
+                Err(topics::Error::Unavailable(reason)) => Err(Attempt::Again(reason)),
+                Err(error @ topics::Error::Missing(_)) => Err(Attempt::Again(error.to_string())),
+                Err(error @ topics::Error::Partitions { .. }) => Err(Attempt::Fatal(error)),
+            }
+        }
+    });
+    if ensured.await?.is_none() {
+        return Ok(None);
+    }
+    let registered = wait_for("the schema registry", shutdown, || async {
+        build_all(registry, names).await.map_err(|error| match error {
+            registry::Error::Unavailable(reason) => Attempt::Again(reason),
+            error => Attempt::Fatal(error),
+        })
+    });
+    Ok(registered.await?)
+}
+
+/// Keeps `kafka` in the health report true.
+async fn probe_kafka(bootstrap: String, health: Health, shutdown: CancellationToken) {
+    let watcher = blocking(move || kafka::watcher(&bootstrap, "millrace-probe")).await;
+    let watcher = match watcher {
+        Ok(watcher) => Arc::new(watcher),
+        Err(error) => {
+            health.set("kafka", Err(error.to_string()));
+            return;
+        }
+    };
+    while !shutdown.is_cancelled() {
+        let asked = watcher.clone();
+        let answer = blocking(move || kafka::ping(&asked, Duration::from_secs(3))).await;
+        health.set("kafka", answer.map_err(|error| format!("Kafka does not answer: {error}")));
+        tokio::select! {
+            () = tokio::time::sleep(ops::PROBE_INTERVAL) => {}
+            () = shutdown.cancelled() => {}
+        }
+    }
+}
+
+/// Sees that no other process on this machine has the same instance id.
+fn lock_instance(names: &Names, instance: &str) -> Result<Option<File>, Error> {
+    let path = std::env::temp_dir().join(format!("{}.{instance}.lock", names.group("command")));
+    let file = match File::options().create(true).truncate(false).write(true).open(&path) {
+        Ok(file) => file,
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "no lock file: see to it yourself that instance ids are unique");
+            return Ok(None);
+        }
+    };
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(std::fs::TryLockError::WouldBlock) => Err(Error::InstanceTaken(instance.to_owned())),
+        Err(std::fs::TryLockError::Error(error)) => Err(error.into()),
+    }
+}

@@ -1,0 +1,158 @@
+//! `command-service export`: prints the events of a type, one JSON object a line, in order per aggregate.
+
+use std::{
+    collections::HashMap,
+    io::{self, BufWriter, Write},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+
+use clap::Args;
+use millrace_shared::{
+    config::{self, KafkaSettings, LogSettings, RegistrySettings},
+    envelope::{EventMeta, rfc3339_micros},
+    kafka::{
+        bulk::{BulkReader, Item, Record},
+        reader_config,
+        topics::{Names, Topic},
+        watcher, watermarks,
+    },
+    registry::Registry,
+    serve::blocking,
+    telemetry,
+};
+use serde_json::json;
+use tokio::runtime::Handle;
+
+use crate::types::{CommandType, build_all};
+
+/// Flags of `export`.
+#[derive(Args)]
+pub struct Arguments {
+    /// Aggregate type
+    #[arg(long, value_name = "TYPE", default_value = "bank-account")]
+    aggregate: String,
+    /// Only the events of this aggregate
+    #[arg(long, value_name = "ID")]
+    id: Option<String>,
+    #[command(flatten)]
+    kafka: KafkaSettings,
+    #[command(flatten)]
+    registry: RegistrySettings,
+    #[command(flatten)]
+    log: LogSettings,
+}
+
+/// Runs it. Exit status 0: everything was printed; 1: something can't be read; 2: wrong settings.
+pub async fn run(arguments: Arguments) -> ExitCode {
+    let url = arguments.registry.url().unwrap_or_else(|error| config::exit_with(&error));
+    if let Err(error) = telemetry::init(&LogSettings { log: "warn".into(), ..arguments.log.clone() }) {
+        config::exit_with(&error);
+    }
+    match export(arguments, url).await {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(unreadable) => {
+            eprintln!("error: {unreadable} records can't be read");
+            ExitCode::FAILURE
+        }
+        // Whoever reads the output has seen enough.
+        Err(Error::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("Kafka: {0}")]
+    Kafka(#[from] rdkafka::error::KafkaError),
+    #[error("{0}")]
+    Registry(#[from] millrace_shared::registry::Error),
+    #[error("the output can't be written: {0}")]
+    Io(#[from] io::Error),
+    #[error("there is no aggregate type {0:?}")]
+    NoType(String),
+}
+
+async fn export(arguments: Arguments, registry_url: String) -> Result<u64, Error> {
+    let names = Names::new(&arguments.kafka.topic_prefix);
+    let types = build_all(&Registry::new(&registry_url)?, &names).await?;
+    let kind = types
+        .into_iter()
+        .find(|kind| kind.info().aggregate_type == arguments.aggregate)
+        .ok_or_else(|| Error::NoType(arguments.aggregate.clone()))?;
+    let runtime = Handle::current();
+    blocking(move || print(&arguments, &kind, &runtime)).await
+}
+
+/// Prints all events up to the ends as they are now; returns how many records can't be read.
+fn print(arguments: &Arguments, kind: &Arc<dyn CommandType>, runtime: &Handle) -> Result<u64, Error> {
+    let (bootstrap, topic) = (&arguments.kafka.kafka_bootstrap, kind.topic(Topic::Events));
+    let watcher = watcher(bootstrap, "millrace-export")?;
+    let mut reader = BulkReader::new(&reader_config(bootstrap, "millrace-export"))?;
+    let mut ends = HashMap::new();
+    for partition in 0..arguments.kafka.partitions {
+        let (first, end) = watermarks(&watcher, topic, partition)?;
+        if end > first {
+            ends.insert(partition, end);
+            reader.add(&[(topic, partition, first)])?;
+        }
+    }
+    let mut out = BufWriter::new(io::stdout().lock());
+    let mut unreadable = 0;
+    while !ends.is_empty() {
+        let mut written = Ok(());
+        reader.read(Duration::from_millis(200), |item| match item {
+            Item::Record(record) => {
+                let Some(&end) = ends.get(&record.partition()) else { return };
+                if record.offset() + 1 >= end {
+                    ends.remove(&record.partition());
+                }
+                let key = record.key().and_then(|key| std::str::from_utf8(key).ok()).unwrap_or_default();
+                if record.offset() >= end || arguments.id.as_deref().is_some_and(|id| id != key) {
+                    return;
+                }
+                match line(&record, key, kind, runtime) {
+                    Ok(line) if written.is_ok() => written = writeln!(out, "{line}"),
+                    Ok(_) => {}
+                    Err(reason) => {
+                        unreadable += 1;
+                        eprintln!("{topic}/{}/{}: {reason}", record.partition(), record.offset());
+                    }
+                }
+            }
+            Item::End { partition, offset, .. } => {
+                if ends.get(&partition).is_some_and(|end| offset >= *end) {
+                    ends.remove(&partition);
+                }
+            }
+            Item::Failed { partition, error, .. } => eprintln!("{topic}/{partition}: {error}"),
+        })?;
+        written?;
+    }
+    out.flush()?;
+    Ok(unreadable)
+}
+
+fn line(
+    record: &Record<'_>,
+    id: &str,
+    kind: &Arc<dyn CommandType>,
+    runtime: &Handle,
+) -> Result<serde_json::Value, String> {
+    let meta = EventMeta::read(record.headers())?;
+    let (event, data) =
+        kind.read_event(record.value().unwrap_or_default(), runtime).map_err(|error| error.to_string())?;
+    Ok(json!({
+        "aggregate": kind.info().aggregate_type,
+        "id": id,
+        "event": event,
+        "sequence": meta.sequence,
+        "command_id": meta.command_id,
+        "time": rfc3339_micros(meta.time),
+        "data": data,
+    }))
+}

@@ -1,0 +1,518 @@
+//! The one consumer of all command topics: one thread that polls, hands records to writers, and keeps the grants.
+//!
+//! librdkafka's callbacks become [`Change`]s, which the same loop reads. What must not wait is done in the callback:
+//! captures are renewed first, then writers are asked to let go (for a bounded time), then partitions are given back.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{Receiver, Sender, channel},
+    },
+    time::{Duration, Instant},
+};
+
+use millrace_shared::{
+    kafka::{self, Logged, client_config, topics::Topic},
+    ops::Health,
+};
+use rdkafka::{
+    ClientContext, Message, Offset, TopicPartitionList,
+    bindings::rd_kafka_resp_err_t,
+    config::RDKafkaLogLevel,
+    consumer::{BaseConsumer, Consumer, ConsumerContext},
+    error::KafkaError,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    follower::Follower,
+    grant::{Captures, Grant, Slot},
+    partition::{
+        Settings,
+        restore::{Job, Restored},
+    },
+    record::CommandRecord,
+    types::CommandType,
+    waiters::Waiters,
+    writer::ToWriter,
+};
+
+const POLL_WAIT: Duration = Duration::from_millis(20);
+/// Records gathered before they are handed over, at most.
+const HAND_OVER: usize = 1024;
+const RESTORE_RETRY: Duration = Duration::from_secs(1);
+const SEEK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the consumer is told from outside.
+pub enum ToIntake {
+    /// A partition is restored.
+    Restored(Restored),
+    /// A writer does not know what became of a transaction: the partition is to be taken over anew.
+    TakeOver(Arc<Grant>),
+}
+
+/// What the group did, as the callbacks said it.
+enum Change {
+    Granted(Vec<Arc<Grant>>),
+    Gone(Vec<Arc<Grant>>),
+}
+
+/// What the consumer works with.
+pub struct IntakeSettings {
+    /// Kafka.
+    pub bootstrap: String,
+    /// Consumer group.
+    pub group: String,
+    /// Instance, as the client's name.
+    pub instance: String,
+    /// Session time-out.
+    pub session_timeout: Duration,
+    /// Records of a partition with its writer before it is paused.
+    pub queue_commands: usize,
+    /// Restore without progress.
+    pub restore_stall: Duration,
+    /// Partitions of every topic.
+    pub partitions: i32,
+    /// How long outcomes are remembered.
+    pub window: Duration,
+    /// By type: the id of its command topic.
+    pub topic_ids: Vec<String>,
+}
+
+/// The consumer before it runs.
+pub struct Intake {
+    settings: Arc<IntakeSettings>,
+    types: Arc<[Arc<dyn CommandType>]>,
+    writers: Vec<Sender<ToWriter>>,
+    waiters: Waiters,
+    follower: Follower,
+    health: Health,
+    to_self: Sender<ToIntake>,
+    inbox: Receiver<ToIntake>,
+    consumer: Arc<BaseConsumer<Group>>,
+}
+
+/// The callbacks' side.
+pub struct Group {
+    types: Arc<[Arc<dyn CommandType>]>,
+    writers: Vec<Sender<ToWriter>>,
+    captures: Captures,
+    drain: Duration,
+    state: Mutex<GroupState>,
+}
+
+#[derive(Default)]
+struct GroupState {
+    next_grant: u64,
+    grants: HashMap<Slot, Arc<Grant>>,
+    changes: Vec<Change>,
+    /// Whether the group has given us anything yet, be it nothing.
+    joined: bool,
+}
+
+impl ClientContext for Group {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        Logged.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        Logged.error(error, reason);
+    }
+}
+
+impl ConsumerContext for Group {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, what: rd_kafka_resp_err_t, list: &mut TopicPartitionList) {
+        let result = match what {
+            rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => self.assigned(consumer, list),
+            _ => self.revoked(consumer, list),
+        };
+        if let Err(error) = result {
+            tracing::error!(%error, "a rebalance can't be followed");
+        }
+    }
+}
+
+impl Group {
+    fn state(&self) -> std::sync::MutexGuard<'_, GroupState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn slots(&self, list: &TopicPartitionList) -> Vec<(Slot, String)> {
+        let slot = |topic: &str, partition| {
+            let kind = self.types.iter().position(|kind| kind.topic(Topic::Commands) == topic)?;
+            Some((Slot { kind, partition }, topic.to_owned()))
+        };
+        list.elements().iter().filter_map(|element| slot(element.topic(), element.partition())).collect()
+    }
+
+    /// Renews the capture of every grant that is held: called at the top of each callback that is not *lost*.
+    fn renew(&self, consumer: &BaseConsumer<Self>, state: &GroupState) {
+        if let Some(metadata) = consumer.group_metadata() {
+            self.captures.renew(state.grants.values().map(|grant| grant.number), metadata);
+        }
+    }
+
+    fn assigned(&self, consumer: &BaseConsumer<Self>, list: &TopicPartitionList) -> Result<(), KafkaError> {
+        let mut state = self.state();
+        let mut granted = Vec::new();
+        for (slot, topic) in self.slots(list) {
+            state.next_grant += 1;
+            let grant = Arc::new(Grant::new(state.next_grant, slot, &topic));
+            state.grants.insert(slot, grant.clone());
+            granted.push(grant);
+        }
+        self.renew(consumer, &state);
+        // Where to begin is known after the restore; until then the partitions are paused at their end, so that
+        // nothing is fetched. (Without an offset librdkafka would look the committed one up, and refuse to seek
+        // meanwhile.)
+        let mut paused = TopicPartitionList::new();
+        for grant in &granted {
+            paused.add_partition_offset(&grant.topic, grant.slot.partition, Offset::End)?;
+        }
+        consumer.incremental_assign(&paused)?;
+        if paused.count() > 0 {
+            consumer.pause(&paused)?;
+            tracing::info!(partitions = paused.count(), "partitions granted");
+        }
+        state.joined = true;
+        state.changes.push(Change::Granted(granted));
+        Ok(())
+    }
+
+    fn revoked(&self, consumer: &BaseConsumer<Self>, list: &TopicPartitionList) -> Result<(), KafkaError> {
+        let lost = consumer.assignment_lost();
+        let mut state = self.state();
+        if !lost {
+            // The callback carries the new generation while the partitions are still held: with it, what is under
+            // way can be committed instead of aborted.
+            self.renew(consumer, &state);
+        }
+        let gone: Vec<Arc<Grant>> =
+            self.slots(list).into_iter().filter_map(|(slot, _)| state.grants.remove(&slot)).collect();
+        if lost {
+            self.captures.end(gone.iter().map(|grant| grant.number));
+        }
+        self.drain(&gone);
+        self.captures.end(gone.iter().map(|grant| grant.number));
+        if !gone.is_empty() {
+            tracing::info!(partitions = gone.len(), lost, "partitions taken away");
+        }
+        state.changes.push(Change::Gone(gone));
+        drop(state);
+        consumer.incremental_unassign(list)
+    }
+
+    /// Waits until no writer has anything under way for these partitions, but not for ever: one that wakes later finds
+    /// that its grant has ended.
+    fn drain(&self, grants: &[Arc<Grant>]) {
+        let deadline = Instant::now() + self.drain;
+        let mut drained = Vec::new();
+        for (number, writer) in self.writers.iter().enumerate() {
+            let slots: Vec<Slot> = grants
+                .iter()
+                .map(|grant| grant.slot)
+                .filter(|slot| slot.partition as usize % self.writers.len() == number)
+                .collect();
+            if !slots.is_empty() {
+                let (done, answer) = channel();
+                if writer.send(ToWriter::Release(slots, done)).is_ok() {
+                    drained.push(answer);
+                }
+            }
+        }
+        for answer in drained {
+            if answer.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_err() {
+                tracing::warn!("a writer does not let go in time; its transaction will be refused");
+            }
+        }
+    }
+}
+
+impl Intake {
+    /// Joins no group yet.
+    #[allow(clippy::too_many_arguments, reason = "made in one place, from parts that are made there too")]
+    pub fn new(
+        settings: IntakeSettings,
+        types: Arc<[Arc<dyn CommandType>]>,
+        writers: Vec<Sender<ToWriter>>,
+        captures: Captures,
+        waiters: Waiters,
+        follower: Follower,
+        health: Health,
+        channel: (Sender<ToIntake>, Receiver<ToIntake>),
+    ) -> Result<Self, KafkaError> {
+        let session = settings.session_timeout.as_millis();
+        let consumer = client_config(&settings.bootstrap, &format!("millrace-command-{}", settings.instance))
+            .set("group.id", &settings.group)
+            .set("group.protocol", "classic")
+            .set("partition.assignment.strategy", "cooperative-sticky")
+            .set("session.timeout.ms", session.to_string())
+            .set("heartbeat.interval.ms", (session / 4).max(1).to_string())
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("auto.offset.reset", "error")
+            // librdkafka asks for stable offsets only under read_committed: with read_uncommitted a frozen
+            // predecessor's open transaction and ours could both commit.
+            .set("isolation.level", "read_committed")
+            .set("fetch.queue.backoff.ms", "5")
+            .set("queued.max.messages.kbytes", "16384")
+            .create_with_context(Group {
+                types: types.clone(),
+                writers: writers.clone(),
+                captures,
+                drain: settings.session_timeout / 2,
+                state: Mutex::default(),
+            })?;
+        let (to_self, inbox) = channel;
+        Ok(Self {
+            settings: Arc::new(settings),
+            types,
+            writers,
+            waiters,
+            follower,
+            health,
+            to_self,
+            inbox,
+            consumer: Arc::new(consumer),
+        })
+    }
+
+    /// Consumes until told to end, then leaves the group.
+    pub fn run(self, runtime: &tokio::runtime::Handle, shutdown: &CancellationToken) -> Result<(), KafkaError> {
+        let topics: Vec<&str> = self.types.iter().map(|kind| kind.topic(Topic::Commands)).collect();
+        self.consumer.subscribe(&topics)?;
+        // Grants that are restored; records of others are not for us (yet).
+        let mut serving: HashMap<Slot, (Arc<Grant>, Vec<CommandRecord>, bool)> = HashMap::new();
+        let mut gathered = 0;
+        while !shutdown.is_cancelled() {
+            let wait = if gathered == 0 { POLL_WAIT } else { Duration::ZERO };
+            match self.consumer.poll(wait) {
+                Some(Ok(message)) => {
+                    let slot = self
+                        .types
+                        .iter()
+                        .position(|kind| kind.topic(Topic::Commands) == message.topic())
+                        .map(|kind| Slot { kind, partition: message.partition() });
+                    if let Some((_, records, _)) = slot.and_then(|slot| serving.get_mut(&slot)) {
+                        records.push(CommandRecord::copy(&message));
+                        gathered += 1;
+                    }
+                    if gathered < HAND_OVER {
+                        continue;
+                    }
+                }
+                Some(Err(error)) => tracing::warn!(%error, "commands can't be read at the moment"),
+                None => {}
+            }
+            gathered = 0;
+            self.hand_over(&mut serving)?;
+            let changes = std::mem::take(&mut self.consumer.context().state().changes);
+            for change in changes {
+                match change {
+                    Change::Granted(grants) => self.restore(grants, runtime),
+                    Change::Gone(grants) => grants.iter().for_each(|grant| self.forget(grant, &mut serving)),
+                }
+            }
+            while let Ok(order) = self.inbox.try_recv() {
+                match order {
+                    ToIntake::Restored(restored) => self.serve(restored, &mut serving)?,
+                    ToIntake::TakeOver(grant) => self.take_over(&grant, &mut serving, runtime)?,
+                }
+            }
+            self.report(&serving);
+        }
+        self.consumer.unsubscribe();
+        // The revocation's callback lets the writers finish.
+        let deadline = Instant::now() + self.settings.session_timeout;
+        while !self.consumer.context().state().grants.is_empty() && Instant::now() < deadline {
+            if let Some(Err(error)) = self.consumer.poll(POLL_WAIT) {
+                tracing::debug!(%error, "leaving the group");
+            }
+        }
+        for writer in &self.writers {
+            // An error means that it has ended already.
+            let _ = writer.send(ToWriter::End);
+        }
+        Ok(())
+    }
+
+    fn writer(&self, slot: Slot) -> &Sender<ToWriter> {
+        &self.writers[slot.partition as usize % self.writers.len()]
+    }
+
+    /// Hands gathered records to their writers; pauses partitions whose writer has enough, resumes the others.
+    fn hand_over(&self, serving: &mut HashMap<Slot, (Arc<Grant>, Vec<CommandRecord>, bool)>) -> Result<(), KafkaError> {
+        let (mut pause, mut resume) = (TopicPartitionList::new(), TopicPartitionList::new());
+        for (slot, (grant, records, paused)) in serving.iter_mut() {
+            if !records.is_empty() {
+                grant.enqueue(records.len());
+                // An error means that the process is ending.
+                let _ = self.writer(*slot).send(ToWriter::Records(grant.clone(), std::mem::take(records)));
+            }
+            let full = grant.queued() >= self.settings.queue_commands;
+            if full && !*paused {
+                *paused = true;
+                pause.add_partition(&grant.topic, slot.partition);
+            } else if *paused && grant.queued() <= self.settings.queue_commands / 2 {
+                *paused = false;
+                resume.add_partition(&grant.topic, slot.partition);
+            }
+        }
+        if pause.count() > 0 {
+            self.consumer.pause(&pause)?;
+        }
+        if resume.count() > 0 {
+            self.consumer.resume(&resume)?;
+        }
+        Ok(())
+    }
+
+    fn holds(&self, grant: &Grant) -> bool {
+        self.consumer.context().state().grants.get(&grant.slot).is_some_and(|held| held.number == grant.number)
+    }
+
+    /// Restores partitions on a thread of their own, again and again while they are ours.
+    fn restore(&self, grants: Vec<Arc<Grant>>, runtime: &tokio::runtime::Handle) {
+        if grants.is_empty() {
+            return;
+        }
+        let (settings, types, consumer) = (self.settings.clone(), self.types.clone(), self.consumer.clone());
+        let (to_self, waiters, runtime) = (self.to_self.clone(), self.waiters.clone(), runtime.clone());
+        let restore = move || {
+            let mut left = grants;
+            let wanted = |grant: &Grant| {
+                consumer.context().state().grants.get(&grant.slot).is_some_and(|held| held.number == grant.number)
+            };
+            loop {
+                left.retain(|grant| wanted(grant));
+                if left.is_empty() {
+                    return;
+                }
+                let job = Job {
+                    bootstrap: &settings.bootstrap,
+                    committed: &|list, timeout| consumer.committed_offsets(list, timeout),
+                    stall: settings.restore_stall,
+                    wanted: &wanted,
+                };
+                let of = |grant: &Grant| Settings {
+                    slot: grant.slot,
+                    partitions: settings.partitions,
+                    topic_id: settings.topic_ids[grant.slot.kind].clone(),
+                    window: settings.window,
+                    waiters: waiters.clone(),
+                    runtime: runtime.clone(),
+                };
+                let mut ready = Vec::new();
+                let result = job.run(&left, &types, of, |restored| {
+                    ready.push(restored.grant.number);
+                    // An error means that the process is ending.
+                    let _ = to_self.send(ToIntake::Restored(restored));
+                });
+                left.retain(|grant| !ready.contains(&grant.number));
+                match result {
+                    Ok(()) => return,
+                    Err(error) => tracing::warn!(%error, partitions = left.len(), "restore failed; beginning again"),
+                }
+                std::thread::sleep(RESTORE_RETRY);
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("restore".into()).spawn(restore) {
+            tracing::error!(%error, "no thread for a restore");
+        }
+    }
+
+    fn serve(
+        &self,
+        restored: Restored,
+        serving: &mut HashMap<Slot, (Arc<Grant>, Vec<CommandRecord>, bool)>,
+    ) -> Result<(), KafkaError> {
+        let grant = restored.grant;
+        if !self.holds(&grant) {
+            return Ok(());
+        }
+        // An error means that the process is ending.
+        let _ = self.writer(grant.slot).send(ToWriter::Serve(grant.clone(), restored.decider));
+        self.seek(&grant, restored.start)?;
+        let mut list = TopicPartitionList::new();
+        list.add_partition(&grant.topic, grant.slot.partition);
+        self.consumer.resume(&list)?;
+        self.waiters.served_here(grant.slot, restored.outcomes_end);
+        serving.insert(grant.slot, (grant, Vec::new(), false));
+        Ok(())
+    }
+
+    fn seek(&self, grant: &Grant, offset: i64) -> Result<(), KafkaError> {
+        let deadline = Instant::now() + SEEK_TIMEOUT;
+        loop {
+            let mut list = TopicPartitionList::new();
+            list.add_partition_offset(&grant.topic, grant.slot.partition, Offset::Offset(offset))?;
+            let sought = self.consumer.seek_partitions(list, SEEK_TIMEOUT)?;
+            match sought.elements().first().map_or(Ok(()), |element| element.error()) {
+                Ok(()) => return Ok(()),
+                // A partition that was assigned a moment ago may not be under way yet.
+                Err(error) if Instant::now() > deadline => return Err(error),
+                Err(error) => {
+                    tracing::debug!(%error, "seeking again");
+                    std::thread::sleep(POLL_WAIT);
+                }
+            }
+        }
+    }
+
+    fn take_over(
+        &self,
+        old: &Arc<Grant>,
+        serving: &mut HashMap<Slot, (Arc<Grant>, Vec<CommandRecord>, bool)>,
+        runtime: &tokio::runtime::Handle,
+    ) -> Result<(), KafkaError> {
+        if !self.holds(old) {
+            return Ok(());
+        }
+        let mut list = TopicPartitionList::new();
+        list.add_partition(&old.topic, old.slot.partition);
+        self.consumer.pause(&list)?;
+        let group = self.consumer.context();
+        let mut state = group.state();
+        state.next_grant += 1;
+        let grant = Arc::new(Grant::new(state.next_grant, old.slot, &old.topic));
+        group.captures.hand_over(old.number, grant.number);
+        state.grants.insert(grant.slot, grant.clone());
+        drop(state);
+        self.forget(old, serving);
+        self.restore(vec![grant], runtime);
+        Ok(())
+    }
+
+    /// A partition is not served here any more: those who wait are answered from its outcome topic.
+    fn forget(&self, grant: &Grant, serving: &mut HashMap<Slot, (Arc<Grant>, Vec<CommandRecord>, bool)>) {
+        if serving.get(&grant.slot).is_some_and(|(served, _, _)| served.number == grant.number) {
+            serving.remove(&grant.slot);
+        }
+        if let Some(from) = self.waiters.served_elsewhere(grant.slot) {
+            self.follower.follow_from(grant.slot, from);
+        }
+    }
+
+    fn report(&self, serving: &HashMap<Slot, (Arc<Grant>, Vec<CommandRecord>, bool)>) {
+        let (granted, joined) = {
+            let state = self.consumer.context().state();
+            (state.grants.len(), state.joined)
+        };
+        let restoring = granted.saturating_sub(serving.len());
+        metrics::gauge!("millrace_partitions_serving").set(serving.len() as f64);
+        metrics::gauge!("millrace_partitions_restoring").set(restoring as f64);
+        let state = match (joined, restoring) {
+            (true, 0) => Ok(()),
+            (false, _) => Err("the consumer group has not let us in yet".to_owned()),
+            (true, _) => Err(format!("{restoring} of {granted} partitions are being restored")),
+        };
+        self.health.set("partitions", state);
+    }
+}
+
+/// Asks for the id of each type's command topic.
+pub fn topic_ids(bootstrap: &str, types: &[Arc<dyn CommandType>]) -> Result<Vec<String>, KafkaError> {
+    let client = kafka::watcher(bootstrap, "millrace-admin")?;
+    types.iter().map(|kind| kafka::topic_id(&client, kind.topic(Topic::Commands), kafka::REQUEST_TIMEOUT)).collect()
+}

@@ -1,0 +1,289 @@
+//! Taking a partition over: its states and remembered outcomes are read back from the log.
+//!
+//! In this order: the group's committed offset with stable offsets required (this waits for a predecessor's open
+//! transaction); *then* the high watermarks of events and outcomes as a `read_uncommitted` consumer sees them (an open
+//! transaction of a dead producer would hide newer committed records behind the last stable offset); then all records
+//! up to these, `read_committed`. Whether a target is reached is judged by the end that the reader reports, which lies
+//! behind transaction markers, never by the offsets of records.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use millrace_shared::kafka::{
+    bulk::{BulkReader, Item},
+    reader_config,
+    topics::Topic,
+    watcher, watermarks,
+};
+use rdkafka::{Offset, TopicPartitionList, error::KafkaError};
+
+use super::{Decider, RestoreError, Settings, Stored};
+use crate::{grant::Grant, types::CommandType};
+
+const READ_WAIT: Duration = Duration::from_millis(100);
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
+const COMMITTED_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A partition that can serve.
+pub struct Restored {
+    /// For which grant.
+    pub grant: Arc<Grant>,
+    /// The partition.
+    pub decider: Box<dyn Decider>,
+    /// First command to be decided.
+    pub start: i64,
+    /// End of the outcome topic as it was seen.
+    pub outcomes_end: i64,
+}
+
+/// Why a restore has to begin again.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Kafka can't be asked.
+    #[error("{0}")]
+    Kafka(#[from] KafkaError),
+    /// The registry can't be asked.
+    #[error("{0}")]
+    Registry(#[from] RestoreError),
+    /// Nothing came for too long.
+    #[error("no progress for {0:?}")]
+    Stalled(Duration),
+    /// A predecessor's transaction is still open.
+    #[error("the committed offset of {0} is not stable yet")]
+    Unstable(String),
+}
+
+/// What a restore works with.
+pub struct Job<'a> {
+    /// Kafka.
+    pub bootstrap: &'a str,
+    /// The command group's committed offsets, as its member sees them.
+    pub committed: &'a dyn Fn(TopicPartitionList, Duration) -> Result<TopicPartitionList, KafkaError>,
+    /// No progress for so long is an error.
+    pub stall: Duration,
+    /// Whether a grant is still worth the work.
+    pub wanted: &'a dyn Fn(&Grant) -> bool,
+}
+
+/// One partition at work.
+struct Restoring {
+    grant: Arc<Grant>,
+    decider: Box<dyn Decider>,
+    committed: Option<i64>,
+    first_command: i64,
+    outcomes_end: i64,
+    /// Topics whose target isn't reached yet.
+    open: Vec<Topic>,
+}
+
+impl Job<'_> {
+    /// Restores partitions side by side and hands each over as soon as it is ready.
+    pub fn run(
+        &self,
+        grants: &[Arc<Grant>],
+        types: &[Arc<dyn CommandType>],
+        settings: impl Fn(&Grant) -> Settings,
+        mut ready: impl FnMut(Restored),
+    ) -> Result<(), Error> {
+        let started = Instant::now();
+        let committed = self.committed_offsets(grants)?;
+        let watcher = watcher(self.bootstrap, "millrace-restore")?;
+        let mut reader = BulkReader::new(&reader_config(self.bootstrap, "millrace-restore"))?;
+        let mut sources: HashMap<(String, i32), (usize, Topic, i64)> = HashMap::new();
+        let mut all = Vec::new();
+        for (at, grant) in grants.iter().enumerate() {
+            let kind = &types[grant.slot.kind];
+            let partition = grant.slot.partition;
+            let mut restoring = Restoring {
+                grant: grant.clone(),
+                decider: kind.clone().partition(settings(grant)),
+                committed: committed[at],
+                first_command: watermarks(&watcher, kind.topic(Topic::Commands), partition)?.0,
+                outcomes_end: 0,
+                open: Vec::new(),
+            };
+            for topic in [Topic::Events, Topic::Outcomes] {
+                let (first, end) = watermarks(&watcher, kind.topic(topic), partition)?;
+                if topic == Topic::Outcomes {
+                    restoring.outcomes_end = end;
+                }
+                if end > first {
+                    restoring.open.push(topic);
+                    sources.insert((kind.topic(topic).to_owned(), partition), (at, topic, end));
+                    reader.add(&[(kind.topic(topic), partition, first)])?;
+                }
+            }
+            all.push(Some(restoring));
+        }
+        let total: i64 = sources.values().map(|(_, _, end)| end).sum();
+        let mut progress = Progress::new(total);
+        loop {
+            for place in &mut all {
+                if place.as_ref().is_some_and(|restoring| restoring.open.is_empty())
+                    && let Some(restoring) = place.take()
+                {
+                    ready(restoring.done(started));
+                }
+            }
+            if all.iter().flatten().next().is_none() {
+                return Ok(());
+            }
+            if !grants.iter().any(|grant| (self.wanted)(grant)) {
+                return Ok(());
+            }
+            let mut failure = None;
+            reader.read(READ_WAIT, |item| {
+                let seen = match item {
+                    Item::Record(record) => {
+                        let Some(&(at, topic, end)) = sources.get(&(record.topic().to_owned(), record.partition()))
+                        else {
+                            return;
+                        };
+                        progress.records += 1;
+                        let reached = record.offset() + 1 >= end;
+                        if record.offset() < end
+                            && let Some(restoring) = &mut all[at]
+                        {
+                            let stored = Stored {
+                                offset: record.offset(),
+                                key: record.key(),
+                                value: record.value(),
+                                headers: record.headers().collect(),
+                            };
+                            let restored = match topic {
+                                Topic::Events => restoring.decider.restore_event(&stored),
+                                _ => restoring.decider.restore_outcome(&stored),
+                            };
+                            failure = failure.take().or(restored.err().map(Error::from));
+                        }
+                        reached.then_some((at, topic))
+                    }
+                    Item::End { topic, partition, offset } => sources
+                        .get(&(topic.to_owned(), partition))
+                        .filter(|(_, _, end)| offset >= *end)
+                        .map(|&(at, topic, _)| (at, topic)),
+                    Item::Failed { topic, partition, error } => {
+                        tracing::debug!(topic, partition, %error, "restore: a partition can't be read at the moment");
+                        None
+                    }
+                };
+                if let Some((at, topic)) = seen
+                    && let Some(restoring) = &mut all[at]
+                {
+                    restoring.open.retain(|open| *open != topic);
+                }
+            })?;
+            if let Some(failure) = failure {
+                return Err(failure);
+            }
+            progress.report(self.stall)?;
+        }
+    }
+
+    /// By grant; waits until they are stable.
+    fn committed_offsets(&self, grants: &[Arc<Grant>]) -> Result<Vec<Option<i64>>, Error> {
+        let deadline = Instant::now() + self.stall;
+        loop {
+            let mut asked = TopicPartitionList::new();
+            for grant in grants {
+                asked.add_partition(&grant.topic, grant.slot.partition);
+            }
+            let answered = (self.committed)(asked, COMMITTED_TIMEOUT)?;
+            let mut offsets = Vec::with_capacity(grants.len());
+            let mut unstable = None;
+            for grant in grants {
+                let found = answered.find_partition(&grant.topic, grant.slot.partition);
+                let Some(found) = found else {
+                    offsets.push(None);
+                    continue;
+                };
+                match found.error() {
+                    Ok(()) => offsets.push(match found.offset() {
+                        Offset::Offset(offset) => Some(offset),
+                        _ => None,
+                    }),
+                    Err(_) => unstable = Some(format!("{}/{}", grant.topic, grant.slot.partition)),
+                }
+            }
+            match unstable {
+                None => return Ok(offsets),
+                Some(partition) if Instant::now() > deadline => return Err(Error::Unstable(partition)),
+                Some(partition) => {
+                    tracing::info!(partition, "restore: waiting for a predecessor's open transaction");
+                    std::thread::sleep(READ_WAIT);
+                }
+            }
+        }
+    }
+}
+
+impl Restoring {
+    fn done(self, started: Instant) -> Restored {
+        // A committed offset that is missing (an expired group) or behind what the outcomes show is repaired from
+        // them, never reset; "from the beginning" is right only where nothing was decided yet.
+        let decided = self.decider.decided_up_to();
+        let start = self.committed.max(decided).unwrap_or(self.first_command).max(self.first_command);
+        if decided.is_some() && self.committed < decided {
+            tracing::warn!(
+                partition = self.grant.slot.partition,
+                committed = self.committed,
+                decided,
+                "the group's committed offset is missing or too low; going on behind the last outcome"
+            );
+        }
+        let (aggregates, outcomes) = self.decider.sizes();
+        tracing::debug!(
+            topic = self.grant.topic,
+            partition = self.grant.slot.partition,
+            aggregates,
+            outcomes,
+            start,
+            seconds = started.elapsed().as_secs_f64(),
+            "partition restored"
+        );
+        metrics::histogram!("millrace_restore_seconds").record(started.elapsed().as_secs_f64());
+        Restored { grant: self.grant, decider: self.decider, start, outcomes_end: self.outcomes_end }
+    }
+}
+
+/// Says how far a restore is, and notices when it does not move.
+struct Progress {
+    total: i64,
+    records: u64,
+    seen: u64,
+    moved: Instant,
+    said: Instant,
+    started: Instant,
+}
+
+impl Progress {
+    fn new(total: i64) -> Self {
+        let now = Instant::now();
+        Self { total, records: 0, seen: 0, moved: now, said: now, started: now }
+    }
+
+    fn report(&mut self, stall: Duration) -> Result<(), Error> {
+        if self.records > self.seen {
+            self.seen = self.records;
+            self.moved = Instant::now();
+        } else if self.moved.elapsed() > stall {
+            return Err(Error::Stalled(stall));
+        }
+        if self.said.elapsed() > PROGRESS_INTERVAL {
+            self.said = Instant::now();
+            let rate = self.records as f64 / self.started.elapsed().as_secs_f64();
+            let remaining = (self.total as f64 - self.records as f64).max(0.0) / rate.max(1.0);
+            tracing::info!(
+                records = self.records,
+                of_at_most = self.total,
+                per_second = rate.round(),
+                remaining_seconds = remaining.round(),
+                "restoring"
+            );
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,108 @@
+//! Records on their way in and out, apart from any Kafka client.
+
+use std::ops::Range;
+
+use millrace_shared::kafka::topics::Topic;
+use rdkafka::{
+    Message,
+    message::{BorrowedMessage, Headers, OwnedHeaders},
+};
+
+/// A record of a command topic, copied out of librdkafka: all bytes in one buffer.
+#[derive(Clone, Debug, Default)]
+pub struct CommandRecord {
+    /// Offset in its partition.
+    pub offset: i64,
+    /// Time stamp in milliseconds since 1970, where there is one.
+    pub timestamp_ms: Option<i64>,
+    bytes: Vec<u8>,
+    key: Option<Range<usize>>,
+    value: Option<Range<usize>>,
+    headers: Vec<(Range<usize>, Option<Range<usize>>)>,
+}
+
+impl CommandRecord {
+    /// Copies a message.
+    pub fn copy(message: &BorrowedMessage<'_>) -> Self {
+        let headers = message.headers();
+        let headers = headers.iter().flat_map(|headers| headers.iter()).map(|header| (header.key, header.value));
+        Self::new(message.offset(), message.timestamp().to_millis(), message.key(), message.payload(), headers)
+    }
+
+    /// Makes a record from its parts.
+    pub fn new<'a>(
+        offset: i64,
+        timestamp_ms: Option<i64>,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: impl Iterator<Item = (&'a str, Option<&'a [u8]>)>,
+    ) -> Self {
+        let lengths = key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len);
+        let mut record = Self {
+            offset,
+            timestamp_ms: timestamp_ms.filter(|millis| *millis >= 0),
+            bytes: Vec::with_capacity(lengths + 64),
+            ..Self::default()
+        };
+        record.key = key.map(|bytes| record.push(bytes));
+        record.value = value.map(|bytes| record.push(bytes));
+        for (name, value) in headers {
+            let name = record.push(name.as_bytes());
+            let value = value.map(|bytes| record.push(bytes));
+            record.headers.push((name, value));
+        }
+        record
+    }
+
+    fn push(&mut self, bytes: &[u8]) -> Range<usize> {
+        let from = self.bytes.len();
+        self.bytes.extend_from_slice(bytes);
+        from..self.bytes.len()
+    }
+
+    /// Key.
+    pub fn key(&self) -> Option<&[u8]> {
+        self.key.clone().map(|range| &self.bytes[range])
+    }
+
+    /// Value.
+    pub fn value(&self) -> Option<&[u8]> {
+        self.value.clone().map(|range| &self.bytes[range])
+    }
+
+    /// Headers in order.
+    pub fn headers(&self) -> impl Iterator<Item = (&str, Option<&[u8]>)> {
+        self.headers.iter().map(|(name, value)| {
+            let name = std::str::from_utf8(&self.bytes[name.clone()]).unwrap_or_default();
+            (name, value.clone().map(|range| &self.bytes[range]))
+        })
+    }
+
+    /// Bytes of key, value and headers.
+    pub fn size(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+/// A record to be produced in the writer's transaction. Key and value are copied by the producer.
+#[derive(Debug)]
+pub struct OutRecord<'a> {
+    /// Which of the type's topics.
+    pub topic: Topic,
+    /// Partition.
+    pub partition: i32,
+    /// Key.
+    pub key: Option<&'a [u8]>,
+    /// Value.
+    pub value: Option<&'a [u8]>,
+    /// Headers.
+    pub headers: OwnedHeaders,
+    /// Time stamp in milliseconds since 1970.
+    pub timestamp_ms: i64,
+}
+
+/// Takes the records of a batch.
+pub trait Sink {
+    /// Takes one. A failure shows when the transaction is committed.
+    fn send(&mut self, record: OutRecord<'_>);
+}

@@ -1,0 +1,172 @@
+//! Putting a command into its topic, and waiting for its outcome.
+
+use std::{sync::Arc, time::Duration};
+
+use millrace_shared::{
+    domain::AggregateId,
+    envelope::CommandHeaders,
+    kafka::{Logged, client_config, partition_of, topics::Topic},
+};
+use rdkafka::{
+    error::KafkaError,
+    producer::{FutureProducer, FutureRecord},
+    types::RDKafkaErrorCode,
+};
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use crate::{
+    follower::Follower,
+    grant::Slot,
+    types::{CommandType, Encoded},
+    waiters::{Answer, Awaited, Waiters},
+};
+
+/// Longest wait for the acknowledgement of a command's record.
+const PRODUCE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Submits commands.
+pub struct Submitter {
+    producer: FutureProducer<Logged>,
+    types: Arc<[Arc<dyn CommandType>]>,
+    waiters: Waiters,
+    follower: Follower,
+    partitions: i32,
+    outcome_timeout: Duration,
+    in_flight: Semaphore,
+}
+
+/// A command to be submitted.
+pub struct Submission {
+    /// Index of its type.
+    pub kind: usize,
+    /// Its aggregate.
+    pub aggregate_id: AggregateId,
+    /// Its id.
+    pub command_id: String,
+    /// What travels in headers beside the id.
+    pub headers: CommandHeaders,
+    /// The command.
+    pub encoded: Encoded,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Too much is in flight.
+    #[error("as many commands are in flight as may be")]
+    Overloaded,
+    /// The command is not in its topic: nothing happened, nothing will.
+    #[error("the command can't be put into its topic: {0}")]
+    Unavailable(String),
+    /// The command may or may not be in its topic, or is there and not decided yet.
+    #[error("{0}")]
+    Unknown(String),
+}
+
+/// An answer and whether it is one to an earlier command.
+pub struct Answered {
+    /// The answer.
+    pub answer: Answer,
+    /// Whether the outcome was decided for an earlier command with the same id.
+    pub replayed: bool,
+}
+
+impl Submitter {
+    /// One for the whole service.
+    pub fn new(
+        bootstrap: &str,
+        types: Arc<[Arc<dyn CommandType>]>,
+        waiters: Waiters,
+        follower: Follower,
+        partitions: i32,
+        outcome_timeout: Duration,
+        max_in_flight: usize,
+    ) -> Result<Self, KafkaError> {
+        let producer = client_config(bootstrap, "millrace-submit")
+            .set("enable.idempotence", "true")
+            .set("acks", "all")
+            .set("linger.ms", "0")
+            .set("message.timeout.ms", PRODUCE_TIMEOUT.as_millis().to_string())
+            .set("queue.buffering.max.messages", (max_in_flight.max(1_000) * 2).to_string())
+            .create_with_context(Logged)?;
+        let in_flight = Semaphore::new(max_in_flight);
+        Ok(Self { producer, types, waiters, follower, partitions, outcome_timeout, in_flight })
+    }
+
+    /// Puts a command into its topic and waits until it is there for good.
+    pub async fn enqueue(&self, submission: &Submission) -> Result<(), Error> {
+        let _permit = self.permit()?;
+        self.produce(submission).await.map(|_| ())
+    }
+
+    /// Puts a command into its topic and waits for its outcome.
+    pub async fn submit(&self, submission: &Submission) -> Result<Answered, Error> {
+        let _permit = self.permit()?;
+        let slot = self.slot(submission);
+        let (mut waiting, served_here) = self.waiters.register(Awaited {
+            slot,
+            aggregate_id: submission.aggregate_id.as_str().to_owned(),
+            command_id: submission.command_id.clone(),
+            fingerprint: submission.encoded.fingerprint,
+        });
+        let deadline = tokio::time::Instant::now() + self.outcome_timeout;
+        if !served_here {
+            let follow = tokio::time::timeout_at(deadline, self.follower.follow(slot)).await;
+            follow
+                .unwrap_or_else(|_| Err("Kafka does not answer".to_owned()))
+                .map_err(|reason| Error::Unavailable(format!("its outcome topic can't be followed: {reason}")))?;
+        }
+        let produced = tokio::time::timeout_at(deadline, self.produce(submission));
+        let mut own_offset = None;
+        let answer = async {
+            let offset = match produced.await {
+                Ok(result) => result?,
+                Err(_) => return Err(Error::Unknown("the command's record is not acknowledged yet".to_owned())),
+            };
+            own_offset = Some(offset);
+            match tokio::time::timeout_at(deadline, waiting.answer()).await {
+                Ok(Some(answer)) => Ok(answer),
+                Ok(None) => Err(Error::Unknown("the service is ending".to_owned())),
+                Err(_) => Err(Error::Unknown(format!("no outcome within {:?}", self.outcome_timeout))),
+            }
+        };
+        let answer = answer.await?;
+        let replayed = answer.replayed || (answer.command_offset.is_some() && answer.command_offset != own_offset);
+        Ok(Answered { answer, replayed })
+    }
+
+    fn permit(&self) -> Result<SemaphorePermit<'_>, Error> {
+        let permit = self.in_flight.try_acquire().map_err(|_| Error::Overloaded);
+        metrics::gauge!("millrace_http_commands_free").set(self.in_flight.available_permits() as f64);
+        permit
+    }
+
+    fn slot(&self, submission: &Submission) -> Slot {
+        let partition = partition_of(submission.aggregate_id.as_str().as_bytes(), self.partitions);
+        Slot { kind: submission.kind, partition }
+    }
+
+    /// Returns the record's offset.
+    async fn produce(&self, submission: &Submission) -> Result<i64, Error> {
+        let headers = CommandHeaders { id: Some(submission.command_id.clone()), ..submission.headers.clone() };
+        let slot = self.slot(submission);
+        let record = FutureRecord::to(self.types[slot.kind].topic(Topic::Commands))
+            .partition(slot.partition)
+            .key(submission.aggregate_id.as_str())
+            .payload(&submission.encoded.value)
+            .headers(headers.write());
+        let sent = self.producer.send_result(record).map_err(|(error, _)| match error {
+            KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull) => Error::Overloaded,
+            error => Error::Unavailable(error.to_string()),
+        })?;
+        match sent.await {
+            Ok(Ok(delivery)) => Ok(delivery.offset),
+            // librdkafka can't say whether a record that timed out was written.
+            Ok(Err((KafkaError::MessageProduction(RDKafkaErrorCode::MessageTimedOut), _))) => {
+                Err(Error::Unknown("the brokers don't acknowledge the command".to_owned()))
+            }
+            Ok(Err((error, _))) => Err(Error::Unavailable(error.to_string())),
+            Err(_) => Err(Error::Unknown("the service is ending".to_owned())),
+        }
+    }
+}

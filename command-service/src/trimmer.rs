@@ -1,0 +1,128 @@
+//! Deletes commands that were handled long ago.
+//!
+//! Kafka counts retention from the time stamps of records, and commands may carry old ones (an import of last year's
+//! payments): it would delete them unread. So it keeps commands for ever, and this deletes them. What was handled when
+//! is told by the outcome topic: its records are stamped with the time of writing and name the command's offset. The
+//! first outcome written within the retention names a command; all before it were handled earlier, so they arrived
+//! earlier.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use millrace_shared::{
+    envelope::names,
+    kafka::{
+        Logged, REQUEST_TIMEOUT,
+        bulk::{BulkReader, Item},
+        client_config, reader_config,
+        topics::Topic,
+        watcher, watermarks,
+    },
+};
+use rdkafka::{
+    Offset, TopicPartitionList,
+    admin::{AdminClient, AdminOptions},
+    client::DefaultClientContext,
+    consumer::{BaseConsumer, Consumer},
+    error::KafkaError,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{grant::Slot, types::CommandType, waiters::Waiters};
+
+const INTERVAL: Duration = Duration::from_secs(600);
+const FIND_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the trimmer works with.
+pub struct Trimmer {
+    /// Kafka.
+    pub bootstrap: String,
+    /// Aggregate types by index.
+    pub types: Arc<[Arc<dyn CommandType>]>,
+    /// Knows which partitions are served here: each instance trims its own.
+    pub waiters: Waiters,
+    /// Handled commands are kept so long.
+    pub retention: Duration,
+}
+
+impl Trimmer {
+    /// Trims now and then until told to end.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let trimmer = Arc::new(self);
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(INTERVAL) => {}
+                () = shutdown.cancelled() => return,
+            }
+            let this = trimmer.clone();
+            let found = millrace_shared::serve::blocking(move || this.find()).await;
+            let result = match found {
+                Ok(list) if list.count() > 0 => trimmer.delete(&list).await,
+                Ok(_) => Ok(()),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = result {
+                tracing::warn!(%error, "handled commands can't be deleted at the moment");
+            }
+        }
+    }
+
+    /// Where each partition that is served here can be cut.
+    fn find(&self) -> Result<TopicPartitionList, KafkaError> {
+        let watcher = watcher(&self.bootstrap, "millrace-trimmer")?;
+        let before = Timestamp::now().as_millisecond().saturating_sub(self.retention.as_millis() as i64);
+        let mut list = TopicPartitionList::new();
+        for slot in self.waiters.slots_served() {
+            let commands = self.types[slot.kind].topic(Topic::Commands);
+            let (first, _) = watermarks(&watcher, commands, slot.partition)?;
+            if let Some(offset) = self.first_handled_since(&watcher, slot, before)?
+                && offset > first
+            {
+                list.add_partition_offset(commands, slot.partition, Offset::Offset(offset))?;
+            }
+        }
+        Ok(list)
+    }
+
+    /// Offset of the command that the first outcome since then answers.
+    fn first_handled_since(
+        &self,
+        watcher: &BaseConsumer<Logged>,
+        slot: Slot,
+        since_ms: i64,
+    ) -> Result<Option<i64>, KafkaError> {
+        let outcomes = self.types[slot.kind].topic(Topic::Outcomes);
+        let mut asked = TopicPartitionList::new();
+        asked.add_partition_offset(outcomes, slot.partition, Offset::Offset(since_ms))?;
+        let found = watcher.offsets_for_times(asked, REQUEST_TIMEOUT)?;
+        let Some(Offset::Offset(from)) = found.find_partition(outcomes, slot.partition).map(|found| found.offset())
+        else {
+            return Ok(None);
+        };
+        let mut reader = BulkReader::new(&reader_config(&self.bootstrap, "millrace-trimmer"))?;
+        reader.add(&[(outcomes, slot.partition, from)])?;
+        let deadline = std::time::Instant::now() + FIND_TIMEOUT;
+        let (mut offset, mut done) = (None, false);
+        while !done && std::time::Instant::now() < deadline {
+            reader.read(Duration::from_millis(100), |item| match item {
+                Item::Record(record) if !done => {
+                    let position = record.headers().find(|(name, _)| *name == names::POSITION);
+                    let text = position.and_then(|(_, value)| std::str::from_utf8(value?).ok());
+                    offset = text.and_then(|text| text.rsplit('/').next()?.parse().ok());
+                    done = offset.is_some();
+                }
+                Item::End { .. } | Item::Failed { .. } => done = true,
+                Item::Record(_) => {}
+            })?;
+        }
+        Ok(offset)
+    }
+
+    async fn delete(&self, list: &TopicPartitionList) -> Result<(), KafkaError> {
+        let admin: AdminClient<DefaultClientContext> = client_config(&self.bootstrap, "millrace-trimmer").create()?;
+        let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));
+        admin.delete_records(list, &options).await?;
+        tracing::info!(partitions = list.count(), "commands that were handled long ago are deleted");
+        Ok(())
+    }
+}

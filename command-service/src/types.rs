@@ -1,0 +1,135 @@
+//! The aggregate types that are served, behind a face without their Rust types.
+
+use std::{pin::Pin, sync::Arc};
+
+use millrace_shared::{
+    codec::{Codec, DecodeError, Foreign},
+    domain::{Aggregate, AggregateInfo, CommandError, Fields, Visitor, visit_all},
+    fingerprint::{Fingerprint, fingerprint},
+    kafka::topics::{Names, Topic},
+    outcome::OutcomeRecord,
+    records::Records,
+    registry::{self, Registry},
+};
+use serde_json::Value;
+use tokio::runtime::Handle;
+
+use crate::partition::{Decider, Partition, Settings};
+
+/// An aggregate type as intake, writers and HTTP see it.
+pub trait CommandType: Send + Sync {
+    /// What can be said of it.
+    fn info(&self) -> AggregateInfo;
+
+    /// Name of one of its topics.
+    fn topic(&self, topic: Topic) -> &str;
+
+    /// Makes a record value of a command's name and JSON body.
+    fn encode(&self, name: &str, body: &[u8]) -> Result<Encoded, EncodeError>;
+
+    /// Reads an event: its name and its fields as JSON. Not to be called on a thread of the async runtime.
+    fn read_event(&self, value: &[u8], runtime: &Handle) -> Result<(&'static str, Value), DecodeError>;
+
+    /// A partition about which nothing is known yet.
+    fn partition(self: Arc<Self>, settings: Settings) -> Box<dyn Decider>;
+}
+
+/// A command ready for its topic.
+#[derive(Debug)]
+pub struct Encoded {
+    /// Avro in wire format.
+    pub value: Vec<u8>,
+    /// Fingerprint of its name and field values.
+    pub fingerprint: Fingerprint,
+}
+
+/// Why a body can't become a command.
+#[derive(Debug, thiserror::Error)]
+pub enum EncodeError {
+    /// The caller's mistake.
+    #[error("{0:?}")]
+    Command(CommandError),
+    /// Ours.
+    #[error("a command can't be encoded: {0}")]
+    Internal(String),
+}
+
+/// What a type needs at work.
+pub struct TypeOf<A: Aggregate> {
+    /// Codec of its commands.
+    pub commands: Codec<A::Command>,
+    /// Codec of its events.
+    pub events: Codec<A::Event>,
+    /// Codec of outcomes.
+    pub outcomes: Codec<OutcomeRecord>,
+    topics: [String; Topic::ALL.len()],
+}
+
+impl<A: Aggregate> TypeOf<A> {
+    /// Registers the type's schemas.
+    pub async fn build(registry: Registry, names: Names) -> Result<Self, registry::Error> {
+        let topics = Topic::ALL.map(|topic| names.topic(A::TYPE, topic));
+        let name = |topic: Topic| &topics[topic as usize];
+        Ok(Self {
+            commands: Codec::registering(registry.clone(), name(Topic::Commands), false).await?,
+            events: Codec::registering(registry.clone(), name(Topic::Events), true).await?,
+            outcomes: Codec::registering(registry, name(Topic::Outcomes), true).await?,
+            topics,
+        })
+    }
+}
+
+impl<A: Aggregate> CommandType for TypeOf<A> {
+    fn info(&self) -> AggregateInfo {
+        AggregateInfo::of::<A>()
+    }
+
+    fn topic(&self, topic: Topic) -> &str {
+        &self.topics[topic as usize]
+    }
+
+    fn encode(&self, name: &str, body: &[u8]) -> Result<Encoded, EncodeError> {
+        if !A::COMMANDS.contains(&name) {
+            return Err(EncodeError::Command(CommandError::Unknown));
+        }
+        let command = Fields::parse(body).and_then(|fields| A::command(name, fields)).map_err(EncodeError::Command)?;
+        let internal = |error: &dyn std::fmt::Display| EncodeError::Internal(error.to_string());
+        let fingerprint = fingerprint(command.name(), &command).map_err(|error| internal(&error))?;
+        let mut value = Vec::with_capacity(64);
+        self.commands.encode(&command, &mut value).map_err(|error| internal(&error))?;
+        Ok(Encoded { value, fingerprint })
+    }
+
+    fn read_event(&self, value: &[u8], runtime: &Handle) -> Result<(&'static str, Value), DecodeError> {
+        let event = self.events.decode(value, Foreign::Resolve, runtime)?;
+        let data = serde_json::to_value(&event).map_err(|error| DecodeError::Malformed(error.to_string()))?;
+        Ok((event.name(), data))
+    }
+
+    fn partition(self: Arc<Self>, settings: Settings) -> Box<dyn Decider> {
+        Box::new(Partition::<A>::new(self, settings))
+    }
+}
+
+/// Registers the schemas of all types.
+pub async fn build_all(registry: &Registry, names: &Names) -> Result<Vec<Arc<dyn CommandType>>, registry::Error> {
+    type Building = Pin<Box<dyn Future<Output = Result<Arc<dyn CommandType>, registry::Error>> + Send>>;
+    struct Collect<'a> {
+        registry: &'a Registry,
+        names: &'a Names,
+        building: Vec<Building>,
+    }
+    impl Visitor for Collect<'_> {
+        fn visit<A: Aggregate>(&mut self) {
+            let built = TypeOf::<A>::build(self.registry.clone(), self.names.clone());
+            self.building.push(Box::pin(async move { Ok(Arc::new(built.await?) as Arc<dyn CommandType>) }));
+        }
+    }
+    let mut collect = Collect { registry, names, building: Vec::new() };
+    visit_all(&mut collect);
+    let mut types = Vec::new();
+    for building in collect.building {
+        types.push(building.await?);
+    }
+    Ok(types)
+}
