@@ -1,7 +1,11 @@
 //! The pipeline from end to end, on real Kafka, registry and Redis. Names begin with the guarantee that a test is
 //! about, where there is one.
 
+mod access;
+mod garbage;
 mod refusals;
 mod repeats;
+mod restarts;
+mod topics;
 mod versions;
 mod walk;
