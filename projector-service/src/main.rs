@@ -1,2 +1,43 @@
-//! placeholder
-fn main() {}
+//! projector-service: see the library's documentation and README.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use millrace_shared::{config, serve, telemetry};
+use projector_service::app::{App, Error};
+
+/// Folds the events of Kafka's topics into views in Redis, each event exactly once
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(flatten)]
+    settings: config::ProjectorSettings,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let Cli { settings } = config::parse();
+    match run(settings).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Error::Config(error)) => config::exit_with(&error),
+        Err(error) => {
+            // Before telemetry is up there is nothing that would show a log line.
+            eprintln!("projector-service ends: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(settings: config::ProjectorSettings) -> Result<(), Error> {
+    if settings.log.check_config {
+        settings.registry.url()?;
+        settings.redis.client()?;
+        println!("{settings:#?}");
+        return Ok(());
+    }
+    let metrics = telemetry::init(&settings.log)?;
+    let shutdown = serve::shutdown_on_signals()?;
+    let app = App::build(settings, metrics).await?;
+    tracing::info!(operations = %app.ops_addr()?, "projector-service {}", env!("CARGO_PKG_VERSION"));
+    app.run(shutdown).await
+}

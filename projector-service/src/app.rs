@@ -1,0 +1,259 @@
+//! The service put together: settings in, threads out.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        mpsc::{self, Sender},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use millrace_shared::{
+    codec::Codec,
+    config::{self, ProjectorSettings},
+    domain::{Aggregate, AggregateInfo, Visitor, visit_all},
+    kafka::{bulk::BulkReader, reader_config, topics::Names, watcher},
+    ops::{self, Health},
+    registry::{self, Registry},
+    serve,
+};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    board::Board,
+    events::{Events, Limits},
+    membership,
+    monitor::{self, parts},
+    outcomes::Outcomes,
+    startup,
+    store::Store,
+    target::Target,
+    worker::{Options, Order, Parts, Worker},
+};
+
+/// The threads get so long to finish after SIGTERM.
+const DRAIN: Duration = Duration::from_secs(8);
+
+/// Why the service can't start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A setting is wrong.
+    #[error(transparent)]
+    Config(#[from] config::Error),
+    /// What we depend on is not as it must be.
+    #[error(transparent)]
+    Startup(#[from] startup::Error),
+    /// A client of the registry can't be made.
+    #[error(transparent)]
+    Registry(#[from] registry::Error),
+    /// A client of Kafka can't be made.
+    #[error("Kafka: {0}")]
+    Kafka(#[from] rdkafka::error::KafkaError),
+    /// An address, a thread, a signal.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// A thread ended that never should.
+    #[error("thread {0} has ended; its last words are above")]
+    Thread(String),
+}
+
+/// The service, ready to run.
+pub struct App {
+    settings: ProjectorSettings,
+    ops: TcpListener,
+    metrics: PrometheusHandle,
+    redis: redis::Client,
+    registry: Registry,
+}
+
+impl App {
+    /// Checks the settings and binds the address. Waits for nothing yet.
+    pub async fn build(settings: ProjectorSettings, metrics: PrometheusHandle) -> Result<Self, Error> {
+        let redis = settings.redis.client()?;
+        let registry = Registry::new(&settings.registry.url()?)?;
+        let ops = serve::bind(settings.ops_addr, "MILLRACE_OPS_ADDR").await?;
+        Ok(Self { settings, ops, metrics, redis, registry })
+    }
+
+    /// Where health and metrics are served.
+    pub fn ops_addr(&self) -> io::Result<SocketAddr> {
+        self.ops.local_addr()
+    }
+
+    /// Runs until `shutdown`.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
+        let health = Health::default();
+        health.expect(parts::KAFKA);
+        health.expect(parts::REDIS);
+        let board = Board::new(health.clone());
+        // Health stays there until the threads are done.
+        let served = CancellationToken::new();
+        let ops = tokio::spawn(serve::http(self.ops, ops::router(health.clone(), self.metrics), served.clone()));
+        let project = Project { settings: self.settings, redis: self.redis, registry: self.registry, health, board };
+        let result = project.run(shutdown).await;
+        served.cancel();
+        if let Ok(ended) = ops.await {
+            ended?;
+        }
+        result
+    }
+}
+
+struct Project {
+    settings: ProjectorSettings,
+    redis: redis::Client,
+    registry: Registry,
+    health: Health,
+    board: Board,
+}
+
+impl Project {
+    async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
+        let Self { settings, redis, registry, health, board } = self;
+        let kafka = &settings.kafka;
+        let names = Names::new(&kafka.topic_prefix);
+        let types: Vec<&str> = AggregateInfo::all().iter().map(|info| info.aggregate_type).collect();
+        let store = || Store::new(redis.clone(), settings.redis.timeout());
+        let there = startup::redis(store, &shutdown).await?
+            && startup::registry(&registry, &shutdown).await?
+            && startup::topics(&kafka.kafka_bootstrap, &names, &types, kafka.partitions, &shutdown).await?;
+        if !there {
+            return Ok(());
+        }
+        let ended = CancellationToken::new();
+        let mut crew = Crew {
+            settings: &settings,
+            names: &names,
+            registry: &registry,
+            store: &store,
+            board: &board,
+            ended: ended.clone(),
+            orders: HashMap::new(),
+            threads: Vec::new(),
+            failed: None,
+        };
+        visit_all(&mut crew);
+        let Crew { orders, mut threads, failed, .. } = crew;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+
+        let instance = settings.member.instance();
+        let watcher = Arc::new(watcher(&kafka.kafka_bootstrap, &instance)?);
+        let probes = CancellationToken::new();
+        let (monitored, monitor_store, told, probing) = (watcher, store(), board.clone(), probes.clone());
+        threads.push(thread("monitor", &ended, move || {
+            monitor::run(&monitored, monitor_store, &told, &health, &probing);
+        })?);
+        let options = membership::Options {
+            bootstrap: kafka.kafka_bootstrap.clone(),
+            group: names.group("projector"),
+            client_id: instance,
+            session_timeout_ms: settings.member.session_timeout_ms,
+        };
+        let leaving = shutdown.clone();
+        // Owns the orders' senders: when it has left the group, the workers finish their batch and end as well.
+        threads.push(thread("membership", &ended, move || membership::run(&options, &orders, &board, &leaving))?);
+
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = ended.cancelled() => {}
+        }
+        let crashed = !shutdown.is_cancelled();
+        shutdown.cancel();
+        probes.cancel();
+        let name = threads.iter().find(|(_, thread)| thread.is_finished()).map(|(name, _)| name.clone());
+        let drained = tokio::time::timeout(DRAIN, serve::blocking(move || join(threads))).await;
+        if drained.is_err() {
+            tracing::warn!("not everything could be finished in time; what was not written is read again at the next start");
+        }
+        if crashed { Err(Error::Thread(name.unwrap_or_default())) } else { Ok(()) }
+    }
+}
+
+fn join(threads: Vec<(String, JoinHandle<()>)>) {
+    for (name, thread) in threads {
+        if thread.join().is_err() {
+            tracing::error!(name, "thread panicked");
+        }
+    }
+}
+
+/// Starts a thread whose end, however it comes, is noticed.
+fn thread(
+    name: &str,
+    ended: &CancellationToken,
+    work: impl FnOnce() + Send + 'static,
+) -> io::Result<(String, JoinHandle<()>)> {
+    let guard = ended.clone().drop_guard();
+    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let _guard = guard;
+        work();
+    })?;
+    Ok((name.to_owned(), thread))
+}
+
+/// Starts the workers of every aggregate type.
+struct Crew<'a, S: Fn() -> Store> {
+    settings: &'a ProjectorSettings,
+    names: &'a Names,
+    registry: &'a Registry,
+    store: &'a S,
+    board: &'a Board,
+    ended: CancellationToken,
+    orders: HashMap<String, Sender<Order>>,
+    threads: Vec<(String, JoinHandle<()>)>,
+    failed: Option<Error>,
+}
+
+impl<S: Fn() -> Store> Visitor for Crew<'_, S> {
+    fn visit<A: Aggregate>(&mut self) {
+        if let Err(error) = self.employ::<A>() {
+            self.failed = Some(error);
+        }
+    }
+}
+
+impl<S: Fn() -> Store> Crew<'_, S> {
+    fn employ<A: Aggregate>(&mut self) -> Result<(), Error> {
+        let (settings, runtime) = (self.settings, tokio::runtime::Handle::current());
+        let limits = Limits { changes_window: settings.changes_window, parked_max: settings.parked_max as usize };
+        let codec = Arc::new(Codec::reading(self.registry.clone())?);
+        let events = Events::<A>::new(codec, runtime.clone(), self.names, settings.kafka.partitions, limits);
+        self.start(events)?;
+        let codec = Arc::new(Codec::reading(self.registry.clone())?);
+        let (window, max_bytes) = (settings.outcomes_window.0, settings.outcomes_max_bytes);
+        self.start(Outcomes::new(AggregateInfo::of::<A>(), codec, runtime, self.names, window, max_bytes))
+    }
+
+    fn start<T: Target>(&mut self, target: T) -> Result<(), Error> {
+        let settings = self.settings;
+        let bootstrap = &settings.kafka.kafka_bootstrap;
+        let client_id = format!("{}-{}", settings.member.instance(), target.label());
+        let (orders, taken) = mpsc::channel();
+        self.orders.insert(target.topic().to_owned(), orders);
+        let session = Duration::from_millis(settings.member.session_timeout_ms);
+        let label = target.label();
+        let worker = Worker::new(Parts {
+            target,
+            reader: BulkReader::new(&reader_config(bootstrap, &client_id))?,
+            watcher: watcher(bootstrap, &client_id)?,
+            store: (self.store)(),
+            board: self.board.clone(),
+            orders: taken,
+            options: Options {
+                batch_events: settings.batch_events as usize,
+                // By then a frozen process has learnt from the group that it is out.
+                reclaim_after: session + Duration::from_secs(5),
+            },
+        });
+        self.threads.push(thread(label, &self.ended, move || worker.run())?);
+        Ok(())
+    }
+}

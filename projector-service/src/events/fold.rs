@@ -1,0 +1,224 @@
+//! The fold of a batch: events and the views before them in, commands for Redis out. No I/O.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    panic::{AssertUnwindSafe, catch_unwind},
+};
+
+use millrace_shared::{
+    codec::Codec,
+    domain::{Aggregate, Projection},
+    envelope::{EventMeta, rfc3339_micros},
+    records::Records,
+    views::{Keys, Parked, history},
+};
+
+use super::{Incoming, Limits, Loaded, Memory, View};
+use crate::{
+    command::Command,
+    target::{At, Batch, Error},
+};
+
+/// Reasons are shown to people and kept in Redis; what a hostile record says is cut.
+const MAX_REASON_CHARACTERS: usize = 500;
+
+/// An aggregate that the batch touches.
+struct Touched<V> {
+    before: Option<V>,
+    now: Option<V>,
+    history: Vec<[Vec<u8>; 1]>,
+}
+
+/// What became of one event.
+enum Step<V> {
+    Applied { view: V, packed: Vec<u8>, counted: Vec<(String, i128)> },
+    Repeated,
+    Parked(String),
+}
+
+/// Folds a batch. The memory is changed with it.
+///
+/// # Errors
+/// [`Error::Stop`] when more aggregates would be parked than may be.
+pub fn fold<A: Aggregate>(
+    keys: &Keys,
+    codec: &Codec<A::Event>,
+    limits: Limits,
+    memory: &mut Memory,
+    mut loaded: Loaded<View<A>>,
+    items: Vec<At<Incoming<A::Event>>>,
+) -> Result<Batch, Error> {
+    let mut batch = Batch::default();
+    let mut touched: BTreeMap<String, Touched<View<A>>> = BTreeMap::new();
+    let mut counted: BTreeSet<String> = BTreeSet::new();
+    let mut parked: BTreeSet<String> = BTreeSet::new();
+    let mut changes: Vec<Command> = Vec::new();
+    for At { offset, item: Incoming { id, content } } in items {
+        let step = if memory.parked.contains_key(&id) {
+            Step::Parked(String::new())
+        } else {
+            match (content, loaded.remove(&id)) {
+                (Err(reason), before) => {
+                    loaded.extend(before.map(|before| (id.clone(), before)));
+                    Step::Parked(reason)
+                }
+                (Ok(_), Some(Err(reason))) => Step::Parked(reason),
+                (Ok((meta, event)), before) => {
+                    let entry = touched.entry(id.clone()).or_insert_with(|| {
+                        let before = before.and_then(Result::ok).flatten();
+                        Touched { now: before.clone(), before, history: Vec::new() }
+                    });
+                    let step = step::<A>(codec, entry.now.as_ref(), &id, &meta, &event);
+                    if let Step::Applied { view, packed, .. } = &step {
+                        entry.now = Some(view.clone());
+                        entry.history.push([packed.clone()]);
+                        changes.push(change(keys, limits, offset, &id, &meta, &event));
+                    }
+                    step
+                }
+            }
+        };
+        match step {
+            Step::Applied { counted: moved, .. } => {
+                batch.applied += 1;
+                for (name, by) in moved {
+                    *memory.counters.entry(name.clone()).or_default() += by;
+                    counted.insert(name);
+                }
+            }
+            Step::Repeated => batch.repeated += 1,
+            Step::Parked(reason) => {
+                batch.parked += 1;
+                park(memory, &id, offset, reason);
+                parked.insert(id);
+            }
+        }
+    }
+    if memory.parked.len() > limits.parked_max {
+        return Err(Error::Stop(format!(
+            "more than {} aggregates of this partition would be parked, the last one because: {}; that many point to a \
+             fault of the release or the configuration: mend it and restart",
+            limits.parked_max,
+            parked.last().and_then(|id| memory.parked.get(id)).map_or("", |parked| &parked.reason),
+        )));
+    }
+    batch.commands = write::<A>(keys, memory, &touched, &counted, &parked)?;
+    batch.commands.extend(changes);
+    // What can't be done twice comes last: whatever may be refused was accepted by then.
+    for (id, touched) in touched {
+        batch.commands.extend(Command::chunked(&Command::new("RPUSH", keys.history(&id)), touched.history));
+    }
+    Ok(batch)
+}
+
+/// One event on one view.
+fn step<A: Aggregate>(
+    codec: &Codec<A::Event>,
+    view: Option<&View<A>>,
+    id: &str,
+    meta: &EventMeta,
+    event: &A::Event,
+) -> Step<View<A>> {
+    let version = view.map_or(0, A::Projection::version);
+    if meta.sequence <= version {
+        return Step::Repeated;
+    }
+    if meta.sequence != version + 1 {
+        return Step::Parked(format!("sequence {} follows on {version}: events are missing", meta.sequence));
+    }
+    // A view's code that panics on one event costs that aggregate, not the partition.
+    let folded = catch_unwind(AssertUnwindSafe(|| {
+        let view = A::Projection::fold(view.cloned(), id, meta, event)?;
+        let mut counted = Vec::new();
+        A::Projection::count(event, &view, &mut |name, by| counted.push((name, by)));
+        Ok((view, counted))
+    }));
+    let packed = history::pack(codec, meta, event);
+    match (folded, packed) {
+        (Ok(Ok((view, _))), _) if A::Projection::version(&view) != meta.sequence => {
+            Step::Parked("the view does not take the event's sequence as its version".into())
+        }
+        (Ok(Ok((view, counted))), Ok(packed)) => Step::Applied { view, packed, counted },
+        (Ok(Ok(_)), Err(error)) => Step::Parked(format!("it can't be packed: {error}")),
+        (Ok(Err(reason)), _) => Step::Parked(reason),
+        (Err(_), _) => Step::Parked("folding it panicked".into()),
+    }
+}
+
+fn park(memory: &mut Memory, id: &str, offset: i64, reason: String) {
+    let reason = reason.chars().take(MAX_REASON_CHARACTERS).collect();
+    memory.parked.entry(id.to_owned()).or_insert(Parked { offset, count: 0, reason }).count += 1;
+}
+
+fn change<E: Records>(keys: &Keys, limits: Limits, offset: i64, id: &str, meta: &EventMeta, event: &E) -> Command {
+    Command::new("XADD", keys.changes())
+        .with("MAXLEN")
+        .with("~")
+        .with(limits.changes_window.to_string())
+        // From 1 on: Redis has no id 0-0.
+        .with(format!("{offset}-1"))
+        .with("id")
+        .with(id)
+        .with("seq")
+        .with(meta.sequence.to_string())
+        .with("type")
+        .with(event.name())
+        .with("time")
+        .with(rfc3339_micros(meta.time))
+}
+
+/// The commands that may be done twice without harm.
+fn write<A: Aggregate>(
+    keys: &Keys,
+    memory: &Memory,
+    touched: &BTreeMap<String, Touched<View<A>>>,
+    counted: &BTreeSet<String>,
+    parked: &BTreeSet<String>,
+) -> Result<Vec<Command>, Error> {
+    let mut views: Vec<[Vec<u8>; 2]> = Vec::new();
+    let mut ranked: BTreeMap<String, Vec<[Vec<u8>; 2]>> = BTreeMap::new();
+    let mut unranked: BTreeMap<String, Vec<[Vec<u8>; 1]>> = BTreeMap::new();
+    for (id, Touched { before, now, .. }) in touched {
+        let Some(now) = now else { continue };
+        if before.as_ref() == Some(now) {
+            continue;
+        }
+        let json = serde_json::to_vec(now).map_err(|error| Error::Stop(format!("a view can't be written: {error}")))?;
+        views.push([keys.view(id).into(), json]);
+        for sort in A::Projection::SORTS {
+            let score = (sort.key)(now);
+            if before.as_ref().map(sort.key) == Some(score) {
+                continue;
+            }
+            for (descending, score) in [(false, score), (true, -score)] {
+                let set = ranked.entry(keys.sort(sort.name, descending)).or_default();
+                set.push([score.to_string().into(), id.as_str().into()]);
+            }
+        }
+        for filter in A::Projection::FILTERS.iter().filter(|filter| filter.selective) {
+            let (was, is) = (before.as_ref().map(filter.value), (filter.value)(now));
+            if was == Some(is) {
+                continue;
+            }
+            if let Some(was) = was {
+                unranked.entry(keys.filter(filter.name, was)).or_default().push([id.as_str().into()]);
+            }
+            ranked.entry(keys.filter(filter.name, is)).or_default().push(["0".into(), id.as_str().into()]);
+        }
+    }
+    let totals = counted.iter().filter_map(|name| Some([name.as_str().into(), memory.counters.get(name)?.to_string().into()]));
+    let waiting = parked.iter().filter_map(|id| {
+        let json = serde_json::to_vec(memory.parked.get(id)?).ok()?;
+        Some([id.as_str().into(), json])
+    });
+    let mut commands: Vec<Command> = Command::chunked(&Command::bare("MSET"), views).collect();
+    for (key, members) in unranked {
+        commands.extend(Command::chunked(&Command::new("ZREM", key), members));
+    }
+    for (key, members) in ranked {
+        commands.extend(Command::chunked(&Command::new("ZADD", key), members));
+    }
+    commands.extend(Command::chunked(&Command::new("HSET", keys.counters()), totals));
+    commands.extend(Command::chunked(&Command::new("HSET", keys.parked()), waiting));
+    Ok(commands)
+}

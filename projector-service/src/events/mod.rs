@@ -1,0 +1,181 @@
+//! Events become views: what they are read as ([`Incoming`]), and how a batch is written ([`fold`](fold::fold)).
+
+pub mod fold;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+use millrace_shared::{
+    codec::{Codec, DecodeError, Foreign},
+    domain::{Aggregate, AggregateId, Projection},
+    envelope::EventMeta,
+    kafka::{
+        bulk::Record,
+        partition_of,
+        topics::{Names, Topic},
+    },
+    views::{Keys, Parked},
+};
+
+use crate::{
+    store::Store,
+    target::{At, Batch, Error, Target, Trimmed, Unreadable},
+};
+
+/// The view of an aggregate type.
+pub type View<A> = <<A as Aggregate>::Projection as Projection>::View;
+
+/// One record of an events topic.
+#[derive(Debug)]
+pub struct Incoming<E> {
+    /// The aggregate's id; empty when the key is none.
+    pub id: String,
+    /// The event, or why it is none.
+    pub content: Result<(EventMeta, E), String>,
+}
+
+/// What is kept in memory for a partition.
+#[derive(Debug, Default)]
+pub struct Memory {
+    /// All counters, absolute.
+    pub counters: BTreeMap<String, i128>,
+    /// All parked aggregates.
+    pub parked: BTreeMap<String, Parked>,
+}
+
+/// The views of the batch's aggregates as Redis has them; an error when one can't be read.
+pub type Loaded<V> = HashMap<String, Result<Option<V>, String>>;
+
+/// Limits.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Changes kept per partition.
+    pub changes_window: u32,
+    /// Parked aggregates per partition.
+    pub parked_max: usize,
+}
+
+/// The events of an aggregate type, and the views made of them.
+pub struct Events<A: Aggregate> {
+    codec: Arc<Codec<A::Event>>,
+    runtime: tokio::runtime::Handle,
+    label: &'static str,
+    topic: String,
+    redis_prefix: String,
+    partitions: i32,
+    limits: Limits,
+}
+
+impl<A: Aggregate> Events<A> {
+    /// Those of one deployment.
+    pub fn new(
+        codec: Arc<Codec<A::Event>>,
+        runtime: tokio::runtime::Handle,
+        names: &Names,
+        partitions: i32,
+        limits: Limits,
+    ) -> Self {
+        Self {
+            codec,
+            runtime,
+            // Once for each aggregate type and process.
+            label: format!("{}.v{}", A::Projection::NAME, A::Projection::VERSION).leak(),
+            topic: names.topic(A::TYPE, Topic::Events),
+            redis_prefix: names.redis_prefix().to_owned(),
+            partitions,
+            limits,
+        }
+    }
+
+    fn content(&self, id: &AggregateId, record: &Record<'_>) -> Result<Result<(EventMeta, A::Event), String>, Unreadable> {
+        let home = partition_of(id.as_str().as_bytes(), self.partitions);
+        if home != record.partition() {
+            return Ok(Err(format!("it lies in partition {}, but its key belongs into {home}", record.partition())));
+        }
+        let meta = match EventMeta::read(record.headers()) {
+            Ok(meta) => meta,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        let Some(value) = record.value() else { return Ok(Err("the record has no value".into())) };
+        // A decoder that panics on somebody's bytes must not take the service with it.
+        let decoded = catch_unwind(AssertUnwindSafe(|| self.codec.decode(value, Foreign::Resolve, &self.runtime)));
+        match decoded {
+            Ok(Ok(event)) => Ok(Ok((meta, event))),
+            Ok(Err(DecodeError::Unavailable(reason))) => Err(Unreadable(reason)),
+            Ok(Err(error)) => Ok(Err(error.to_string())),
+            Err(_) => Ok(Err("decoding it panicked".into())),
+        }
+    }
+}
+
+impl<A: Aggregate> Target for Events<A> {
+    type Item = Incoming<A::Event>;
+    type Memory = Memory;
+
+    fn label(&self) -> &'static str {
+        self.label
+    }
+
+    fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    fn keys(&self, partition: i32) -> Keys {
+        Keys::projection::<A::Projection>(&self.redis_prefix, partition)
+    }
+
+    fn when_trimmed(&self) -> Trimmed {
+        Trimmed::Stop
+    }
+
+    fn read(&self, record: &Record<'_>) -> Result<Self::Item, Unreadable> {
+        match AggregateId::from_key(record.key()) {
+            Ok(id) => Ok(Incoming { content: self.content(&id, record)?, id: id.into() }),
+            Err(reason) => Ok(Incoming { id: String::new(), content: Err(reason) }),
+        }
+    }
+
+    fn remember(&self, keys: &Keys, store: &mut Store) -> Result<Memory, Error> {
+        let damaged = |key: String| Error::Stop(format!("{key} in Redis is damaged: empty Redis to build it again"));
+        let mut memory = Memory::default();
+        for (name, value) in store.hash(&keys.counters())? {
+            let value = value.parse().map_err(|_| damaged(keys.counters()))?;
+            memory.counters.insert(name, value);
+        }
+        for (id, parked) in store.hash(&keys.parked())? {
+            let parked = serde_json::from_str(&parked).map_err(|_| damaged(keys.parked()))?;
+            memory.parked.insert(id, parked);
+        }
+        Ok(memory)
+    }
+
+    fn fold(
+        &self,
+        keys: &Keys,
+        memory: &mut Memory,
+        items: Vec<At<Self::Item>>,
+        store: &mut Store,
+    ) -> Result<Batch, Error> {
+        let wanted: BTreeSet<&str> = items
+            .iter()
+            .filter(|at| at.item.content.is_ok() && !memory.parked.contains_key(&at.item.id))
+            .map(|at| at.item.id.as_str())
+            .collect();
+        let names: Vec<String> = wanted.iter().map(|id| keys.view(id)).collect();
+        let values = store.strings(&names)?;
+        let loaded = wanted.into_iter().zip(values).map(|(id, value)| (id.to_owned(), parse::<View<A>>(value))).collect();
+        fold::fold::<A>(keys, &self.codec, self.limits, memory, loaded, items)
+    }
+
+    fn written(&self, _: &Keys, _: &mut Store) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+fn parse<V: serde::de::DeserializeOwned>(value: Option<Vec<u8>>) -> Result<Option<V>, String> {
+    let Some(value) = value else { return Ok(None) };
+    serde_json::from_slice(&value).map(Some).map_err(|error| format!("its view in Redis can't be read: {error}"))
+}

@@ -1,0 +1,234 @@
+//! All access to Redis: claiming a partition, writing a batch, reading what is there.
+
+use std::time::{Duration, Instant};
+
+use millrace_shared::views::{Keys, meta, script};
+use redis::{Connection, ErrorKind, RedisError, RedisResult, Script};
+
+use crate::command::Command;
+
+/// Longest wait for a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Redis is not asked again for so long after it could not be reached, so that many partitions don't each wait for it.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// What went wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Whether it was done is not known, or it certainly was not: look at the checkpoint, then try again.
+    #[error("Redis: {0}")]
+    Again(String),
+    /// Trying again can't help.
+    #[error("Redis refuses: {0}")]
+    Refused(String),
+}
+
+impl From<RedisError> for Error {
+    fn from(error: RedisError) -> Self {
+        if is_passing(&error) { Self::Again(error.to_string()) } else { Self::Refused(error.to_string()) }
+    }
+}
+
+/// Errors that pass. Whatever isn't listed would come again.
+fn is_passing(error: &RedisError) -> bool {
+    let code = error.code().unwrap_or_default();
+    match error.kind() {
+        ErrorKind::Io | ErrorKind::Parse | ErrorKind::ClusterConnectionNotFound | ErrorKind::AuthenticationFailed => {
+            true
+        }
+        _ => [
+            "LOADING", "MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "READONLY", "BUSY", "OOM",
+            "NOREPLICAS", "MISCONF", "NOAUTH", "NOPERM", "WRONGPASS",
+        ]
+        .contains(&code),
+    }
+}
+
+/// What `…:meta` says of a partition.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Meta {
+    /// The present owner's number; 0 where there is none.
+    pub epoch: u64,
+    /// Next offset to read.
+    pub offset: Option<i64>,
+    /// Topic id that the offset belongs to.
+    pub topic_id: Option<String>,
+    /// Whether it has caught up once.
+    pub live: bool,
+}
+
+/// One fenced write.
+#[derive(Debug)]
+pub struct Write<'a> {
+    /// Our number.
+    pub epoch: u64,
+    /// Topic id.
+    pub topic_id: &'a str,
+    /// The checkpoint that must be there.
+    pub expected: Option<i64>,
+    /// The checkpoint afterwards.
+    pub next: i64,
+    /// What is written.
+    pub commands: &'a [Command],
+}
+
+/// What came of a fenced write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// Everything is written.
+    Written,
+    /// Nothing is: the epoch is another one.
+    OtherOwner,
+    /// Nothing is: the checkpoint is another one.
+    OtherCheckpoint,
+}
+
+/// A connection to Redis that is made again when it is lost. One thread's own.
+pub struct Store {
+    client: redis::Client,
+    timeout: Duration,
+    connection: Option<Connection>,
+    not_before: Option<(Instant, String)>,
+    claim: Script,
+    apply: Script,
+    trim: Script,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Store")
+    }
+}
+
+impl Store {
+    /// Connects when first used. `timeout` bounds each answer.
+    pub fn new(client: redis::Client, timeout: Duration) -> Self {
+        Self {
+            client,
+            timeout,
+            connection: None,
+            not_before: None,
+            claim: script::claim(),
+            apply: script::apply(),
+            trim: script::trim_outcomes(),
+        }
+    }
+
+    /// Asks Redis something.
+    pub fn ask<T>(&mut self, question: impl FnOnce(&mut Connection) -> RedisResult<T>) -> Result<T, Error> {
+        if let Some((until, reason)) = &self.not_before
+            && Instant::now() < *until
+        {
+            return Err(Error::Again(reason.clone()));
+        }
+        let answered = self.connect().and_then(question);
+        if let Err(error) = &answered
+            && is_passing(error)
+        {
+            // A late answer would be taken for the answer to the next question.
+            self.connection = None;
+            self.not_before = Some((Instant::now() + PAUSE, error.to_string()));
+        }
+        Ok(answered?)
+    }
+
+    fn connect(&mut self) -> RedisResult<&mut Connection> {
+        if self.connection.is_none() {
+            let connection = self.client.get_connection_with_timeout(CONNECT_TIMEOUT.min(self.timeout))?;
+            connection.set_read_timeout(Some(self.timeout))?;
+            connection.set_write_timeout(Some(self.timeout))?;
+            self.connection = Some(connection);
+        }
+        self.not_before = None;
+        self.connection.as_mut().ok_or_else(|| RedisError::from((ErrorKind::Io, "no connection")))
+    }
+
+    /// Whether it answers.
+    pub fn ping(&mut self) -> Result<(), Error> {
+        self.ask(|redis| redis::cmd("PING").query(redis))
+    }
+
+    /// What it does when its memory is full.
+    pub fn maxmemory_policy(&mut self) -> Result<String, Error> {
+        // CONFIG GET is often forbidden where Redis is somebody else's; INFO is not.
+        let info: String = self.ask(|redis| redis::cmd("INFO").arg("memory").query(redis))?;
+        let policy = info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:"));
+        Ok(policy.unwrap_or("unknown").trim().to_owned())
+    }
+
+    /// Makes this process the owner of a partition.
+    pub fn claim(&mut self, keys: &Keys) -> Result<Meta, Error> {
+        let script = self.claim.clone();
+        let (epoch, offset, topic_id, state): (u64, String, String, String) =
+            self.ask(|redis| script.key(keys.meta()).invoke(redis))?;
+        Ok(Meta {
+            epoch,
+            offset: offset.parse().ok(),
+            topic_id: (!topic_id.is_empty()).then_some(topic_id),
+            live: state == meta::LIVE,
+        })
+    }
+
+    /// What is there, without changing it.
+    pub fn meta(&mut self, keys: &Keys) -> Result<Meta, Error> {
+        Ok(self.metas(&[keys])?.pop().unwrap_or_default())
+    }
+
+    /// What is there for several partitions.
+    pub fn metas(&mut self, keys: &[&Keys]) -> Result<Vec<Meta>, Error> {
+        type Fields = (Option<u64>, Option<i64>, Option<String>, Option<String>);
+        let mut pipe = redis::pipe();
+        for keys in keys {
+            pipe.cmd("HMGET").arg(keys.meta()).arg(&[meta::EPOCH, meta::OFFSET, meta::TOPIC_ID, meta::STATE]);
+        }
+        let all: Vec<Fields> = self.ask(|redis| pipe.query(redis))?;
+        let of = |(epoch, offset, topic_id, state): Fields| Meta {
+            epoch: epoch.unwrap_or_default(),
+            offset,
+            topic_id,
+            live: state.as_deref() == Some(meta::LIVE),
+        };
+        Ok(all.into_iter().map(of).collect())
+    }
+
+    /// Writes a batch and moves the checkpoint, both or neither.
+    pub fn apply(&mut self, keys: &Keys, write: &Write<'_>) -> Result<Applied, Error> {
+        let script = self.apply.clone();
+        let mut call = script.key(keys.meta());
+        let expected = write.expected.map(|offset| offset.to_string()).unwrap_or_default();
+        call.arg(write.epoch).arg(write.topic_id).arg(expected).arg(write.next);
+        for command in write.commands {
+            call.arg(command.words().len());
+            for word in command.words() {
+                call.arg(word.as_slice());
+            }
+        }
+        let answer: i64 = self.ask(|redis| call.invoke(redis))?;
+        match answer {
+            1 => Ok(Applied::Written),
+            0 => Ok(Applied::OtherOwner),
+            _ => Ok(Applied::OtherCheckpoint),
+        }
+    }
+
+    /// Drops the oldest outcomes; returns how many bytes are left.
+    pub fn trim_outcomes(&mut self, keys: &Keys, max_bytes: u64, at_most: usize) -> Result<u64, Error> {
+        let script = self.trim.clone();
+        let mut call = script.key(keys.meta());
+        call.key(keys.order()).arg(max_bytes).arg(at_most);
+        self.ask(|redis| call.invoke(redis))
+    }
+
+    /// The values of strings.
+    pub fn strings(&mut self, keys: &[String]) -> Result<Vec<Option<Vec<u8>>>, Error> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.ask(|redis| redis::cmd("MGET").arg(keys).query(redis))
+    }
+
+    /// The fields of a hash.
+    pub fn hash(&mut self, key: &str) -> Result<Vec<(String, String)>, Error> {
+        self.ask(|redis| redis::cmd("HGETALL").arg(key).query(redis))
+    }
+}

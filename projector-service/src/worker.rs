@@ -1,0 +1,457 @@
+//! The one loop that brings the records of a topic into Redis.
+//!
+//! Progress is what Redis says: a partition is read from its checkpoint on, and every write compares the checkpoint and
+//! the owner's number first. Whatever goes wrong ends in the same place: what was kept in memory is thrown away, the
+//! checkpoint is read again, and the log is read again from there.
+
+use std::{
+    collections::BTreeMap,
+    sync::mpsc::{Receiver, TryRecvError},
+    time::{Duration, Instant},
+};
+
+use millrace_shared::{
+    kafka::{
+        self, Logged, REQUEST_TIMEOUT,
+        bulk::{BulkReader, Item},
+    },
+    views::meta,
+};
+use rdkafka::{consumer::BaseConsumer, error::KafkaError};
+
+use crate::{
+    board::{Board, Position},
+    command::Command,
+    partition::{Open, Slot, Waiting},
+    store::{Applied, Meta, Store, Write},
+    target::{Batch, Error, Target, Trimmed},
+};
+
+/// Longest wait for records; orders and the end are looked at as often.
+const POLL: Duration = Duration::from_millis(50);
+/// A position that moved without records (transaction markers) is written after so long.
+const IDLE: Duration = Duration::from_millis(50);
+/// How often Redis is asked whether an idle partition is still as we left it.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// What the group says about the partitions of the worker's topic.
+#[derive(Debug)]
+pub enum Order {
+    /// They are ours now.
+    Assigned(Vec<i32>),
+    /// They no longer are.
+    Revoked(Vec<i32>),
+}
+
+/// How a worker works.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Records in one script call at most.
+    pub batch_events: usize,
+    /// How long after another owner turned up a partition that is still assigned to us is claimed again.
+    pub reclaim_after: Duration,
+}
+
+/// What a worker needs.
+pub struct Parts<T> {
+    /// What the records are.
+    pub target: T,
+    /// Reads them.
+    pub reader: BulkReader,
+    /// Asks for the log's ends.
+    pub watcher: BaseConsumer<Logged>,
+    /// Writes.
+    pub store: Store,
+    /// Tells.
+    pub board: Board,
+    /// Hears; the worker ends when nobody can speak any more.
+    pub orders: Receiver<Order>,
+    /// How.
+    pub options: Options,
+}
+
+/// See the module.
+pub struct Worker<T: Target> {
+    parts: Parts<T>,
+    slots: BTreeMap<i32, Slot<T>>,
+    looked: Instant,
+}
+
+/// Why a partition is no longer open.
+enum Trouble {
+    Again(String),
+    Stop(String),
+    Fenced,
+}
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Again(reason) => Self::Again(reason),
+            Error::Stop(reason) => Self::Stop(reason),
+        }
+    }
+}
+
+impl From<crate::store::Error> for Trouble {
+    fn from(error: crate::store::Error) -> Self {
+        Error::from(error).into()
+    }
+}
+
+impl From<KafkaError> for Trouble {
+    fn from(error: KafkaError) -> Self {
+        Self::Again(format!("Kafka: {error}"))
+    }
+}
+
+impl<T: Target> Worker<T> {
+    /// A worker without partitions.
+    pub fn new(parts: Parts<T>) -> Self {
+        Self { parts, slots: BTreeMap::new(), looked: Instant::now() }
+    }
+
+    /// Works until nobody gives orders any more; the batch under way is finished.
+    pub fn run(mut self) {
+        while self.take_orders() {
+            self.open_waiting();
+            if let Err(error) = self.gather() {
+                tracing::warn!(topic = self.parts.target.topic(), "reading failed: {error}");
+                std::thread::sleep(POLL);
+            }
+            self.write_pending();
+            self.write_positions(IDLE);
+            self.look();
+        }
+        // So that nothing seems unread while nobody reads.
+        self.write_positions(Duration::ZERO);
+    }
+
+    /// False when it is time to end.
+    fn take_orders(&mut self) -> bool {
+        loop {
+            match self.parts.orders.try_recv() {
+                Ok(Order::Assigned(partitions)) => {
+                    for partition in partitions {
+                        self.slots.entry(partition).or_insert_with(|| Slot::Waiting(Waiting::new()));
+                    }
+                }
+                Ok(Order::Revoked(partitions)) => {
+                    for partition in partitions {
+                        self.close(partition);
+                        self.slots.remove(&partition);
+                        if let Some(position) = self.parts.board.gone(self.parts.target.topic(), partition) {
+                            let labels = [("projection", position.projection.to_owned()), ("partition", partition.to_string())];
+                            metrics::gauge!("millrace_projector_lag_records", &labels).set(0.0);
+                        }
+                    }
+                }
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => return false,
+            }
+        }
+    }
+
+    fn open_waiting(&mut self) {
+        let now = Instant::now();
+        let due: Vec<(i32, Waiting)> = self
+            .slots
+            .iter()
+            .filter_map(|(partition, slot)| match slot {
+                Slot::Waiting(waiting) if waiting.not_before <= now => Some((*partition, *waiting)),
+                _ => None,
+            })
+            .collect();
+        if due.is_empty() {
+            return;
+        }
+        let topic = self.parts.target.topic().to_owned();
+        let topic_id = kafka::topic_id(&self.parts.watcher, &topic, REQUEST_TIMEOUT);
+        for (partition, waiting) in due {
+            let opened = match &topic_id {
+                Ok(topic_id) => self.open(partition, waiting, topic_id),
+                Err(error) => Err(Trouble::Again(format!("Kafka: {error}"))),
+            };
+            let slot = match opened {
+                Ok(open) => {
+                    tracing::info!(topic, partition, epoch = open.epoch, offset = open.position, "projecting");
+                    self.parts.board.solved(&topic, partition);
+                    Slot::Open(Box::new(open))
+                }
+                Err(trouble) => self.trouble(partition, trouble, waiting.failed()),
+            };
+            self.slots.insert(partition, slot);
+        }
+    }
+
+    fn open(&mut self, partition: i32, waiting: Waiting, topic_id: &str) -> Result<Open<T>, Trouble> {
+        let Parts { target, reader, watcher, store, .. } = &mut self.parts;
+        let (first, end) = kafka::watermarks(watcher, target.topic(), partition)?;
+        let keys = target.keys(partition);
+        let found = match waiting.epoch {
+            None => store.claim(&keys)?,
+            Some(ours) => {
+                let found = store.meta(&keys)?;
+                match found.epoch.cmp(&ours) {
+                    std::cmp::Ordering::Equal => found,
+                    std::cmp::Ordering::Greater => return Err(Trouble::Fenced),
+                    // Redis was emptied or is an older copy: whoever claims next is the owner.
+                    std::cmp::Ordering::Less => store.claim(&keys)?,
+                }
+            }
+        };
+        let position = start(&found, topic_id, first, end, target.when_trimmed()).map_err(Trouble::Stop)?;
+        let memory = target.remember(&keys, store)?;
+        reader.add(&[(target.topic(), partition, position)])?;
+        Ok(Open {
+            keys,
+            epoch: found.epoch,
+            topic_id: topic_id.to_owned(),
+            checkpoint: found.offset,
+            position,
+            ahead_since: None,
+            live: found.live,
+            at_end: false,
+            pending: Vec::new(),
+            broken: None,
+            memory,
+        })
+    }
+
+    /// Reads what is there, until there is enough for a batch or nothing more.
+    fn gather(&mut self) -> Result<(), KafkaError> {
+        let Parts { target, reader, options, .. } = &mut self.parts;
+        let slots = &mut self.slots;
+        let (mut timeout, mut gathered) = (POLL, 0);
+        while gathered < options.batch_events {
+            let count = reader.read(timeout, |item| match item {
+                Item::Record(record) => {
+                    let Some(Slot::Open(open)) = slots.get_mut(&record.partition()) else { return };
+                    if !open.expects(record.offset()) {
+                        return;
+                    }
+                    match target.read(&record) {
+                        Ok(item) => open.took(record.offset(), item),
+                        Err(unreadable) => open.broken = Some(unreadable.0),
+                    }
+                    gathered += 1;
+                }
+                Item::End { partition, offset, .. } => {
+                    if let Some(Slot::Open(open)) = slots.get_mut(&partition) {
+                        open.reached_end(offset);
+                    }
+                }
+                Item::Failed { partition, error, .. } => {
+                    if let Some(Slot::Open(open)) = slots.get_mut(&partition) {
+                        open.broken = Some(format!("Kafka: {error}"));
+                    }
+                }
+            })?;
+            if count == 0 {
+                break;
+            }
+            timeout = Duration::ZERO;
+        }
+        Ok(())
+    }
+
+    fn write_pending(&mut self) {
+        self.each_open(|parts, open| {
+            if open.pending.is_empty() && open.broken.is_none() {
+                return Ok(());
+            }
+            let mut pending = std::mem::take(&mut open.pending);
+            while !pending.is_empty() {
+                let rest = pending.split_off(pending.len().min(parts.options.batch_events));
+                let next = if rest.is_empty() { open.position } else { rest[0].offset };
+                let begun = Instant::now();
+                let batch = parts.target.fold(&open.keys, &mut open.memory, pending, &mut parts.store)?;
+                let live = rest.is_empty() && open.at_end;
+                write(parts, open, &batch.commands, next, live)?;
+                parts.target.written(&open.keys, &mut parts.store)?;
+                count(parts.target.label(), &batch, begun.elapsed());
+                pending = rest;
+            }
+            match open.broken.take() {
+                Some(reason) => Err(Trouble::Again(reason)),
+                None => Ok(()),
+            }
+        });
+    }
+
+    /// Writes positions that moved without records, which must not cost a call for each transaction marker.
+    fn write_positions(&mut self, idle: Duration) {
+        self.each_open(|parts, open| {
+            if !open.is_ahead() {
+                open.ahead_since = None;
+                return Ok(());
+            }
+            let since = *open.ahead_since.get_or_insert_with(Instant::now);
+            // A partition is marked live without delay: queries wait for that.
+            let due = since.elapsed() >= idle || (open.at_end && !open.live);
+            if due { write(parts, open, &[], open.position, open.at_end) } else { Ok(()) }
+        });
+    }
+
+    /// Notices that Redis was emptied, or is an older copy, although there is nothing to write.
+    fn look(&mut self) {
+        if self.looked.elapsed() < LOOK {
+            return;
+        }
+        self.looked = Instant::now();
+        let open: Vec<&Open<T>> = self.slots.values().filter_map(|slot| match slot {
+            Slot::Open(open) => Some(&**open),
+            _ => None,
+        }).collect();
+        if open.is_empty() {
+            return;
+        }
+        let keys: Vec<_> = open.iter().map(|open| &open.keys).collect();
+        let changed: Vec<bool> = match self.parts.store.metas(&keys) {
+            Ok(metas) => {
+                metas.iter().zip(&open).map(|(m, open)| m.epoch != open.epoch || m.offset != open.checkpoint).collect()
+            }
+            // The next write finds out.
+            Err(_) => return,
+        };
+        let mut changed = changed.into_iter();
+        self.each_open(|_, _| match changed.next() {
+            Some(true) => Err(Trouble::Again("Redis no longer has the checkpoint that was written".into())),
+            _ => Ok(()),
+        });
+    }
+
+    /// Does something with every open partition; one that gets into trouble is closed.
+    fn each_open(&mut self, mut act: impl FnMut(&mut Parts<T>, &mut Open<T>) -> Result<(), Trouble>) {
+        let mut troubled = Vec::new();
+        for (&partition, slot) in &mut self.slots {
+            let Slot::Open(open) = slot else { continue };
+            if let Err(trouble) = act(&mut self.parts, open) {
+                troubled.push((partition, open.epoch, trouble));
+                continue;
+            }
+            let position = Position { projection: self.parts.target.label(), offset: open.position };
+            self.parts.board.progress(self.parts.target.topic(), partition, position);
+        }
+        for (partition, epoch, trouble) in troubled {
+            self.close(partition);
+            let slot = self.trouble(partition, trouble, Waiting::resuming(epoch));
+            self.slots.insert(partition, slot);
+        }
+    }
+
+    fn trouble(&self, partition: i32, trouble: Trouble, again: Waiting) -> Slot<T> {
+        let (target, board) = (&self.parts.target, &self.parts.board);
+        let topic = target.topic();
+        match trouble {
+            Trouble::Again(reason) => {
+                tracing::warn!(topic, partition, "reading again from the checkpoint: {reason}");
+                board.problem(topic, partition, reason);
+                Slot::Waiting(again)
+            }
+            Trouble::Fenced => {
+                let after = self.parts.options.reclaim_after;
+                tracing::warn!(topic, partition, "another projector has taken the partition over");
+                board.problem(topic, partition, "another projector has taken the partition over".into());
+                Slot::Waiting(Waiting::fenced(after))
+            }
+            Trouble::Stop(reason) => {
+                tracing::error!(topic, partition, "this partition is no longer projected: {reason}");
+                board.problem(topic, partition, reason);
+                Slot::Stopped
+            }
+        }
+    }
+
+    fn close(&mut self, partition: i32) {
+        if let Some(Slot::Open(_)) = self.slots.get(&partition)
+            && let Err(error) = self.parts.reader.remove(&[(self.parts.target.topic(), partition)])
+        {
+            tracing::warn!(topic = self.parts.target.topic(), partition, "can't stop reading: {error}");
+        }
+    }
+}
+
+/// Where to read from, or why that is not possible.
+fn start(found: &Meta, topic_id: &str, first: i64, end: i64, when_trimmed: Trimmed) -> Result<i64, String> {
+    if let Some(other) = found.topic_id.as_deref().filter(|other| *other != topic_id) {
+        return Err(format!(
+            "the views in Redis were made from a topic with id {other}, but the topic's id is {topic_id}: it was \
+             deleted and made again, or Redis belongs to another cluster; empty Redis, or mend the address"
+        ));
+    }
+    match found.offset {
+        None => Ok(first),
+        Some(offset) if offset > end => Err(format!(
+            "the views in Redis go up to offset {offset}, but the log ends at {end}: the log has lost records; restore \
+             it, or empty Redis to build the views again from what is left"
+        )),
+        Some(offset) if offset < first && when_trimmed == Trimmed::Stop => Err(format!(
+            "the views in Redis go up to offset {offset}, but the log begins at {first}: the records between them are \
+             gone, and going on would leave a hole; restore the log or a newer copy of Redis"
+        )),
+        Some(offset) => Ok(offset.max(first)),
+    }
+}
+
+fn write<T: Target>(
+    parts: &mut Parts<T>,
+    open: &mut Open<T>,
+    commands: &[Command],
+    next: i64,
+    at_end: bool,
+) -> Result<(), Trouble> {
+    let mark_live = at_end && !open.live;
+    let marked;
+    let commands = if mark_live {
+        let live = Command::new("HSET", open.keys.meta()).with(meta::STATE).with(meta::LIVE);
+        marked = commands.iter().cloned().chain([live]).collect::<Vec<_>>();
+        &marked
+    } else {
+        commands
+    };
+    let write = Write { epoch: open.epoch, topic_id: &open.topic_id, expected: open.checkpoint, next, commands };
+    match parts.store.apply(&open.keys, &write)? {
+        Applied::Written => {
+            open.checkpoint = Some(next);
+            open.ahead_since = None;
+            open.live |= mark_live;
+            Ok(())
+        }
+        Applied::OtherOwner => Err(Trouble::Again("the partition has another owner in Redis".into())),
+        Applied::OtherCheckpoint => Err(Trouble::Again("the checkpoint in Redis is another one".into())),
+    }
+}
+
+fn count(projection: &'static str, batch: &Batch, took: Duration) {
+    metrics::counter!("millrace_projector_events_applied_total", "projection" => projection).increment(batch.applied);
+    metrics::counter!("millrace_projector_repeats_dropped_total", "projection" => projection)
+        .increment(batch.repeated);
+    metrics::counter!("millrace_projector_events_parked_total", "projection" => projection).increment(batch.parked);
+    metrics::histogram!("millrace_projector_batch_seconds", "projection" => projection).record(took);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(offset: Option<i64>, topic_id: Option<&str>, when_trimmed: Trimmed) -> Result<i64, String> {
+        let found = Meta { epoch: 1, offset, topic_id: topic_id.map(str::to_owned), live: true };
+        start(&found, "now", 10, 20, when_trimmed)
+    }
+
+    #[test]
+    fn g07_a_checkpoint_is_followed_or_refused_never_jumped() {
+        assert_eq!(at(None, None, Trimmed::Stop), Ok(10));
+        assert_eq!(at(Some(15), Some("now"), Trimmed::Stop), Ok(15));
+        assert_eq!(at(Some(20), Some("now"), Trimmed::Stop), Ok(20));
+        assert!(at(Some(21), Some("now"), Trimmed::Stop).unwrap_err().contains("ends at 20"));
+        assert!(at(Some(9), Some("now"), Trimmed::Stop).unwrap_err().contains("begins at 10"));
+        assert!(at(Some(15), Some("before"), Trimmed::GoOn).unwrap_err().contains("before"));
+    }
+
+    #[test]
+    fn outcomes_that_expired_are_not_waited_for() {
+        assert_eq!(at(Some(9), Some("now"), Trimmed::GoOn), Ok(10));
+    }
+}
