@@ -3,6 +3,7 @@
 
 mod access;
 mod garbage;
+mod queries;
 mod refusals;
 mod repeats;
 mod restarts;

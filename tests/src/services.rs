@@ -287,6 +287,13 @@ impl Drop for Shared {
     }
 }
 
+impl Shared {
+    /// Others that some tests share.
+    pub fn new(services: &'static Services) -> Self {
+        Self(services)
+    }
+}
+
 impl Services {
     /// Those that tests share which hurt nobody and use ids of their own.
     pub fn shared() -> Shared {
