@@ -79,6 +79,20 @@ impl<A: Aggregate> TypeOf<A> {
     }
 }
 
+#[cfg(test)]
+impl<A: Aggregate> TypeOf<A> {
+    /// For tests that talk to no registry: schema ids are 1, 2, 3, …, and others can't be asked for.
+    pub fn unregistered() -> Self {
+        let registry = Registry::new("http://127.0.0.1:1").unwrap();
+        Self {
+            commands: Codec::unregistered(registry.clone()).unwrap(),
+            events: Codec::unregistered(registry.clone()).unwrap(),
+            outcomes: Codec::unregistered(registry).unwrap(),
+            topics: Topic::ALL.map(|topic| Names::default().topic(A::TYPE, topic)),
+        }
+    }
+}
+
 impl<A: Aggregate> CommandType for TypeOf<A> {
     fn info(&self) -> AggregateInfo {
         AggregateInfo::of::<A>()

@@ -68,7 +68,7 @@ pub trait Decider: Send {
     fn decide(&mut self, record: &CommandRecord, now: Timestamp, sink: &mut dyn Sink) -> Result<(), Held>;
 
     /// The batch is in the log: keep its effects, and answer who waits.
-    fn commit(&mut self);
+    fn commit(&mut self, now: Timestamp);
 
     /// The batch is not in the log: forget its effects.
     fn rollback(&mut self);
@@ -77,7 +77,7 @@ pub trait Decider: Send {
     fn restore_event(&mut self, record: &Stored<'_>) -> Result<(), RestoreError>;
 
     /// Restores from a record of the outcome topic.
-    fn restore_outcome(&mut self, record: &Stored<'_>) -> Result<(), RestoreError>;
+    fn restore_outcome(&mut self, record: &Stored<'_>, now: Timestamp) -> Result<(), RestoreError>;
 
     /// Offset behind the last command whose outcome was restored, when there was one of this command topic.
     fn decided_up_to(&self) -> Option<i64>;
@@ -275,7 +275,7 @@ impl<A: Aggregate> Partition<A> {
                     Ok(Value::Object(figures)) => figures,
                     _ => Map::new(),
                 };
-                let reason = figures.remove("reason").and_then(|reason| reason.as_str().map(str::to_owned));
+                let reason = figures.shift_remove("reason").and_then(|reason| reason.as_str().map(str::to_owned));
                 Err(Refused { reason: reason.unwrap_or_else(|| "internal".to_owned()), figures })
             }
         }
@@ -541,13 +541,13 @@ impl<A: Aggregate> Decider for Partition<A> {
         Ok(())
     }
 
-    fn commit(&mut self) {
+    fn commit(&mut self, now: Timestamp) {
         self.before.clear();
         self.memory.commit();
         for (awaited, answer) in self.answers.drain(..) {
             self.settings.waiters.answer(&awaited, &answer);
         }
-        self.memory.expire(Timestamp::now());
+        self.memory.expire(now);
     }
 
     fn rollback(&mut self) {
@@ -595,7 +595,7 @@ impl<A: Aggregate> Decider for Partition<A> {
         Ok(())
     }
 
-    fn restore_outcome(&mut self, record: &Stored<'_>) -> Result<(), RestoreError> {
+    fn restore_outcome(&mut self, record: &Stored<'_>, now: Timestamp) -> Result<(), RestoreError> {
         let position = record.headers.iter().find(|(name, _)| *name == names::POSITION).and_then(|(_, value)| *value);
         let position = position.and_then(|bytes| std::str::from_utf8(bytes).ok());
         if let Some(offset) = position.and_then(|text| own_offset(text, &self.settings)) {
@@ -614,7 +614,6 @@ impl<A: Aggregate> Decider for Partition<A> {
             }
         };
         let Ok(fingerprint) = Fingerprint::try_from(outcome.fingerprint.as_slice()) else { return Ok(()) };
-        let now = Timestamp::now();
         if is_remembered(&outcome) && !self.memory.is_past(outcome.time(), now) {
             let remembered = Remembered { fingerprint, outcome: value.into(), at: outcome.time() };
             self.memory.remember(&outcome.aggregate_id, &outcome.command_id, remembered);

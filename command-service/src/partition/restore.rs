@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
 use millrace_shared::kafka::{
     bulk::{BulkReader, Item},
     reader_config,
@@ -88,7 +89,7 @@ impl Job<'_> {
         settings: impl Fn(&Grant) -> Settings,
         mut ready: impl FnMut(Restored),
     ) -> Result<(), Error> {
-        let started = Instant::now();
+        let (started, now) = (Instant::now(), Timestamp::now());
         let committed = self.committed_offsets(grants)?;
         let watcher = watcher(self.bootstrap, "millrace-restore")?;
         let mut reader = BulkReader::new(&reader_config(self.bootstrap, "millrace-restore"))?;
@@ -155,7 +156,7 @@ impl Job<'_> {
                             };
                             let restored = match topic {
                                 Topic::Events => restoring.decider.restore_event(&stored),
-                                _ => restoring.decider.restore_outcome(&stored),
+                                _ => restoring.decider.restore_outcome(&stored, now),
                             };
                             failure = failure.take().or(restored.err().map(Error::from));
                         }

@@ -228,7 +228,7 @@ impl Writer {
             Ok(()) => {
                 for (slot, count, _) in decided {
                     let Some(partition) = served.get_mut(&slot) else { continue };
-                    partition.decider.commit();
+                    partition.decider.commit(now);
                     partition.queue.drain(..count);
                     partition.grant.dequeue(count);
                 }

@@ -56,7 +56,8 @@ pub fn topic_id(client: &BaseConsumer<Logged>, topic: &str, timeout: Duration) -
             if text.is_null() {
                 return Err(failed(RDKafkaErrorCode::UnknownTopic));
             }
-            Ok(CStr::from_ptr(text).to_string_lossy().into_owned())
+            // librdkafka spells base64 with + and /, Kafka and its tools with - and _.
+            Ok(CStr::from_ptr(text).to_string_lossy().replace('+', "-").replace('/', "_"))
         })();
         if !event.is_null() {
             rd_kafka_event_destroy(event);
