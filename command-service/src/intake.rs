@@ -93,6 +93,16 @@ pub struct Intake {
     consumer: Arc<BaseConsumer<Group>>,
 }
 
+/// Grants that are restored. Records of other partitions are not for us (yet).
+type Serving = HashMap<Slot, Served>;
+
+struct Served {
+    grant: Arc<Grant>,
+    /// Read and not handed over yet.
+    gathered: Vec<CommandRecord>,
+    paused: bool,
+}
+
 /// The callbacks' side.
 pub struct Group {
     types: Arc<[Arc<dyn CommandType>]>,
@@ -282,8 +292,7 @@ impl Intake {
     pub fn run(self, runtime: &tokio::runtime::Handle, shutdown: &CancellationToken) -> Result<(), KafkaError> {
         let topics: Vec<&str> = self.types.iter().map(|kind| kind.topic(Topic::Commands)).collect();
         self.consumer.subscribe(&topics)?;
-        // Grants that are restored; records of others are not for us (yet).
-        let mut serving: HashMap<Slot, (Arc<Grant>, Vec<CommandRecord>, bool)> = HashMap::new();
+        let mut serving = Serving::new();
         let mut gathered = 0;
         while !shutdown.is_cancelled() {
             let wait = if gathered == 0 { POLL_WAIT } else { Duration::ZERO };
@@ -294,8 +303,8 @@ impl Intake {
                         .iter()
                         .position(|kind| kind.topic(Topic::Commands) == message.topic())
                         .map(|kind| Slot { kind, partition: message.partition() });
-                    if let Some((_, records, _)) = slot.and_then(|slot| serving.get_mut(&slot)) {
-                        records.push(CommandRecord::copy(&message));
+                    if let Some(served) = slot.and_then(|slot| serving.get_mut(&slot)) {
+                        served.gathered.push(CommandRecord::copy(&message));
                         gathered += 1;
                     }
                     if gathered < HAND_OVER {
@@ -342,13 +351,13 @@ impl Intake {
     }
 
     /// Hands gathered records to their writers; pauses partitions whose writer has enough, resumes the others.
-    fn hand_over(&self, serving: &mut HashMap<Slot, (Arc<Grant>, Vec<CommandRecord>, bool)>) -> Result<(), KafkaError> {
+    fn hand_over(&self, serving: &mut Serving) -> Result<(), KafkaError> {
         let (mut pause, mut resume) = (TopicPartitionList::new(), TopicPartitionList::new());
-        for (slot, (grant, records, paused)) in serving.iter_mut() {
-            if !records.is_empty() {
-                grant.enqueue(records.len());
+        for (slot, Served { grant, gathered, paused }) in serving.iter_mut() {
+            if !gathered.is_empty() {
+                grant.enqueue(gathered.len());
                 // An error means that the process is ending.
-                let _ = self.writer(*slot).send(ToWriter::Records(grant.clone(), std::mem::take(records)));
+                let _ = self.writer(*slot).send(ToWriter::Records(grant.clone(), std::mem::take(gathered)));
             }
             let full = grant.queued() >= self.settings.queue_commands;
             if full && !*paused {
@@ -422,11 +431,7 @@ impl Intake {
         }
     }
 
-    fn serve(
-        &self,
-        restored: Restored,
-        serving: &mut HashMap<Slot, (Arc<Grant>, Vec<CommandRecord>, bool)>,
-    ) -> Result<(), KafkaError> {
+    fn serve(&self, restored: Restored, serving: &mut Serving) -> Result<(), KafkaError> {
         let grant = restored.grant;
         if !self.holds(&grant) {
             return Ok(());
@@ -438,7 +443,7 @@ impl Intake {
         list.add_partition(&grant.topic, grant.slot.partition);
         self.consumer.resume(&list)?;
         self.waiters.served_here(grant.slot, restored.outcomes_end);
-        serving.insert(grant.slot, (grant, Vec::new(), false));
+        serving.insert(grant.slot, Served { grant, gathered: Vec::new(), paused: false });
         Ok(())
     }
 
@@ -463,7 +468,7 @@ impl Intake {
     fn take_over(
         &self,
         old: &Arc<Grant>,
-        serving: &mut HashMap<Slot, (Arc<Grant>, Vec<CommandRecord>, bool)>,
+        serving: &mut Serving,
         runtime: &tokio::runtime::Handle,
     ) -> Result<(), KafkaError> {
         if !self.holds(old) {
@@ -485,8 +490,8 @@ impl Intake {
     }
 
     /// A partition is not served here any more: those who wait are answered from its outcome topic.
-    fn forget(&self, grant: &Grant, serving: &mut HashMap<Slot, (Arc<Grant>, Vec<CommandRecord>, bool)>) {
-        if serving.get(&grant.slot).is_some_and(|(served, _, _)| served.number == grant.number) {
+    fn forget(&self, grant: &Grant, serving: &mut Serving) {
+        if serving.get(&grant.slot).is_some_and(|served| served.grant.number == grant.number) {
             serving.remove(&grant.slot);
         }
         if let Some(from) = self.waiters.served_elsewhere(grant.slot) {
@@ -494,7 +499,7 @@ impl Intake {
         }
     }
 
-    fn report(&self, serving: &HashMap<Slot, (Arc<Grant>, Vec<CommandRecord>, bool)>) {
+    fn report(&self, serving: &Serving) {
         let (granted, joined) = {
             let state = self.consumer.context().state();
             (state.grants.len(), state.joined)

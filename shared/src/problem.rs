@@ -68,9 +68,12 @@ kinds! {
         "The command may or may not have been decided. Send it again with the same key, or ask at `Location`.";
 }
 
-/// A problem to be answered.
+/// A problem to be answered. Small, as it is the error of many results.
 #[derive(Debug)]
-pub struct Problem {
+pub struct Problem(Box<Parts>);
+
+#[derive(Debug)]
+struct Parts {
     name: String,
     status: u16,
     title: String,
@@ -82,14 +85,14 @@ pub struct Problem {
 impl Problem {
     /// A problem of a kind, with what is wrong in this case.
     pub fn new(kind: &'static Kind, detail: impl Into<String>) -> Self {
-        Self {
+        Self(Box::new(Parts {
             name: kind.name.into(),
             status: kind.status,
             title: kind.title.into(),
             detail: detail.into(),
             members: Map::new(),
             headers: Vec::new(),
-        }
+        }))
     }
 
     /// The problem that a stored reason stands for: a refusal of the domain's rules, or one of the general kinds.
@@ -105,7 +108,8 @@ impl Problem {
             let figures: Vec<String> = figures.iter().map(|(name, value)| format!("{name} {value}")).collect();
             detail = format!("{detail}: {}", figures.join(", "));
         }
-        Self { name: reason.into(), status, title: title.into(), detail, members: figures, headers: Vec::new() }
+        let (name, title) = (reason.into(), title.into());
+        Self(Box::new(Parts { name, status, title, detail, members: figures, headers: Vec::new() }))
     }
 
     /// The request can't be understood; each error is a JSON pointer (or the name of a parameter) and what is wrong.
@@ -120,13 +124,13 @@ impl Problem {
 
     /// Adds a member to the document.
     pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
-        self.members.insert(name.into(), value.into());
+        self.0.members.insert(name.into(), value.into());
         self
     }
 
     /// Adds a header to the answer; one that can't be a header is left out.
     pub fn with_header(mut self, name: HeaderName, value: &str) -> Self {
-        self.headers.extend(HeaderValue::from_str(value).ok().map(|value| (name, value)));
+        self.0.headers.extend(HeaderValue::from_str(value).ok().map(|value| (name, value)));
         self
     }
 
@@ -137,7 +141,7 @@ impl Problem {
 
     /// HTTP status.
     pub fn status(&self) -> StatusCode {
-        StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+        StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
     /// The document's members.
@@ -151,10 +155,10 @@ impl Problem {
     fn document(&self) -> ProblemDetails<Map<String, Value>> {
         let document = ProblemDetails::new()
             .with_status(self.status())
-            .with_title(&self.title)
-            .with_detail(&self.detail)
-            .with_extensions(self.members.clone());
-        match format!("/problems/{}", self.name).parse::<axum::http::Uri>() {
+            .with_title(&self.0.title)
+            .with_detail(&self.0.detail)
+            .with_extensions(self.0.members.clone());
+        match format!("/problems/{}", self.0.name).parse::<axum::http::Uri>() {
             Ok(uri) => document.with_type(uri),
             Err(_) => document,
         }
@@ -164,7 +168,7 @@ impl Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut response = self.document().into_response();
-        response.headers_mut().extend(self.headers);
+        response.headers_mut().extend(self.0.headers);
         response
     }
 }

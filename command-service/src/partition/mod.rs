@@ -112,9 +112,12 @@ pub struct Partition<A: Aggregate> {
     memory: Memory,
     decided_up_to: Option<i64>,
     /// What the aggregates of this batch were before it.
-    before: Vec<(Box<str>, Option<Entry<A::State>>)>,
+    before: Vec<Before<A::State>>,
     answers: Vec<(Awaited, Answer)>,
 }
+
+/// An aggregate's id and what was known of it.
+type Before<S> = (Box<str>, Option<Entry<S>>);
 
 struct Entry<S> {
     state: S,

@@ -217,6 +217,9 @@ fn g02_an_aborted_batch_leaves_nothing_behind() {
     assert_eq!(bench.decide(&record), first, "the batch runs again and gives the same");
 }
 
+/// Value, headers, and what the reason must say.
+type Case<'a> = (Option<&'a [u8]>, &'a [(&'a str, &'a str)], &'a str);
+
 #[test]
 fn g13_what_is_no_command_is_a_dead_letter_with_its_reason() {
     let mut bench = Bench::opened();
@@ -227,7 +230,7 @@ fn g13_what_is_no_command_is_a_dead_letter_with_its_reason() {
     negative[5] = 1;
     let truncated = good[..good.len() - 1].to_vec();
     let headers: &[(&str, &str)] = &[("x", "y")];
-    let cases: [(Option<&[u8]>, &[(&str, &str)], &str); 9] = [
+    let cases: [Case<'_>; 9] = [
         (None, headers, "no value"),
         (Some(b""), headers, "five bytes"),
         (Some(b"{\"amount\": 1}"), headers, "zero byte"),

@@ -11,7 +11,7 @@
 //! | `{…}:sort:<field>:asc`, `…:desc` | sorted set | ids by a field; `desc` by its negative, so that ties go by id in both |
 //! | `{…}:filter:<field>:<value>` | sorted set | ids of the views with that value (selective filters only) |
 //! | `{…}:counters` | hash | totals of the partition |
-//! | `{…}:changes` | stream | one entry an event, id `<offset>-<ordinal>`: fields `id`, `seq`, `type`, `time` |
+//! | `{…}:changes` | stream | one entry an event, id `<offset>-<ordinal>` (ordinals from 1 on): fields `id`, `seq`, `type`, `time` |
 //! | `{…}:parked` | hash | parked aggregates: id → JSON [`Parked`] |
 //!
 //! Outcomes lie beside, per partition of the outcome topic, under `{bank-account.outcomes:7}`: `…:meta` as above,
@@ -24,6 +24,10 @@ pub mod script;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::Projection;
+
+/// The sort that every projection has: by id alone. Its set has one direction, since ids of one score are found in
+/// either by Redis' lexical ranges.
+pub const BY_ID: &str = "id";
 
 /// Field names of `…:meta`.
 pub mod meta {
