@@ -3,10 +3,12 @@
 
 mod access;
 mod garbage;
+mod import;
 mod queries;
 mod refusals;
 mod repeats;
 mod restarts;
+mod settings;
 mod topics;
 mod versions;
 mod walk;
