@@ -38,7 +38,7 @@ use crate::{
 };
 
 /// How long threads may take to end after HTTP has.
-const END_TIMEOUT: Duration = Duration::from_secs(8);
+const END_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Why the service can't start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -124,8 +124,9 @@ impl App {
         self.health.set("schemas", Ok(()));
         let types: Arc<[Arc<dyn CommandType>]> = types.into();
         let outcomes = Codec::<OutcomeRecord>::reading(self.registry.clone())?;
-        let pipeline =
-            Pipeline::start(&self.settings, &names, types.clone(), outcomes, self.health.clone(), &shutdown)?;
+        let end = CancellationToken::new();
+        let ends = Ends { end: end.clone(), shutdown: shutdown.clone() };
+        let pipeline = Pipeline::start(&self.settings, &names, types.clone(), outcomes, self.health.clone(), ends)?;
         let api = Api {
             types: types.clone(),
             submitter: pipeline.submitter(&self.settings)?,
@@ -140,9 +141,10 @@ impl App {
         };
         tokio::spawn(trimmer.run(shutdown.clone()));
         tracing::info!(http = %self.http.local_addr()?, "serving");
-        // Requests that wait are answered while the writers finish: the listener ends first, the threads after it.
+        // The listener ends first: requests that wait are still answered. Then the threads.
         let served = serve::http(self.http, router(api), shutdown.clone()).await;
         shutdown.cancel();
+        end.cancel();
         let ended = tokio::time::timeout(END_TIMEOUT, blocking(move || pipeline.join())).await;
         ops_end.cancel();
         ops.abort();
@@ -155,6 +157,12 @@ impl App {
             }
         }
     }
+}
+
+/// What ends the pipeline, and what the pipeline ends when it can't go on.
+struct Ends {
+    end: CancellationToken,
+    shutdown: CancellationToken,
 }
 
 /// The threads between the command topics and the outcomes.
@@ -173,7 +181,7 @@ impl Pipeline {
         types: Arc<[Arc<dyn CommandType>]>,
         outcomes: Codec<OutcomeRecord>,
         health: Health,
-        shutdown: &CancellationToken,
+        ends: Ends,
     ) -> Result<Self, Error> {
         let bootstrap = settings.kafka.kafka_bootstrap.clone();
         let (waiters, captures) = (Waiters::default(), Captures::default());
@@ -227,11 +235,11 @@ impl Pipeline {
             health,
             (to_intake, from_writers),
         )?;
-        let (runtime, end) = (Handle::current(), shutdown.clone());
+        let runtime = Handle::current();
         let intake = std::thread::Builder::new().name("intake".into()).spawn(move || {
-            let result = intake.run(&runtime, &end);
+            let result = intake.run(&runtime, &ends.end);
             // Without its consumer the process is of no use: end, and be started again.
-            end.cancel();
+            ends.shutdown.cancel();
             result
         })?;
         Ok(Self { types, waiters, follower, intake, others })

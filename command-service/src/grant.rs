@@ -16,6 +16,8 @@ use std::{
 
 use rdkafka::{Offset, TopicPartitionList, consumer::ConsumerGroupMetadata, error::KafkaResult};
 
+use crate::record::CommandRecord;
+
 /// A command partition: index of the aggregate type, and partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Slot {
@@ -34,7 +36,7 @@ pub struct Grant {
     pub slot: Slot,
     /// Name of its command topic.
     pub topic: String,
-    /// Records handed to the writer and not yet handled.
+    /// Weight of the records handed to the writer and not yet handled.
     queued: AtomicUsize,
 }
 
@@ -45,19 +47,23 @@ impl Grant {
     }
 
     /// Counts records in (before they are handed over).
-    pub fn enqueue(&self, count: usize) -> usize {
-        self.queued.fetch_add(count, Ordering::Relaxed) + count
+    pub fn enqueue<'a>(&self, records: impl IntoIterator<Item = &'a CommandRecord>) {
+        self.queued.fetch_add(weight(records), Ordering::Relaxed);
     }
 
-    /// Counts records out (after they were handled).
-    pub fn dequeue(&self, count: usize) {
-        self.queued.fetch_sub(count, Ordering::Relaxed);
+    /// Counts records out (after they were handled, or dropped).
+    pub fn dequeue<'a>(&self, records: impl IntoIterator<Item = &'a CommandRecord>) {
+        self.queued.fetch_sub(weight(records), Ordering::Relaxed);
     }
 
-    /// Records with the writer.
+    /// Weight of the records with the writer.
     pub fn queued(&self) -> usize {
         self.queued.load(Ordering::Relaxed)
     }
+}
+
+fn weight<'a>(records: impl IntoIterator<Item = &'a CommandRecord>) -> usize {
+    records.into_iter().map(CommandRecord::weight).sum()
 }
 
 /// The captured metadata of every grant that holds.

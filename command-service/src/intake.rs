@@ -39,7 +39,7 @@ use crate::{
 };
 
 const POLL_WAIT: Duration = Duration::from_millis(20);
-/// Records gathered before they are handed over, at most.
+/// Weight of the records gathered before they are handed over, about.
 const HAND_OVER: usize = 1024;
 const RESTORE_RETRY: Duration = Duration::from_secs(1);
 const SEEK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -304,8 +304,9 @@ impl Intake {
                         .position(|kind| kind.topic(Topic::Commands) == message.topic())
                         .map(|kind| Slot { kind, partition: message.partition() });
                     if let Some(served) = slot.and_then(|slot| serving.get_mut(&slot)) {
-                        served.gathered.push(CommandRecord::copy(&message));
-                        gathered += 1;
+                        let record = CommandRecord::copy(&message);
+                        gathered += record.weight();
+                        served.gathered.push(record);
                     }
                     if gathered < HAND_OVER {
                         continue;
@@ -355,7 +356,7 @@ impl Intake {
         let (mut pause, mut resume) = (TopicPartitionList::new(), TopicPartitionList::new());
         for (slot, Served { grant, gathered, paused }) in serving.iter_mut() {
             if !gathered.is_empty() {
-                grant.enqueue(gathered.len());
+                grant.enqueue(gathered.iter());
                 // An error means that the process is ending.
                 let _ = self.writer(*slot).send(ToWriter::Records(grant.clone(), std::mem::take(gathered)));
             }

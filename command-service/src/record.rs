@@ -8,6 +8,9 @@ use rdkafka::{
     message::{BorrowedMessage, Headers, OwnedHeaders},
 };
 
+/// Each so many bytes of a record count as one record more.
+const LARGE_BYTES: usize = 4096;
+
 /// A record of a command topic, copied out of librdkafka: all bytes in one buffer.
 #[derive(Clone, Debug, Default)]
 pub struct CommandRecord {
@@ -76,6 +79,11 @@ impl CommandRecord {
             let name = std::str::from_utf8(&self.bytes[name.clone()]).unwrap_or_default();
             (name, value.clone().map(|range| &self.bytes[range]))
         })
+    }
+
+    /// What it counts for in a queue: one, and more when it is large, so that queues are bounded in bytes too.
+    pub fn weight(&self) -> usize {
+        1 + self.bytes.len() / LARGE_BYTES
     }
 
     /// Bytes of key, value and headers.

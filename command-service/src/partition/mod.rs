@@ -38,6 +38,8 @@ use memory::{Memory, Remembered};
 
 /// A record that is forwarded, or goes to dead letters, gets a few headers more; it must stay below Kafka's limit.
 const MAX_FORWARDED_BYTES: usize = (1 << 20) - 4096;
+/// The topic of dead letters takes records of twice a command's size.
+const MAX_DEAD_LETTER_BYTES: usize = 3 << 19;
 /// Reasons that are answered but never remembered: the same command may fare better next time.
 const PASSING_REASONS: [&str; 3] = ["idempotency-key-reused", "internal", "unavailable"];
 
@@ -222,14 +224,17 @@ impl<A: Aggregate> Partition<A> {
             "dead letter"
         );
         metrics::counter!("millrace_command_dead_letters_total", "type" => A::TYPE).increment(1);
-        let headers = copied(record, &[])
+        // A compressed batch may hold a record that no topic takes uncompressed: it stays where it first lay.
+        let fits = record.size() <= MAX_DEAD_LETTER_BYTES;
+        let reason = if fits { reason } else { &format!("{reason}; its {} bytes are not kept here", record.size()) };
+        let headers = if fits { copied(record, &[]) } else { OwnedHeaders::new() }
             .insert(Header { key: names::ERROR, value: Some(reason) })
             .insert(Header { key: names::ORIGIN, value: Some(&origin) });
         sink.send(OutRecord {
             topic: Topic::DeadLetters,
             partition: self.settings.slot.partition,
-            key: record.key(),
-            value: record.value(),
+            key: record.key().filter(|key| fits || key.len() <= AggregateId::MAX_BYTES),
+            value: record.value().filter(|_| fits),
             headers,
             timestamp_ms: now.as_millisecond(),
         });

@@ -239,7 +239,7 @@ fn g13_what_is_no_command_is_a_dead_letter_with_its_reason() {
         (Some(&negative), headers, "minor units"),
         (Some(&good), &[(names::ID, "a b")], "ce_id"),
         (Some(&good), &[(names::EXPECTED_VERSION, "-1")], "ce_expectedversion"),
-        (Some(&vec![0; 2 << 20]), headers, "at most"),
+        (Some(&vec![0; 3 << 19][64..]), headers, "at most"),
     ];
     for (value, headers, reason) in cases {
         let record = bench.record(value, headers);
@@ -252,6 +252,10 @@ fn g13_what_is_no_command_is_a_dead_letter_with_its_reason() {
         assert_eq!(letter.header(names::ORIGIN), Some(format!("bank-account.commands/{partition}/{}", record.offset)));
         assert_eq!(letter.header(headers[0].0).as_deref(), Some(headers[0].1), "its own headers are kept");
     }
+    let huge = bench.record(Some(&vec![0; 2 << 20]), &[]);
+    let letter = &bench.decide(&huge)[0];
+    assert_eq!(letter.value, None, "what no topic takes is not kept twice");
+    assert!(letter.header(names::ERROR).unwrap().contains("bytes are not kept here"));
     for key in [None, Some(&b""[..])] {
         let record = CommandRecord::new(99, None, key, Some(&good), std::iter::empty());
         assert_eq!(topics(&bench.decide(&record)), [Topic::DeadLetters]);

@@ -91,6 +91,7 @@ impl Writer {
             let wait = match (waiting, pause.is_zero()) {
                 (true, true) => Duration::ZERO,
                 (true, false) => pause,
+                (false, _) if producer.is_none() => pause.max(MIN_PAUSE),
                 (false, _) => IDLE_WAIT,
             };
             let first = match wait.is_zero() {
@@ -111,12 +112,12 @@ impl Writer {
                     ToWriter::Records(grant, records) => match served.get_mut(&grant.slot) {
                         Some(partition) if partition.grant.number == grant.number => partition.queue.extend(records),
                         // Of an older grant: whoever owns the partition reads them again.
-                        _ => grant.dequeue(records.len()),
+                        _ => grant.dequeue(&records),
                     },
                     ToWriter::Release(slots, done) => {
                         for slot in slots {
                             if let Some(partition) = served.remove(&slot) {
-                                partition.grant.dequeue(partition.queue.len());
+                                partition.grant.dequeue(&partition.queue);
                             }
                         }
                         // An error means that the drain has run out of time.
@@ -125,15 +126,8 @@ impl Writer {
                     ToWriter::End => return,
                 }
             }
-            let batch = self.assemble(&mut served);
-            if batch.is_empty() {
-                pause = if served.values().any(|partition| partition.held_until.is_some()) {
-                    MAX_PAUSE
-                } else {
-                    Duration::ZERO
-                };
-                continue;
-            }
+            // Made before anything is there to be written: it ends an open transaction of this instance's former life,
+            // which the restores wait for.
             let made = match producer.take() {
                 Some(made) => made,
                 None => match Producer::new(&self.producer, self.number) {
@@ -145,6 +139,14 @@ impl Writer {
                     }
                 },
             };
+            let batch = self.assemble(&mut served);
+            if batch.is_empty() {
+                producer = Some(made);
+                // What waits is held, or its grant has ended and word of it is on the way.
+                let waiting = served.values().any(|partition| !partition.queue.is_empty());
+                pause = if waiting { MIN_PAUSE } else { Duration::ZERO };
+                continue;
+            }
             match self.write(&made, &batch, &mut served) {
                 Ok(()) => {
                     pause = Duration::ZERO;
@@ -165,7 +167,7 @@ impl Writer {
                     metrics::counter!("millrace_transactions_total", "result" => "unknown").increment(1);
                     drop(made);
                     for (_, partition) in served.drain() {
-                        partition.grant.dequeue(partition.queue.len());
+                        partition.grant.dequeue(&partition.queue);
                         // An error means that the process is ending.
                         let _ = self.intake.send(ToIntake::TakeOver(partition.grant));
                     }
@@ -229,8 +231,8 @@ impl Writer {
                 for (slot, count, _) in decided {
                     let Some(partition) = served.get_mut(&slot) else { continue };
                     partition.decider.commit(now);
+                    partition.grant.dequeue(partition.queue.iter().take(count));
                     partition.queue.drain(..count);
-                    partition.grant.dequeue(count);
                 }
                 metrics::counter!("millrace_transactions_total", "result" => "committed").increment(1);
                 metrics::histogram!("millrace_transaction_seconds").record(started.elapsed().as_secs_f64());
