@@ -1,9 +1,11 @@
 //! What is refused over HTTP: how it is answered, and that it has no effect.
 
+use std::thread;
+
 use millrace_tests::{
-    Services,
+    Deployment, Services,
     http::{Answer, Request, get, post},
-    services::{new_id, new_key},
+    services::{command_at, new_id, new_key},
 };
 use serde_json::{Value, json};
 
@@ -162,7 +164,10 @@ fn values_at_the_limits_are_accepted() {
 
     // 64 KiB and no more.
     let url = format!("{}/v1/bank-accounts/{id}/deposit", services.command.url());
-    let padded = |length: usize| format!("{:<length$}", r#"{"amount_minor": 1}"#);
+    let padded = |length: usize| {
+        let body = r#"{"amount_minor": 1}"#;
+        format!("{body}{}", " ".repeat(length - body.len()))
+    };
     let full = post(&url).raw("application/json", padded(65_536)).send();
     assert_eq!(full.status, 200, "{full:?}");
     post(&url).raw("application/json", padded(65_537)).send().problem(413, "too-large");
@@ -323,4 +328,32 @@ fn respond_async_answers_202_and_where_the_outcome_will_be() {
     assert_eq!((repeated.status, repeated.header("idempotency-replayed")), (200, Some("true")), "{repeated:?}");
     assert_eq!(repeated.json(), stored);
     assert_events(&services, &id, 2);
+}
+
+#[test]
+fn g16_more_than_may_be_in_flight_is_answered_429() {
+    let deployment = Deployment::new().with("MILLRACE_MAX_IN_FLIGHT", "1");
+    let service = deployment.command_service("c1");
+    let ids: Vec<_> = (0..8).map(|_| new_id()).collect();
+    let answers: Vec<Answer> = thread::scope(|scope| {
+        let sent: Vec<_> = ids
+            .iter()
+            .map(|id| {
+                let open = command_at(&service, id, "open", &json!({"owner": "Ada", "currency": "EUR"})).key("open");
+                scope.spawn(move || open.send())
+            })
+            .collect();
+        sent.into_iter().map(|thread| thread.join().expect("an answer")).collect()
+    });
+    let refused: Vec<_> = answers.iter().filter(|answer| answer.status != 201).collect();
+    assert!(!refused.is_empty() && refused.len() < answers.len(), "{answers:?}");
+    for answer in refused {
+        answer.problem(429, "overloaded");
+        answer.must("retry-after").parse::<u32>().expect("seconds");
+    }
+    for (id, answer) in ids.iter().zip(&answers) {
+        assert_eq!(deployment.events(id).len(), usize::from(answer.status == 201), "{answer:?}");
+        let again = command_at(&service, id, "open", &json!({"owner": "Ada", "currency": "EUR"})).key("open");
+        assert_eq!(again.send_until_definite(millrace_tests::wait::PATIENCE).status, 201);
+    }
 }

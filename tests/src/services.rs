@@ -3,11 +3,13 @@
 use std::{
     collections::BTreeMap,
     ops::Deref,
+    panic,
     path::PathBuf,
     sync::{
         OnceLock,
         atomic::{AtomicU32, Ordering},
     },
+    thread,
     time::Duration,
 };
 
@@ -247,7 +249,7 @@ impl Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if thread::panicking() {
             eprintln!("{}", self.tail());
         }
     }
@@ -279,7 +281,7 @@ impl Deref for Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if thread::panicking() {
             for service in [&self.0.command, &self.0.projector, &self.0.query] {
                 eprintln!("{}", service.tail());
             }
@@ -299,7 +301,7 @@ impl Services {
     pub fn shared() -> Shared {
         static SHARED: OnceLock<Result<Services, String>> = OnceLock::new();
         let started = SHARED.get_or_init(|| {
-            std::panic::catch_unwind(|| Self::start(Deployment::new())).map_err(|panic| {
+            panic::catch_unwind(|| Self::start(Deployment::new())).map_err(|panic| {
                 let text = panic.downcast_ref::<String>().cloned();
                 text.unwrap_or_else(|| "the shared services can't be started".to_owned())
             })
@@ -310,8 +312,12 @@ impl Services {
     /// Starts one of each. command-service first: it makes the topics.
     pub fn start(deployment: Deployment) -> Self {
         let command = deployment.command_service("c1");
-        let projector = deployment.projector_service("p1");
-        let query = deployment.query_service();
+        let (projector, query) = thread::scope(|scope| {
+            let projector = scope.spawn(|| deployment.projector_service("p1"));
+            let query = deployment.query_service();
+            (projector.join(), query)
+        });
+        let projector = projector.unwrap_or_else(|failure| panic::resume_unwind(failure));
         Self { deployment, command, projector, query }
     }
 
