@@ -30,25 +30,32 @@ fn sixty() -> (Shared, &'static [String]) {
             key
         };
         let mut ids = Vec::new();
-        let mut last = String::new();
+        let mut sent = BTreeSet::new();
         for number in 0..60 {
             let id = new_id();
             // Few owners and balances, so that there are ties.
-            last = send(&id, commands::open(["Ada", "Basil", "Chidi"][number % 3], ["EUR", "CHF"][number % 2]));
+            sent.insert(send(&id, commands::open(["Ada", "Basil", "Chidi"][number % 3], ["EUR", "CHF"][number % 2])));
             for payment in 0..number % 5 {
-                last = send(&id, commands::deposit(100 + 10 * payment as i64));
+                sent.insert(send(&id, commands::deposit(100 + 10 * payment as i64)));
             }
             if number % 7 == 3 && number % 5 > 0 {
-                last = send(&id, commands::withdraw(50, None));
+                sent.insert(send(&id, commands::withdraw(50, None)));
             }
             if number % 10 == 0 {
-                last = send(&id, commands::close());
+                sent.insert(send(&id, commands::close()));
             }
             ids.push(id);
         }
-        services.deployment.outcome(&last);
-        for id in &ids {
-            services.view_is_the_fold_of_the_log(id);
+        eventually("events of all commands", || {
+            let done = services.deployment.all_events().into_iter().map(|event| event.command_id).collect();
+            same(&done, &sent)
+        });
+        let views = folded(&services, &ids);
+        for (id, folded) in ids.iter().zip(&views) {
+            eventually(&format!("view of {id} that equals the fold of its log"), || {
+                let answer = services.ask(&format!("/v1/bank-accounts/{id}")).try_send()?;
+                if answer.status == 200 { same(&answer.json(), folded) } else { Err(format!("{answer:?}")) }
+            });
         }
         (services, ids)
     });

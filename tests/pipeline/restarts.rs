@@ -191,7 +191,7 @@ fn two_of_each_service_share_the_work() {
 }
 
 #[test]
-fn g15_services_end_in_time_under_load_and_with_nothing_to_talk_to() {
+fn g15_services_end_in_time_while_they_still_wait_for_kafka() {
     // Ends while it still waits for Kafka.
     let nowhere = format!("127.0.0.1:{}", free_port());
     let deployment = Deployment::new().with("MILLRACE_KAFKA_BOOTSTRAP", &nowhere);
