@@ -171,7 +171,9 @@ impl Project {
         let name = threads.iter().find(|(_, thread)| thread.is_finished()).map(|(name, _)| name.clone());
         let drained = tokio::time::timeout(DRAIN, serve::blocking(move || join(threads))).await;
         if drained.is_err() {
-            tracing::warn!("not everything could be finished in time; what was not written is read again at the next start");
+            tracing::warn!(
+                "not everything could be finished in time; what was not written is read again at the next start"
+            );
         }
         if crashed { Err(Error::Thread(name.unwrap_or_default())) } else { Ok(()) }
     }

@@ -67,7 +67,8 @@ impl ConsumerContext for Member {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
                 // Nothing is read here; an offset keeps librdkafka from asking the group for one.
                 let given = list.set_all_offsets(Offset::End);
-                let assigned = given.and_then(|()| consumer.incremental_assign(list)).and_then(|()| consumer.pause(list));
+                let assigned =
+                    given.and_then(|()| consumer.incremental_assign(list)).and_then(|()| consumer.pause(list));
                 (assigned, Change::Assigned(places))
             }
             _ => (consumer.incremental_unassign(list), Change::Revoked(places)),

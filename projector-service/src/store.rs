@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use millrace_shared::views::{Keys, meta, script};
+use millrace_shared::views::{Keys, errors::is_passing, meta, script};
 use redis::{Connection, ErrorKind, RedisError, RedisResult, Script};
 
 use crate::command::Command;
@@ -26,21 +26,6 @@ pub enum Error {
 impl From<RedisError> for Error {
     fn from(error: RedisError) -> Self {
         if is_passing(&error) { Self::Again(error.to_string()) } else { Self::Refused(error.to_string()) }
-    }
-}
-
-/// Errors that pass. Whatever isn't listed would come again.
-fn is_passing(error: &RedisError) -> bool {
-    let code = error.code().unwrap_or_default();
-    match error.kind() {
-        ErrorKind::Io | ErrorKind::Parse | ErrorKind::ClusterConnectionNotFound | ErrorKind::AuthenticationFailed => {
-            true
-        }
-        _ => [
-            "LOADING", "MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "READONLY", "BUSY", "OOM",
-            "NOREPLICAS", "MISCONF", "NOAUTH", "NOPERM", "WRONGPASS",
-        ]
-        .contains(&code),
     }
 }
 

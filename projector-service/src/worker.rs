@@ -141,7 +141,8 @@ impl<T: Target> Worker<T> {
                         self.close(partition);
                         self.slots.remove(&partition);
                         if let Some(position) = self.parts.board.gone(self.parts.target.topic(), partition) {
-                            let labels = [("projection", position.projection.to_owned()), ("partition", partition.to_string())];
+                            let labels =
+                                [("projection", position.projection.to_owned()), ("partition", partition.to_string())];
                             metrics::gauge!("millrace_projector_lag_records", &labels).set(0.0);
                         }
                     }
@@ -299,10 +300,14 @@ impl<T: Target> Worker<T> {
             return;
         }
         self.looked = Instant::now();
-        let open: Vec<&Open<T>> = self.slots.values().filter_map(|slot| match slot {
-            Slot::Open(open) => Some(&**open),
-            _ => None,
-        }).collect();
+        let open: Vec<&Open<T>> = self
+            .slots
+            .values()
+            .filter_map(|slot| match slot {
+                Slot::Open(open) => Some(&**open),
+                _ => None,
+            })
+            .collect();
         if open.is_empty() {
             return;
         }
@@ -425,8 +430,7 @@ fn write<T: Target>(
 
 fn count(projection: &'static str, batch: &Batch, took: Duration) {
     metrics::counter!("millrace_projector_events_applied_total", "projection" => projection).increment(batch.applied);
-    metrics::counter!("millrace_projector_repeats_dropped_total", "projection" => projection)
-        .increment(batch.repeated);
+    metrics::counter!("millrace_projector_repeats_dropped_total", "projection" => projection).increment(batch.repeated);
     metrics::counter!("millrace_projector_events_parked_total", "projection" => projection).increment(batch.parked);
     metrics::histogram!("millrace_projector_batch_seconds", "projection" => projection).record(took);
 }

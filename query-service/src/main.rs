@@ -1,2 +1,43 @@
-//! placeholder
-fn main() {}
+//! query-service: see the library's documentation and README.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use millrace_shared::{config, serve, telemetry};
+use query_service::app::{App, Error};
+
+/// Serves the views in Redis over HTTP
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(flatten)]
+    settings: config::QuerySettings,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let Cli { settings } = config::parse();
+    match run(settings).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Error::Config(error)) => config::exit_with(&error),
+        Err(error) => {
+            // Before telemetry is up there is nothing that would show a log line.
+            eprintln!("query-service ends: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(settings: config::QuerySettings) -> Result<(), Error> {
+    if settings.log.check_config {
+        settings.api.token(settings.http_addr)?;
+        settings.redis.client()?;
+        println!("{settings:#?}");
+        return Ok(());
+    }
+    let metrics = telemetry::init(&settings.log)?;
+    let shutdown = serve::shutdown_on_signals()?;
+    let app = App::build(settings, metrics).await?;
+    tracing::info!(http = %app.http_addr()?, operations = %app.ops_addr()?, "query-service {}", env!("CARGO_PKG_VERSION"));
+    app.run(shutdown).await
+}

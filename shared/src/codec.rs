@@ -109,6 +109,11 @@ impl<R: Records> Codec<R> {
         })
     }
 
+    /// A codec for bare datums, which need no registry.
+    pub fn datums() -> Result<Self, registry::Error> {
+        Self::reading(Registry::new("http://registry.invalid")?)
+    }
+
     /// A codec that also writes: registers every version of every record under the subjects of `topic`
     /// (TopicRecordName). `guarded`: the registry is told to refuse incompatible versions.
     pub async fn registering(registry: Registry, topic: &str, guarded: bool) -> Result<Self, registry::Error> {

@@ -26,6 +26,7 @@ pub struct Health {
 
 #[derive(Debug)]
 struct Part {
+    needed: bool,
     missing: Option<String>,
     since: Instant,
 }
@@ -38,6 +39,15 @@ impl Health {
 
     /// Notes how a part is; changes are logged.
     pub fn set(&self, part: &'static str, state: Result<(), String>) {
+        self.put(part, true, state);
+    }
+
+    /// Notes how a part is that the service can do without; it is shown, and never makes the service not ready.
+    pub fn note(&self, part: &'static str, state: Result<(), String>) {
+        self.put(part, false, state);
+    }
+
+    fn put(&self, part: &'static str, needed: bool, state: Result<(), String>) {
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         let known = parts.get(part);
         let (was, is) = (known.map(|p| p.missing.is_none()), state.is_ok());
@@ -52,22 +62,30 @@ impl Health {
             Err(reason) if was.is_some() => tracing::warn!(part, reason, "not ready"),
             Err(_) => {}
         }
-        parts.insert(part, Part { missing: state.err(), since: Instant::now() });
+        parts.insert(part, Part { needed, missing: state.err(), since: Instant::now() });
     }
 
-    /// What is missing, by part.
+    /// What is missing of what is needed, by part.
     pub fn missing(&self) -> BTreeMap<&'static str, String> {
         let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
-        parts.iter().filter_map(|(name, part)| Some((*name, part.missing.clone()?))).collect()
+        let needed = parts.iter().filter(|(_, part)| part.needed);
+        needed.filter_map(|(name, part)| Some((*name, part.missing.clone()?))).collect()
     }
 
     fn ready(&self) -> Response {
         let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
-        let ready = !parts.is_empty() && parts.values().all(|part| part.missing.is_none());
-        let of = |part: &Part| json!({"ready": part.missing.is_none(), "reason": part.missing, "for_seconds": part.since.elapsed().as_secs()});
+        let ready = !parts.is_empty() && parts.values().all(|part| !part.needed || part.missing.is_none());
+        let of = |part: &Part| {
+            json!({
+                "ready": part.missing.is_none(),
+                "needed": part.needed,
+                "reason": part.missing,
+                "for_seconds": part.since.elapsed().as_secs(),
+            })
+        };
         let body = json!({
             "ready": ready,
-            "missing": parts.iter().filter(|(_, part)| part.missing.is_some()).map(|(name, _)| name).collect::<Vec<_>>(),
+            "missing": parts.iter().filter(|(_, part)| part.needed && part.missing.is_some()).map(|(name, _)| name).collect::<Vec<_>>(),
             "parts": parts.iter().map(|(name, part)| (*name, of(part))).collect::<BTreeMap<_, _>>(),
         });
         let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

@@ -10,7 +10,7 @@ use millrace_shared::{
     domain::{Aggregate, Projection},
     envelope::{EventMeta, rfc3339_micros},
     records::Records,
-    views::{Keys, Parked, history},
+    views::{BY_ID, Keys, Parked, history},
 };
 
 use super::{Incoming, Limits, Loaded, Memory, View};
@@ -191,6 +191,10 @@ fn write<A: Aggregate>(
                 continue;
             }
             for (descending, score) in [(false, score), (true, -score)] {
+                // Ids alone are read backwards where they are to descend.
+                if descending && sort.name == BY_ID {
+                    continue;
+                }
                 let set = ranked.entry(keys.sort(sort.name, descending)).or_default();
                 set.push([score.to_string().into(), id.as_str().into()]);
             }
@@ -206,7 +210,8 @@ fn write<A: Aggregate>(
             ranked.entry(keys.filter(filter.name, is)).or_default().push(["0".into(), id.as_str().into()]);
         }
     }
-    let totals = counted.iter().filter_map(|name| Some([name.as_str().into(), memory.counters.get(name)?.to_string().into()]));
+    let totals =
+        counted.iter().filter_map(|name| Some([name.as_str().into(), memory.counters.get(name)?.to_string().into()]));
     let waiting = parked.iter().filter_map(|id| {
         let json = serde_json::to_vec(memory.parked.get(id)?).ok()?;
         Some([id.as_str().into(), json])
@@ -222,3 +227,6 @@ fn write<A: Aggregate>(
     commands.extend(Command::chunked(&Command::new("HSET", keys.parked()), waiting));
     Ok(commands)
 }
+
+#[cfg(test)]
+mod tests;

@@ -90,7 +90,11 @@ impl<A: Aggregate> Events<A> {
         }
     }
 
-    fn content(&self, id: &AggregateId, record: &Record<'_>) -> Result<Result<(EventMeta, A::Event), String>, Unreadable> {
+    fn content(
+        &self,
+        id: &AggregateId,
+        record: &Record<'_>,
+    ) -> Result<Result<(EventMeta, A::Event), String>, Unreadable> {
         let home = partition_of(id.as_str().as_bytes(), self.partitions);
         if home != record.partition() {
             return Ok(Err(format!("it lies in partition {}, but its key belongs into {home}", record.partition())));
@@ -166,7 +170,8 @@ impl<A: Aggregate> Target for Events<A> {
             .collect();
         let names: Vec<String> = wanted.iter().map(|id| keys.view(id)).collect();
         let values = store.strings(&names)?;
-        let loaded = wanted.into_iter().zip(values).map(|(id, value)| (id.to_owned(), parse::<View<A>>(value))).collect();
+        let loaded =
+            wanted.into_iter().zip(values).map(|(id, value)| (id.to_owned(), parse::<View<A>>(value))).collect();
         fold::fold::<A>(keys, &self.codec, self.limits, memory, loaded, items)
     }
 

@@ -1,0 +1,195 @@
+//! The service put together: settings in, listeners out.
+
+use std::{io, net::SocketAddr};
+
+use axum::{
+    Router,
+    http::{HeaderName, HeaderValue, Method, header},
+};
+use metrics_exporter_prometheus::PrometheusHandle;
+use millrace_shared::{
+    auth,
+    config::{self, QuerySettings},
+    domain::{Aggregate, Visitor, visit_all},
+    http,
+    kafka::topics::{Names, Topic},
+    ops::{self, Health, PROBE_INTERVAL},
+    registry, serve,
+};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
+use crate::{
+    ends::{self, Ends, Place},
+    feed::Feed,
+    routes::{self, Described, Projections},
+    service::{Means, Service, view_keys},
+    store::Store,
+};
+
+/// Name of the part that [`Health`] knows.
+const REDIS: &str = "redis";
+
+/// Why the service can't start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A setting is wrong.
+    #[error(transparent)]
+    Config(#[from] config::Error),
+    /// A client of Redis can't be made.
+    #[error("Redis: {0}")]
+    Redis(#[from] redis::RedisError),
+    /// A client of Kafka can't be made.
+    #[error(transparent)]
+    Ends(#[from] ends::Error),
+    /// Our own schemas can't be used.
+    #[error(transparent)]
+    Codec(#[from] registry::Error),
+    /// An address, a signal.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// The service, ready to run.
+pub struct App {
+    settings: QuerySettings,
+    http: TcpListener,
+    ops: TcpListener,
+    metrics: PrometheusHandle,
+    redis: redis::Client,
+    token: Option<String>,
+    cors: Option<CorsLayer>,
+}
+
+impl App {
+    /// Checks the settings and binds the addresses. Waits for nothing.
+    pub async fn build(settings: QuerySettings, metrics: PrometheusHandle) -> Result<Self, Error> {
+        let redis = settings.redis.client()?;
+        let token = settings.api.token(settings.http_addr)?;
+        let cors = settings.cors_origin.as_deref().map(cors).transpose()?;
+        let http = serve::bind(settings.http_addr, "MILLRACE_HTTP_ADDR").await?;
+        let ops = serve::bind(settings.ops_addr, "MILLRACE_OPS_ADDR").await?;
+        Ok(Self { settings, http, ops, metrics, redis, token, cors })
+    }
+
+    /// Where queries are served.
+    pub fn http_addr(&self) -> io::Result<SocketAddr> {
+        self.http.local_addr()
+    }
+
+    /// Where health and metrics are served.
+    pub fn ops_addr(&self) -> io::Result<SocketAddr> {
+        self.ops.local_addr()
+    }
+
+    /// Runs until `shutdown`. Queries are answered from the start; without Redis by `unavailable`.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
+        let health = Health::default();
+        health.expect(REDIS);
+        let kafka = &self.settings.kafka;
+        let names = Names::new(&kafka.topic_prefix);
+        let mut places = Places { names: &names, partitions: kafka.partitions, topics: Vec::new(), feeds: Vec::new() };
+        visit_all(&mut places);
+        let timeout = self.settings.redis.timeout();
+        let store = Store::new(self.redis.clone(), timeout)?;
+        let feed = Feed::new(places.feeds);
+        let ends = Ends::start(&kafka.kafka_bootstrap, places.topics, health.clone())?;
+        let means = Means {
+            store: store.clone(),
+            ends,
+            feed: feed.clone(),
+            names: names.clone(),
+            partitions: kafka.partitions,
+        };
+        let router = router(&means, self.token.as_deref(), self.cors)?;
+
+        tokio::spawn(feed.run(self.redis, timeout, shutdown.clone()));
+        tokio::spawn(probe(store, health.clone(), shutdown.clone()));
+        let ops = serve::http(self.ops, ops::router(health, self.metrics), shutdown.clone());
+        let queries = serve::http(self.http, router, shutdown);
+        tokio::try_join!(ops, queries)?;
+        Ok(())
+    }
+}
+
+/// All routes, with everything around them.
+fn router(means: &Means, token: Option<&str>, cors: Option<CorsLayer>) -> Result<Router, Error> {
+    let mut routes = Routes { means, router: Router::new(), described: Vec::new(), failed: None };
+    visit_all(&mut routes);
+    if let Some(error) = routes.failed {
+        return Err(error.into());
+    }
+    let general = routes::general(Projections { means: means.clone(), all: routes.described });
+    let router = http::complete(auth::require(routes.router.merge(general), token), "query");
+    // Outside of everything: a browser's preflight carries no token.
+    Ok(match cors {
+        Some(cors) => router.layer(cors),
+        None => router,
+    })
+}
+
+async fn probe(store: Store, health: Health, shutdown: CancellationToken) {
+    loop {
+        health.set(REDIS, store.ping().await);
+        tokio::select! {
+            () = tokio::time::sleep(PROBE_INTERVAL) => {}
+            () = shutdown.cancelled() => return,
+        }
+    }
+}
+
+fn cors(origin: &str) -> Result<CorsLayer, config::Error> {
+    let allowed = if origin == "*" {
+        AllowOrigin::any()
+    } else {
+        let value = HeaderValue::from_str(origin)
+            .map_err(|_| config::Error(format!("MILLRACE_CORS_ORIGIN {origin:?} is no origin")))?;
+        AllowOrigin::exact(value)
+    };
+    let ours = ["millrace-stale", "millrace-parked"].map(HeaderName::from_static);
+    Ok(CorsLayer::new()
+        .allow_origin(allowed)
+        .allow_methods([Method::GET, Method::HEAD])
+        .allow_headers([header::AUTHORIZATION, header::IF_NONE_MATCH])
+        .expose_headers(ours.into_iter().chain([header::ETAG, header::RETRY_AFTER]).collect::<Vec<_>>()))
+}
+
+/// Collects what is to be watched.
+struct Places<'a> {
+    names: &'a Names,
+    partitions: i32,
+    topics: Vec<Place>,
+    feeds: Vec<String>,
+}
+
+impl Visitor for Places<'_> {
+    fn visit<A: Aggregate>(&mut self) {
+        for topic in [Topic::Events, Topic::Outcomes] {
+            let name = self.names.topic(A::TYPE, topic);
+            self.topics.extend((0..self.partitions).map(|partition| (name.clone(), partition)));
+        }
+        self.feeds.extend(view_keys::<A>(self.names, self.partitions).iter().map(|keys| keys.changes()));
+    }
+}
+
+/// Collects the routes.
+struct Routes<'a> {
+    means: &'a Means,
+    router: Router,
+    described: Vec<Described>,
+    failed: Option<registry::Error>,
+}
+
+impl Visitor for Routes<'_> {
+    fn visit<A: Aggregate>(&mut self) {
+        match Service::<A>::new(self.means.clone()) {
+            Ok(service) => {
+                let router = std::mem::take(&mut self.router);
+                self.router = router.merge(routes::of(service));
+                self.described.extend(Described::of::<A>(self.means));
+            }
+            Err(error) => self.failed = Some(error),
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! `GET /v1/<collection>/{id}/history`: every event, with the view after it.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{RawQuery, State},
+    response::{IntoResponse, Response},
+};
+use millrace_shared::{domain::Aggregate, envelope::rfc3339_micros, http, problem::Problem, records::Records};
+use serde::Serialize;
+
+use super::json;
+use crate::{
+    params::{After, IdInPath, Params},
+    past::Replay,
+    service::{Service, View, caveats, not_found},
+};
+
+const DEFAULT_LIMIT: usize = 100;
+const MAX_LIMIT: u64 = 1_000;
+
+#[derive(Serialize)]
+#[serde(bound = "")]
+struct Page<A: Aggregate> {
+    items: Vec<Item<A>>,
+    next: Option<String>,
+}
+
+#[derive(Serialize)]
+#[serde(bound = "")]
+struct Item<A: Aggregate> {
+    sequence: u64,
+    r#type: &'static str,
+    time: String,
+    command_id: String,
+    data: A::Event,
+    state: View<A>,
+}
+
+pub(super) async fn get<A: Aggregate>(
+    State(service): State<Arc<Service<A>>>,
+    IdInPath(id): IdInPath,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Problem> {
+    let mut params = Params::parse(query.as_deref());
+    let after = After::take(&mut params, A::TYPE, None);
+    let after_sequence = params.number("after_sequence", 0, u64::MAX).unwrap_or(0);
+    let limit = params.number("limit", 1, MAX_LIMIT).map_or(DEFAULT_LIMIT, |limit| limit as usize);
+    params.finish()?;
+    let of_another = after.token.as_ref().is_some_and(|token| token.aggregate_id != id.as_str());
+    let stale = of_another && service.wait(&after).await?;
+    let found = service.find(id.as_str(), &if of_another { After::default() } else { after }).await?;
+    let headers = caveats(stale || found.stale, found.parked);
+    if found.view.is_none() {
+        return Ok((headers, not_found::<A>(&id)).into_response());
+    }
+    let mut page = Page::<A> { items: Vec::new(), next: None };
+    let mut replay = Replay::new(&*service, id.as_str());
+    while let Some((meta, event)) = replay.next().await? {
+        if page.items.len() == limit {
+            let last = page.items.last().map_or(after_sequence, |item| item.sequence);
+            page.next = Some(format!("/v1/{}/{id}/history?after_sequence={last}&limit={limit}", A::COLLECTION));
+            break;
+        }
+        let state = replay.fold(&meta, &event)?;
+        if meta.sequence > after_sequence {
+            page.items.push(Item {
+                sequence: meta.sequence,
+                r#type: event.name(),
+                time: rfc3339_micros(meta.time),
+                command_id: meta.command_id,
+                data: event,
+                state: state.clone(),
+            });
+        }
+    }
+    let body = serde_json::to_string(&page).map_err(|error| http::internal(&error))?;
+    Ok(json(headers, body))
+}

@@ -1,0 +1,76 @@
+//! `GET /v1/<collection>/{id}`: the view, now or as it was.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{RawQuery, State},
+    http::HeaderMap,
+    response::{IntoResponse, Response},
+};
+use jiff::Timestamp;
+use millrace_shared::{
+    domain::{Aggregate, Projection},
+    http,
+    problem::Problem,
+};
+
+use super::versioned;
+use crate::{
+    params::{After, IdInPath, Params},
+    past::Replay,
+    service::{Service, View, caveats, not_found},
+};
+
+/// Which view is asked for.
+enum When {
+    Now,
+    AtVersion(u64),
+    AsOf(Timestamp),
+}
+
+pub(super) async fn get<A: Aggregate>(
+    State(service): State<Arc<Service<A>>>,
+    IdInPath(id): IdInPath,
+    RawQuery(query): RawQuery,
+    request: HeaderMap,
+) -> Result<Response, Problem> {
+    let mut params = Params::parse(query.as_deref());
+    let after = After::take(&mut params, A::TYPE, Some(id.as_str()));
+    let when = when(&mut params);
+    params.finish()?;
+    let found = service.find(id.as_str(), &after).await?;
+    let headers = caveats(found.stale, found.parked);
+    let missing = |headers: HeaderMap| (headers, not_found::<A>(&id)).into_response();
+    let Some((json, view)) = found.view else { return Ok(missing(headers)) };
+    let present = A::Projection::version(&view);
+    let past: Option<View<A>> = match when {
+        When::Now => return Ok(versioned(&request, headers, present, json)),
+        When::AtVersion(0) => None,
+        When::AtVersion(version) => {
+            let then = Replay::new(&*service, id.as_str()).until(|meta| meta.sequence <= version).await?;
+            then.filter(|view| A::Projection::version(view) == version)
+        }
+        When::AsOf(time) => Replay::new(&*service, id.as_str()).until(|meta| meta.time <= time).await?,
+    };
+    let Some(view) = past else { return Ok(missing(headers)) };
+    let json = serde_json::to_string(&view).map_err(|error| http::internal(&error))?;
+    Ok(versioned(&request, headers, A::Projection::version(&view), json))
+}
+
+fn when(params: &mut Params) -> When {
+    let version = params.number("at_version", 0, u64::MAX);
+    let time = params.read("as_of", |text| {
+        // The + of an offset is a space to those who forgot to encode it.
+        let time = text.replace(' ', "+").parse::<Timestamp>();
+        time.map_err(|_| "must be a time by RFC 3339, e.g. 2026-01-31T12:00:00Z".to_owned())
+    });
+    match (version, time) {
+        (Some(_), Some(_)) => {
+            params.wrong("as_of", "can't be combined with at_version");
+            When::Now
+        }
+        (Some(version), None) => When::AtVersion(version),
+        (None, Some(time)) => When::AsOf(time),
+        (None, None) => When::Now,
+    }
+}

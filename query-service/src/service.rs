@@ -1,0 +1,214 @@
+//! What the routes of one aggregate type share: its keys, and how a view is read.
+
+use std::{collections::BTreeMap, marker::PhantomData, sync::Arc, time::Instant};
+
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use millrace_shared::{
+    codec::Codec,
+    domain::{Aggregate, AggregateId, Projection},
+    http,
+    kafka::{
+        partition_of,
+        topics::{Names, Topic},
+    },
+    problem::{NOT_FOUND, Problem, REBUILDING, STALE},
+    registry,
+    views::{Keys, meta},
+};
+
+use crate::{ends::Ends, feed::Feed, params::After, store::Store};
+
+/// The view of an aggregate type.
+pub type View<A> = <<A as Aggregate>::Projection as Projection>::View;
+
+const STALE_HEADER: HeaderName = HeaderName::from_static("millrace-stale");
+const PARKED_HEADER: HeaderName = HeaderName::from_static("millrace-parked");
+
+/// What all types share.
+#[derive(Clone, Debug)]
+pub struct Means {
+    /// Redis.
+    pub store: Store,
+    /// Kafka's ends.
+    pub ends: Ends,
+    /// Changes.
+    pub feed: Arc<Feed>,
+    /// Names.
+    pub names: Names,
+    /// Partitions of every topic.
+    pub partitions: i32,
+}
+
+/// One aggregate type.
+pub struct Service<A: Aggregate> {
+    /// What all types share.
+    pub means: Means,
+    /// Keys of the views, by partition.
+    pub keys: Vec<Keys>,
+    /// Keys of the outcomes, by partition.
+    pub outcome_keys: Vec<Keys>,
+    /// Unpacks history.
+    pub codec: Codec<A::Event>,
+    aggregate: PhantomData<fn() -> A>,
+}
+
+/// What Redis knows of an aggregate.
+#[derive(Debug)]
+pub struct Found<V> {
+    /// Its view as stored, and taken apart.
+    pub view: Option<(String, V)>,
+    /// Why its events wait, where they do.
+    pub parked: bool,
+    /// Whether it had not got where it should in time.
+    pub stale: bool,
+}
+
+/// The keys of all partitions of a type's views.
+pub fn view_keys<A: Aggregate>(names: &Names, partitions: i32) -> Vec<Keys> {
+    (0..partitions).map(|partition| Keys::projection::<A::Projection>(names.redis_prefix(), partition)).collect()
+}
+
+/// The keys of all partitions of a type's outcomes.
+pub fn outcome_keys<A: Aggregate>(names: &Names, partitions: i32) -> Vec<Keys> {
+    (0..partitions).map(|partition| Keys::outcomes(names.redis_prefix(), A::TYPE, partition)).collect()
+}
+
+impl<A: Aggregate> Service<A> {
+    /// Of one deployment.
+    pub fn new(means: Means) -> Result<Self, registry::Error> {
+        Ok(Self {
+            keys: view_keys::<A>(&means.names, means.partitions),
+            outcome_keys: outcome_keys::<A>(&means.names, means.partitions),
+            codec: Codec::datums()?,
+            means,
+            aggregate: PhantomData,
+        })
+    }
+
+    /// The partition of an aggregate.
+    pub fn partition(&self, id: &str) -> usize {
+        partition_of(id.as_bytes(), self.means.partitions).unsigned_abs() as usize
+    }
+
+    /// Reads an aggregate, once what is asked for is reached or the time is up.
+    ///
+    /// # Errors
+    /// `rebuilding` while there is no complete view; `stale` when the caller prefers an error.
+    pub async fn find(&self, id: &str, after: &After) -> Result<Found<View<A>>, Problem> {
+        let sequence = after.token.as_ref().map_or(0, |token| token.sequence);
+        let reached = |found: &Found<View<A>>| {
+            let version = found.view.as_ref().map_or(0, |(_, view)| A::Projection::version(view));
+            version >= sequence
+        };
+        let found = self.look(id).await?;
+        if reached(&found) {
+            return Ok(found);
+        }
+        let deadline = Instant::now() + after.wait;
+        let Some(mut waiter) = self.means.feed.wait_for(&self.keys[self.partition(id)].changes()) else {
+            return Err(http::internal(&"a partition has no change feed"));
+        };
+        loop {
+            // Before the first wait as well: it may have come while we were not yet listening.
+            let found = self.look(id).await?;
+            if reached(&found) {
+                return Ok(found);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return if after.strict { Err(stale()) } else { Ok(Found { stale: true, ..found }) };
+            }
+            let _ = tokio::time::timeout(left, waiter.moved()).await;
+        }
+    }
+
+    /// Waits until a token of the type is reached; returns whether what follows is stale.
+    pub async fn wait(&self, after: &After) -> Result<bool, Problem> {
+        match &after.token {
+            Some(token) => Ok(self.find(&token.aggregate_id, after).await?.stale),
+            None => Ok(false),
+        }
+    }
+
+    async fn look(&self, id: &str) -> Result<Found<View<A>>, Problem> {
+        let keys = &self.keys[self.partition(id)];
+        let mut pipe = redis::pipe();
+        pipe.cmd("HGET").arg(keys.meta()).arg(meta::STATE);
+        pipe.cmd("GET").arg(keys.view(id));
+        pipe.cmd("HEXISTS").arg(keys.parked()).arg(id);
+        let (state, view, parked): (Option<String>, Option<String>, bool) = self.means.store.ask(&pipe).await?;
+        if state.as_deref() != Some(meta::LIVE) {
+            return Err(self.rebuilding().await);
+        }
+        let view = view.map(|json| self.parse(id, json)).transpose()?;
+        Ok(Found { view, parked, stale: false })
+    }
+
+    /// Takes a stored view apart.
+    pub fn parse(&self, id: &str, json: String) -> Result<(String, View<A>), Problem> {
+        match serde_json::from_str(&json) {
+            Ok(view) => Ok((json, view)),
+            Err(error) => Err(http::internal(&format_args!("the view of {} {id} can't be read: {error}", A::TYPE))),
+        }
+    }
+
+    /// Makes sure that every partition has complete views.
+    pub async fn require_live(&self) -> Result<(), Problem> {
+        let mut pipe = redis::pipe();
+        for keys in &self.keys {
+            pipe.cmd("HGET").arg(keys.meta()).arg(meta::STATE);
+        }
+        let states: Vec<Option<String>> = self.means.store.ask(&pipe).await?;
+        let live = states.iter().all(|state| state.as_deref() == Some(meta::LIVE));
+        if live { Ok(()) } else { Err(self.rebuilding().await) }
+    }
+
+    /// There are no complete views; says how far they are.
+    async fn rebuilding(&self) -> Problem {
+        let mut pipe = redis::pipe();
+        for keys in &self.keys {
+            pipe.cmd("HMGET").arg(keys.meta()).arg(&[meta::STATE, meta::OFFSET]);
+        }
+        let metas: Vec<(Option<String>, Option<i64>)> = match self.means.store.ask(&pipe).await {
+            Ok(metas) => metas,
+            Err(problem) => return problem,
+        };
+        let live = metas.iter().filter(|(state, _)| state.as_deref() == Some(meta::LIVE)).count();
+        let done: i64 = metas.iter().filter_map(|(_, offset)| *offset).sum();
+        let topic = self.means.names.topic(A::TYPE, Topic::Events);
+        let ends = self.means.ends.all().await;
+        let all: Option<i64> =
+            ends.map(|ends| ends.iter().filter(|((of, _), _)| *of == topic).map(|(_, end)| end).sum());
+        let (name, partitions) = (A::Projection::NAME, self.keys.len());
+        let progress = BTreeMap::from([
+            ("partitions_live", serde_json::json!(live)),
+            ("partitions", serde_json::json!(partitions)),
+            ("records_read", serde_json::json!(done)),
+            ("records", serde_json::json!(all)),
+        ]);
+        Problem::new(&REBUILDING, format!("{live} of {partitions} partitions of {name} are built"))
+            .with("progress", serde_json::json!(progress))
+            .retry_after(2)
+    }
+}
+
+/// Nothing has happened to this id, or nothing yet at the time that is asked for.
+pub fn not_found<A: Aggregate>(id: &AggregateId) -> Problem {
+    Problem::new(&NOT_FOUND, format!("there is no {} {id}, or not yet", A::TYPE))
+}
+
+/// What was asked for has not been reached in time.
+pub fn stale() -> Problem {
+    Problem::new(&STALE, "the projection has not got there within the time").retry_after(1)
+}
+
+/// The headers that say what is amiss with an answer.
+pub fn caveats(stale: bool, parked: bool) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, set) in [(STALE_HEADER, stale), (PARKED_HEADER, parked)] {
+        if set {
+            headers.insert(name, HeaderValue::from_static("true"));
+        }
+    }
+    headers
+}
