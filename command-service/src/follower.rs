@@ -104,7 +104,10 @@ impl FollowerLoop {
     /// Reads until told to end.
     pub fn run(self) -> Result<(), KafkaError> {
         let watcher = watcher(&self.bootstrap, "millrace-follower")?;
-        let mut reader = BulkReader::new(&reader_config(&self.bootstrap, "millrace-follower"))?;
+        let mut config = reader_config(&self.bootstrap, "millrace-follower");
+        // A partition that is added joins the next fetch: a request must not wait out the one that is under way.
+        config.set("fetch.wait.max.ms", "50");
+        let mut reader = BulkReader::new(&config)?;
         let mut followed: HashMap<Slot, Instant> = HashMap::new();
         let mut ends_asked = Instant::now();
         loop {
