@@ -99,19 +99,28 @@ impl BulkReader {
     /// Waits for up to `timeout` and hands over what there is, in order per partition. Returns how many items it was.
     pub fn read(&mut self, timeout: Duration, mut each: impl FnMut(Item<'_>)) -> KafkaResult<usize> {
         let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
-        // SAFETY: the buffer has room for BATCH pointers; librdkafka fills the first `count` of them with messages
-        // that are ours to destroy.
-        let count =
-            unsafe { rd_kafka_consume_batch_queue(self.queue.0, millis, self.buffer.as_mut_ptr(), self.buffer.len()) };
-        let Ok(count) = usize::try_from(count) else {
-            return Err(KafkaError::MessageConsumption(RDKafkaErrorCode::Fail));
-        };
+        // librdkafka's call returns when the buffer is full or the time is up, however much there is meanwhile. So the
+        // wait is for one message, and the rest is what is there already.
+        let mut count = self.fill(0, 1, millis)?;
+        if count == 1 {
+            // An error would come again; the message that we have must not be lost over it.
+            count += self.fill(1, BATCH - 1, 0).unwrap_or(0);
+        }
         for message in &self.buffer[..count] {
             // SAFETY: see above; each message is visited once and lives until the guard goes.
             let message = Message(unsafe { &**message });
             each(message.item());
         }
         Ok(count)
+    }
+
+    /// Fetches up to `size` messages into the buffer from `at` on.
+    fn fill(&mut self, at: usize, size: usize, millis: i32) -> KafkaResult<usize> {
+        let room = &mut self.buffer[at..at + size];
+        // SAFETY: there is room for `size` pointers; librdkafka fills the first `count` of them with messages that are
+        // ours to destroy.
+        let count = unsafe { rd_kafka_consume_batch_queue(self.queue.0, millis, room.as_mut_ptr(), room.len()) };
+        usize::try_from(count).map_err(|_| KafkaError::MessageConsumption(RDKafkaErrorCode::Fail))
     }
 }
 

@@ -37,7 +37,7 @@ impl Partition {
 
     fn fold(&mut self, items: Vec<Incoming<Event>>) -> Result<Batch, Error> {
         let loaded = items.iter().map(|item| (item.id.clone(), Ok(self.views.get(&item.id).cloned()))).collect();
-        let items = items.into_iter().map(|item| (At { offset: self.next_offset(), item })).collect();
+        let items = items.into_iter().map(|item| At { offset: self.next_offset(), item }).collect();
         let batch = fold::<BankAccount>(&self.keys, &self.codec, LIMITS, &mut self.memory, loaded, items)?;
         for set in words_of(&batch, "MSET") {
             for pair in set[1..].chunks(2) {
