@@ -1,6 +1,11 @@
 //! Running a service: listeners, signals, waiting for what it depends on, a bounded end.
 
-use std::{future::Future, io, net::SocketAddr, time::Duration};
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use axum::Router;
 use tokio::{
@@ -9,6 +14,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+/// Waiting for less than this is the ordinary course of a start.
+const START_TOGETHER: Duration = Duration::from_secs(10);
 /// Open requests get so long to finish after SIGTERM.
 const HTTP_DRAIN: Duration = Duration::from_secs(5);
 
@@ -64,6 +71,7 @@ pub async fn wait_for<T, E, F: Future<Output = Result<T, Attempt<E>>>>(
     mut attempt: impl FnMut() -> F,
 ) -> Result<Option<T>, E> {
     let mut pause = Duration::from_millis(100);
+    let begun = Instant::now();
     loop {
         let attempted = tokio::select! {
             attempted = attempt() => attempted,
@@ -72,6 +80,10 @@ pub async fn wait_for<T, E, F: Future<Output = Result<T, Attempt<E>>>>(
         match attempted {
             Ok(value) => return Ok(Some(value)),
             Err(Attempt::Fatal(error)) => return Err(error),
+            // Services that start together wait for each other for a moment: that is worth no warning.
+            Err(Attempt::Again(reason)) if begun.elapsed() < START_TOGETHER => {
+                tracing::info!("waiting for {what}: {reason}");
+            }
             Err(Attempt::Again(reason)) => tracing::warn!("waiting for {what}: {reason}"),
         }
         tokio::select! {
