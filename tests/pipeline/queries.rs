@@ -163,7 +163,8 @@ fn an_item_that_does_not_change_comes_exactly_once() {
         let listed = all_pages(&services, &format!("&sort={sort}"), 5, || {
             let id = &busy[turn % busy.len()];
             // Jumps about in the order of balances and times.
-            let token = if turn % 2 == 0 { services.deposit(id, 400) } else { services.withdraw(id, 60) }.token();
+            let token =
+                if turn / busy.len() % 2 == 0 { services.deposit(id, 400) } else { services.withdraw(id, 60) }.token();
             services.view_after(id, &token);
             turn += 1;
         });

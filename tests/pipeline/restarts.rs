@@ -153,6 +153,7 @@ fn two_of_each_service_share_the_work() {
     let (first, mut second) = (deployment.command_service("c1"), deployment.command_service("c2"));
     let (mut projector, _other) = (deployment.projector_service("p1"), deployment.projector_service("p2"));
     let query = deployment.query_service();
+    query.wait_for_views();
     let both_ways = |first: &Service, second: &Service| {
         for partition in 0..deployment.partitions {
             for (here, there) in [(first, second), (second, first)] {

@@ -30,10 +30,10 @@ fn a_malformed_setting_ends_the_service_and_is_named() {
         ("MILLRACE_LOG", &["info,=,=", "mod=loudly"]),
     ] {
         for service in SERVICES {
-            for value in values {
-                let (code, _, stderr) = ends(service, &[], &[(name, value)]);
-                assert_eq!(code, Some(2), "{service} {name}={value:?}: {stderr}");
-                assert!(stderr.contains(name), "{service} {name}={value:?} is not named: {stderr}");
+            for (value, args) in values.iter().flat_map(|value| [(value, &[][..]), (value, &["--check-config"])]) {
+                let (code, _, stderr) = ends(service, args, &[(name, value)]);
+                assert_eq!(code, Some(2), "{service} {args:?} {name}={value:?}: {stderr}");
+                assert!(stderr.contains(name), "{service} {args:?} {name}={value:?} is not named: {stderr}");
             }
         }
     }

@@ -208,6 +208,15 @@ impl Service {
         });
     }
 
+    /// Waits until query-service answers queries: before everything was read for the first time it says `rebuilding`.
+    #[track_caller]
+    pub fn wait_for_views(&self) {
+        eventually("complete projection", || {
+            let answer = get(&format!("{}/v1/bank-accounts", self.url())).try_send()?;
+            if answer.status == 200 { Ok(()) } else { Err(format!("{answer:?}")) }
+        });
+    }
+
     /// Whether the process still runs.
     pub fn runs(&mut self) -> bool {
         self.process.status().is_none()
@@ -318,6 +327,7 @@ impl Services {
             (projector.join(), query)
         });
         let projector = projector.unwrap_or_else(|failure| panic::resume_unwind(failure));
+        query.wait_for_views();
         Self { deployment, command, projector, query }
     }
 
