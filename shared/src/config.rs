@@ -140,7 +140,7 @@ pub struct CommandSettings {
     #[command(flatten)]
     #[allow(missing_docs, reason = "documented at its type")]
     pub log: LogSettings,
-    /// Address of the command API
+    /// Address of the HTTP API
     #[arg(long, env = "MILLRACE_HTTP_ADDR", default_value = "127.0.0.1:8080", value_name = "IP:PORT")]
     pub http_addr: SocketAddr,
     /// Address of health and metrics
@@ -234,7 +234,7 @@ pub struct QuerySettings {
     #[command(flatten)]
     #[allow(missing_docs, reason = "documented at its type")]
     pub log: LogSettings,
-    /// Address of the query API
+    /// Address of the HTTP API
     #[arg(long, env = "MILLRACE_HTTP_ADDR", default_value = "127.0.0.1:8081", value_name = "IP:PORT")]
     pub http_addr: SocketAddr,
     /// Address of health and metrics
@@ -305,7 +305,10 @@ fn base_url(text: &str) -> Result<String, String> {
 pub struct Error(pub String);
 
 fn secret(value: Option<&str>, file: Option<&PathBuf>, name: &str) -> Result<Option<String>, Error> {
-    let Some(file) = file else { return Ok(value.map(str::to_owned)) };
+    let Some(file) = file else {
+        // A variable that is set to nothing is no secret, and must not pass for one.
+        return Ok(value.filter(|value| !value.is_empty()).map(str::to_owned));
+    };
     let text = std::fs::read_to_string(file)
         .map_err(|error| Error(format!("{name}_FILE: {} can't be read: {error}", file.display())))?;
     let text = text.trim();
@@ -470,6 +473,8 @@ mod tests {
         let api = ApiSettings { api_token: None, api_token_file: None, api_open: false };
         assert!(api.token("0.0.0.0:8080".parse().unwrap()).unwrap_err().0.contains("MILLRACE_API_TOKEN"));
         assert_eq!(api.token("127.0.0.1:8080".parse().unwrap()).unwrap(), None);
+        let empty = ApiSettings { api_token: Some(String::new()), ..api };
+        assert!(empty.token("0.0.0.0:8080".parse().unwrap()).is_err());
     }
 
     #[test]
