@@ -169,8 +169,13 @@ impl Project {
         shutdown.cancel();
         probes.cancel();
         let name = threads.iter().find(|(_, thread)| thread.is_finished()).map(|(name, _)| name.clone());
-        let drained = tokio::time::timeout(DRAIN, serve::blocking(move || join(threads))).await;
-        if drained.is_err() {
+        let (done, drained) = tokio::sync::oneshot::channel();
+        // A thread of its own: the runtime would wait for a blocking task without end.
+        std::thread::spawn(move || {
+            join(threads);
+            let _ = done.send(());
+        });
+        if tokio::time::timeout(DRAIN, drained).await.is_err() {
             tracing::warn!(
                 "not everything could be finished in time; what was not written is read again at the next start"
             );

@@ -62,11 +62,12 @@ impl Board {
         self.notes().positions.insert((topic.to_owned(), partition), position);
     }
 
-    /// A partition can't go on for the moment, or not at all.
-    pub fn problem(&self, topic: &str, partition: i32, reason: String) {
+    /// A partition can't go on for the moment, or not at all. Returns whether that is news.
+    pub fn problem(&self, topic: &str, partition: i32, reason: String) -> bool {
         let mut notes = self.notes();
-        notes.problems.insert((topic.to_owned(), partition), reason);
+        let known = notes.problems.insert((topic.to_owned(), partition), reason);
         self.report(&notes);
+        known.is_none()
     }
 
     /// A partition goes on.

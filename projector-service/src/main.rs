@@ -14,15 +14,20 @@ struct Cli {
     settings: config::ProjectorSettings,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let Cli { settings } = config::parse();
-    match run(settings).await {
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => config::exit_with(&error),
+    };
+    let ended = runtime.block_on(run(settings));
+    // A question to Kafka that nobody answers must not hold up the end.
+    runtime.shutdown_background();
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(Error::Config(error)) => config::exit_with(&error),
         Err(error) => {
-            // Before telemetry is up there is nothing that would show a log line.
-            eprintln!("projector-service ends: {error}");
+            tracing::error!("projector-service ends: {error}");
             ExitCode::FAILURE
         }
     }
@@ -35,7 +40,7 @@ async fn run(settings: config::ProjectorSettings) -> Result<(), Error> {
         println!("{settings:#?}");
         return Ok(());
     }
-    let metrics = telemetry::init(&settings.log)?;
+    let metrics = telemetry::init(&settings.log).map_err(|error| config::Error(error.to_string()))?;
     let shutdown = serve::shutdown_on_signals()?;
     let app = App::build(settings, metrics).await?;
     tracing::info!(operations = %app.ops_addr()?, "projector-service {}", env!("CARGO_PKG_VERSION"));

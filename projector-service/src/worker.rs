@@ -80,6 +80,7 @@ pub struct Worker<T: Target> {
 /// Why a partition is no longer open.
 enum Trouble {
     Again(String),
+    Kafka(KafkaError),
     Stop(String),
     Fenced,
 }
@@ -101,7 +102,7 @@ impl From<crate::store::Error> for Trouble {
 
 impl From<KafkaError> for Trouble {
     fn from(error: KafkaError) -> Self {
-        Self::Again(format!("Kafka: {error}"))
+        Self::Kafka(error)
     }
 }
 
@@ -167,12 +168,16 @@ impl<T: Target> Worker<T> {
             return;
         }
         let topic = self.parts.target.topic().to_owned();
-        let topic_id = kafka::topic_id(&self.parts.watcher, &topic, REQUEST_TIMEOUT);
+        let mut topic_id = kafka::topic_id(&self.parts.watcher, &topic, REQUEST_TIMEOUT);
         for (partition, waiting) in due {
             let opened = match &topic_id {
                 Ok(topic_id) => self.open(partition, waiting, topic_id),
-                Err(error) => Err(Trouble::Again(format!("Kafka: {error}"))),
+                Err(error) => Err(Trouble::Kafka(error.clone())),
             };
+            // Each question waits long for its answer: they are not asked for every partition in vain.
+            if let Err(Trouble::Kafka(error)) = &opened {
+                topic_id = Err(error.clone());
+            }
             let slot = match opened {
                 Ok(open) => {
                     tracing::info!(topic, partition, epoch = open.epoch, offset = open.position, "projecting");
@@ -349,9 +354,14 @@ impl<T: Target> Worker<T> {
         let (target, board) = (&self.parts.target, &self.parts.board);
         let topic = target.topic();
         match trouble {
+            Trouble::Kafka(error) => self.trouble(partition, Trouble::Again(format!("Kafka: {error}")), again),
             Trouble::Again(reason) => {
-                tracing::warn!(topic, partition, "reading again from the checkpoint: {reason}");
-                board.problem(topic, partition, reason);
+                // An outage is told once, not for every attempt.
+                if board.problem(topic, partition, reason.clone()) {
+                    tracing::warn!(topic, partition, "reading again from the checkpoint: {reason}");
+                } else {
+                    tracing::debug!(topic, partition, "not yet: {reason}");
+                }
                 Slot::Waiting(again)
             }
             Trouble::Fenced => {

@@ -21,8 +21,7 @@ async fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(Error::Config(error)) => config::exit_with(&error),
         Err(error) => {
-            // Before telemetry is up there is nothing that would show a log line.
-            eprintln!("query-service ends: {error}");
+            tracing::error!("query-service ends: {error}");
             ExitCode::FAILURE
         }
     }
@@ -35,7 +34,7 @@ async fn run(settings: config::QuerySettings) -> Result<(), Error> {
         println!("{settings:#?}");
         return Ok(());
     }
-    let metrics = telemetry::init(&settings.log)?;
+    let metrics = telemetry::init(&settings.log).map_err(|error| config::Error(error.to_string()))?;
     let shutdown = serve::shutdown_on_signals()?;
     let app = App::build(settings, metrics).await?;
     tracing::info!(http = %app.http_addr()?, operations = %app.ops_addr()?, "query-service {}", env!("CARGO_PKG_VERSION"));

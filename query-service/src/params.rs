@@ -46,7 +46,7 @@ impl Params {
     /// Takes a parameter as text.
     pub fn text(&mut self, name: &str) -> Option<String> {
         let at = self.rest.iter().position(|(known, _)| known == name)?;
-        Some(self.rest.swap_remove(at).1)
+        Some(self.rest.remove(at).1)
     }
 
     /// Takes a parameter that is read by a function.
