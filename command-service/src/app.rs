@@ -40,6 +40,8 @@ use crate::{
 /// How long threads may take to end after HTTP has.
 const END_TIMEOUT: Duration = Duration::from_secs(4);
 
+type Types = Arc<[Arc<dyn CommandType>]>;
+
 /// Why the service can't start or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -120,16 +122,24 @@ impl App {
         let ops = tokio::spawn(serve::http(self.ops, ops_router, ops_end.clone()));
         tokio::spawn(probe_kafka(self.settings.kafka.kafka_bootstrap.clone(), self.health.clone(), shutdown.clone()));
 
-        let Some(types) = prepare(&self.settings, &names, &self.registry, &shutdown).await? else { return Ok(()) };
+        let prepared = prepare(&self.settings, &names, &self.registry, &shutdown).await?;
+        let Some((types, topic_ids)) = prepared else { return Ok(()) };
         self.health.set("schemas", Ok(()));
-        let types: Arc<[Arc<dyn CommandType>]> = types.into();
         let outcomes = Codec::<OutcomeRecord>::reading(self.registry.clone())?;
         let end = CancellationToken::new();
         let ends = Ends { end: end.clone(), shutdown: shutdown.clone() };
-        let pipeline = Pipeline::start(&self.settings, &names, types.clone(), outcomes, self.health.clone(), ends)?;
+        let pipeline = Pipeline::start(
+            &self.settings,
+            &names,
+            types.clone(),
+            outcomes,
+            self.health.clone(),
+            topic_ids.clone(),
+            ends,
+        )?;
         let api = Api {
             types: types.clone(),
-            submitter: pipeline.submitter(&self.settings)?,
+            submitter: pipeline.submitter(&self.settings, shutdown.clone())?,
             query_url: self.settings.query_url.clone(),
             token: self.token,
         };
@@ -138,6 +148,7 @@ impl App {
             types,
             waiters: pipeline.waiters.clone(),
             retention: self.settings.commands_retention.0,
+            topic_ids,
         };
         tokio::spawn(trimmer.run(shutdown.clone()));
         tracing::info!(http = %self.http.local_addr()?, "serving");
@@ -160,6 +171,7 @@ impl App {
 }
 
 /// What ends the pipeline, and what the pipeline ends when it can't go on.
+#[derive(Clone)]
 struct Ends {
     end: CancellationToken,
     shutdown: CancellationToken,
@@ -181,13 +193,14 @@ impl Pipeline {
         types: Arc<[Arc<dyn CommandType>]>,
         outcomes: Codec<OutcomeRecord>,
         health: Health,
+        topic_ids: Vec<String>,
         ends: Ends,
     ) -> Result<Self, Error> {
         let bootstrap = settings.kafka.kafka_bootstrap.clone();
         let (waiters, captures) = (Waiters::default(), Captures::default());
         let (follower, followed) =
             follower(bootstrap.clone(), types.clone(), outcomes, waiters.clone(), Handle::current());
-        let mut others = vec![spawn("follower", move || {
+        let mut others = vec![spawn("follower", &ends, move || {
             if let Err(error) = followed.run() {
                 tracing::error!(%error, "outcomes of other instances can't be followed any more");
             }
@@ -213,7 +226,7 @@ impl Pipeline {
                 inbox,
                 intake: to_intake.clone(),
             };
-            others.push(spawn(&format!("writer-{number}"), move || writer.run())?);
+            others.push(spawn(&format!("writer-{number}"), &ends, move || writer.run())?);
         }
         let intake = Intake::new(
             IntakeSettings {
@@ -225,7 +238,7 @@ impl Pipeline {
                 restore_stall: Duration::from_millis(settings.restore_stall_ms),
                 partitions: settings.kafka.partitions,
                 window: settings.idempotency_window.0,
-                topic_ids: tokio::task::block_in_place(|| topic_ids(&bootstrap, &types))?,
+                topic_ids,
             },
             types.clone(),
             to_writers,
@@ -235,17 +248,12 @@ impl Pipeline {
             health,
             (to_intake, from_writers),
         )?;
-        let runtime = Handle::current();
-        let intake = std::thread::Builder::new().name("intake".into()).spawn(move || {
-            let result = intake.run(&runtime, &ends.end);
-            // Without its consumer the process is of no use: end, and be started again.
-            ends.shutdown.cancel();
-            result
-        })?;
+        let (runtime, end) = (Handle::current(), ends.end.clone());
+        let intake = spawn("intake", &ends, move || intake.run(&runtime, &end))?;
         Ok(Self { types, waiters, follower, intake, others })
     }
 
-    fn submitter(&self, settings: &CommandSettings) -> Result<Submitter, Error> {
+    fn submitter(&self, settings: &CommandSettings, shutdown: CancellationToken) -> Result<Submitter, Error> {
         Ok(Submitter::new(
             &settings.kafka.kafka_bootstrap,
             self.types.clone(),
@@ -254,26 +262,47 @@ impl Pipeline {
             settings.kafka.partitions,
             Duration::from_millis(settings.outcome_timeout_ms),
             settings.max_in_flight as usize,
+            shutdown,
         )?)
     }
 
     fn join(self) -> Result<(), Error> {
         let result = self.intake.join();
         self.follower.end();
+        let panicked = || Error::Io(io::Error::other("a thread panicked"));
         for thread in self.others {
-            if thread.join().is_err() {
-                tracing::error!("a thread panicked");
-            }
+            thread.join().map_err(|_| panicked())?;
         }
-        match result {
-            Ok(result) => Ok(result?),
-            Err(_) => Err(Error::Io(io::Error::other("the consumer panicked"))),
-        }
+        Ok(result.map_err(|_| panicked())??)
     }
 }
 
-fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
-    std::thread::Builder::new().name(name.to_owned()).spawn(work)
+/// Starts a thread. The process is of no use without any of them: when one ends before its time, be it by a panic, the
+/// process ends, to be started again.
+fn spawn<T: Send + 'static>(
+    name: &str,
+    ends: &Ends,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<JoinHandle<T>> {
+    let guard = EndsTogether { name: name.to_owned(), ends: ends.clone() };
+    std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let _guard = guard;
+        work()
+    })
+}
+
+struct EndsTogether {
+    name: String,
+    ends: Ends,
+}
+
+impl Drop for EndsTogether {
+    fn drop(&mut self) {
+        if !self.ends.end.is_cancelled() {
+            tracing::error!(thread = self.name, "a thread ended before its time; the service ends");
+            self.ends.shutdown.cancel();
+        }
+    }
 }
 
 fn cores() -> usize {
@@ -286,11 +315,12 @@ async fn prepare(
     names: &Names,
     registry: &Registry,
     shutdown: &CancellationToken,
-) -> Result<Option<Vec<Arc<dyn CommandType>>>, Error> {
+) -> Result<Option<(Types, Vec<String>)>, Error> {
     let shape = Shape {
         partitions: settings.kafka.partitions,
         replication_factor: settings.replication_factor,
         idempotency_window: settings.idempotency_window.0,
+        commands_retention: settings.commands_retention.0,
     };
     let types: Vec<&'static str> =
         millrace_shared::domain::AggregateInfo::all().iter().map(|info| info.aggregate_type).collect();
@@ -315,7 +345,16 @@ async fn prepare(
             error => Attempt::Fatal(error),
         })
     });
-    Ok(registered.await?)
+    let Some(types) = registered.await? else { return Ok(None) };
+    let types: Types = types.into();
+    let identified = wait_for("Kafka", shutdown, || {
+        let (bootstrap, types) = (settings.kafka.kafka_bootstrap.clone(), types.clone());
+        async move {
+            let ids = blocking(move || topic_ids(&bootstrap, &types)).await;
+            ids.map_err(|error| Attempt::<Error>::Again(format!("a topic's id is not known: {error}")))
+        }
+    });
+    Ok(identified.await?.map(|ids| (types, ids)))
 }
 
 /// Keeps `kafka` in the health report true.

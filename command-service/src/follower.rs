@@ -18,14 +18,18 @@ use millrace_shared::{
     envelope::names,
     fingerprint::Fingerprint,
     kafka::{
+        Logged,
         bulk::{BulkReader, Item, Record},
         reader_config,
         topics::Topic,
-        watcher, watermarks,
+        watcher,
     },
     outcome::OutcomeRecord,
 };
-use rdkafka::error::KafkaError;
+use rdkafka::{
+    consumer::{BaseConsumer, Consumer},
+    error::KafkaError,
+};
 use tokio::{runtime::Handle, sync::oneshot};
 
 use crate::{
@@ -37,6 +41,9 @@ use crate::{
 const READ_WAIT: Duration = Duration::from_millis(5);
 const IDLE_WAIT: Duration = Duration::from_millis(50);
 const KEEP: Duration = Duration::from_secs(60);
+const USED_INTERVAL: Duration = Duration::from_secs(1);
+/// A broker that does not answer must not hold up the requests of other partitions for long.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
 const ENDS_INTERVAL: Duration = Duration::from_secs(5);
 
 enum Order {
@@ -109,7 +116,7 @@ impl FollowerLoop {
         config.set("fetch.wait.max.ms", "50");
         let mut reader = BulkReader::new(&config)?;
         let mut followed: HashMap<Slot, Instant> = HashMap::new();
-        let mut ends_asked = Instant::now();
+        let (mut ends_asked, mut used_asked) = (Instant::now(), Instant::now());
         loop {
             loop {
                 let order = match followed.is_empty() {
@@ -125,13 +132,16 @@ impl FollowerLoop {
                     },
                 };
                 let Order::Follow { slot, from, following } = order else { return Ok(()) };
+                if following.as_ref().is_some_and(oneshot::Sender::is_closed) {
+                    continue;
+                }
                 let result = if followed.contains_key(&slot) && from.is_none() {
                     Ok(())
                 } else {
                     let topic = self.types[slot.kind].topic(Topic::Outcomes);
                     let start = match from {
                         Some(from) => Ok(from),
-                        None => watermarks(&watcher, topic, slot.partition).map(|(_, end)| end),
+                        None => end_of(&watcher, topic, slot.partition),
                     };
                     if followed.contains_key(&slot) {
                         // Asked for from an earlier offset.
@@ -155,6 +165,9 @@ impl FollowerLoop {
                     }
                     Item::Record(_) | Item::End { .. } => {}
                 })?;
+            }
+            if used_asked.elapsed() > USED_INTERVAL {
+                used_asked = Instant::now();
                 followed.retain(|slot, used| {
                     if self.waiters.awaits_of(*slot) {
                         *used = Instant::now();
@@ -172,8 +185,8 @@ impl FollowerLoop {
                 ends_asked = Instant::now();
                 for slot in self.waiters.slots_served() {
                     let topic = self.types[slot.kind].topic(Topic::Outcomes);
-                    match watermarks(&watcher, topic, slot.partition) {
-                        Ok((_, end)) => self.waiters.outcomes_end(slot, end),
+                    match end_of(&watcher, topic, slot.partition) {
+                        Ok(end) => self.waiters.outcomes_end(slot, end),
                         Err(error) => {
                             tracing::debug!(topic, %error, "the end of a topic can't be asked for at the moment");
                             break;
@@ -210,4 +223,8 @@ impl FollowerLoop {
         }
         self.waiters.answer(&awaited, &Answer { outcome: Arc::new(outcome), replayed, command_offset });
     }
+}
+
+fn end_of(watcher: &BaseConsumer<Logged>, topic: &str, partition: i32) -> Result<i64, KafkaError> {
+    watcher.fetch_watermarks(topic, partition, END_TIMEOUT).map(|(_, end)| end)
 }

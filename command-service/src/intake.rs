@@ -201,6 +201,7 @@ impl Group {
         let gone: Vec<Arc<Grant>> =
             self.slots(list).into_iter().filter_map(|(slot, _)| state.grants.remove(&slot)).collect();
         if lost {
+            state.joined = false;
             self.captures.end(gone.iter().map(|grant| grant.number));
         }
         self.drain(&gone);
@@ -324,12 +325,14 @@ impl Intake {
                     Change::Gone(grants) => grants.iter().for_each(|grant| self.forget(grant, &mut serving)),
                 }
             }
+            let mut anew = Vec::new();
             while let Ok(order) = self.inbox.try_recv() {
                 match order {
                     ToIntake::Restored(restored) => self.serve(restored, &mut serving)?,
-                    ToIntake::TakeOver(grant) => self.take_over(&grant, &mut serving, runtime)?,
+                    ToIntake::TakeOver(grant) => anew.extend(self.renew(&grant, &mut serving)?),
                 }
             }
+            self.restore(anew, runtime);
             self.report(&serving);
         }
         self.consumer.unsubscribe();
@@ -466,14 +469,10 @@ impl Intake {
         }
     }
 
-    fn take_over(
-        &self,
-        old: &Arc<Grant>,
-        serving: &mut Serving,
-        runtime: &tokio::runtime::Handle,
-    ) -> Result<(), KafkaError> {
+    /// A partition that is ours gets another grant, to be restored: what was read for the old one counts no more.
+    fn renew(&self, old: &Arc<Grant>, serving: &mut Serving) -> Result<Option<Arc<Grant>>, KafkaError> {
         if !self.holds(old) {
-            return Ok(());
+            return Ok(None);
         }
         let mut list = TopicPartitionList::new();
         list.add_partition(&old.topic, old.slot.partition);
@@ -486,8 +485,7 @@ impl Intake {
         state.grants.insert(grant.slot, grant.clone());
         drop(state);
         self.forget(old, serving);
-        self.restore(vec![grant], runtime);
-        Ok(())
+        Ok(Some(grant))
     }
 
     /// A partition is not served here any more: those who wait are answered from its outcome topic.

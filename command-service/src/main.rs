@@ -28,9 +28,19 @@ enum Tool {
     Export(cli::export::Arguments),
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let arguments: Cli = config::parse();
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => config::exit_with(&error),
+    };
+    let code = runtime.block_on(run(arguments));
+    // A question to Kafka that nobody answers must not hold up the end.
+    runtime.shutdown_background();
+    code
+}
+
+async fn run(arguments: Cli) -> ExitCode {
     let ended = match arguments.tool {
         Some(Tool::Import(arguments)) => return cli::import::run(arguments).await,
         Some(Tool::Export(arguments)) => return cli::export::run(arguments).await,

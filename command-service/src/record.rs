@@ -1,6 +1,9 @@
 //! Records on their way in and out, apart from any Kafka client.
 
-use std::ops::Range;
+use std::{
+    ops::Range,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 use millrace_shared::kafka::topics::Topic;
 use rdkafka::{
@@ -10,6 +13,8 @@ use rdkafka::{
 
 /// Each so many bytes of a record count as one record more.
 const LARGE_BYTES: usize = 4096;
+/// Lengths of name and value, at their longest: a record may hold a million empty headers.
+const HEADER_BYTES: usize = 10;
 
 /// A record of a command topic, copied out of librdkafka: all bytes in one buffer.
 #[derive(Clone, Debug, Default)]
@@ -22,14 +27,26 @@ pub struct CommandRecord {
     key: Option<Range<usize>>,
     value: Option<Range<usize>>,
     headers: Vec<(Range<usize>, Option<Range<usize>>)>,
+    unreadable_headers: Option<OwnedHeaders>,
 }
 
 impl CommandRecord {
     /// Copies a message.
     pub fn copy(message: &BorrowedMessage<'_>) -> Self {
-        let headers = message.headers();
-        let headers = headers.iter().flat_map(|headers| headers.iter()).map(|header| (header.key, header.value));
-        Self::new(message.offset(), message.timestamp().to_millis(), message.key(), message.payload(), headers)
+        let (offset, timestamp_ms) = (message.offset(), message.timestamp().to_millis());
+        let (key, value) = (message.key(), message.payload());
+        let Some(headers) = message.headers() else {
+            return Self::new(offset, timestamp_ms, key, value, std::iter::empty());
+        };
+        // rust-rdkafka panics on a header name that is not UTF-8.
+        let read = || {
+            let headers = headers.iter().map(|header| (header.key, header.value));
+            Self::new(offset, timestamp_ms, key, value, headers)
+        };
+        catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Self {
+            unreadable_headers: Some(headers.detach()),
+            ..Self::new(offset, timestamp_ms, key, value, std::iter::empty())
+        })
     }
 
     /// Makes a record from its parts.
@@ -83,12 +100,17 @@ impl CommandRecord {
 
     /// What it counts for in a queue: one, and more when it is large, so that queues are bounded in bytes too.
     pub fn weight(&self) -> usize {
-        1 + self.bytes.len() / LARGE_BYTES
+        1 + self.size() / LARGE_BYTES
     }
 
-    /// Bytes of key, value and headers.
+    /// The headers, copied as they are, when the name of one is not UTF-8.
+    pub fn unreadable_headers(&self) -> Option<&OwnedHeaders> {
+        self.unreadable_headers.as_ref()
+    }
+
+    /// Bytes of key, value and headers, with what Kafka adds to each header.
     pub fn size(&self) -> usize {
-        self.bytes.len()
+        self.bytes.len() + self.headers.len() * HEADER_BYTES
     }
 }
 

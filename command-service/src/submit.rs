@@ -9,10 +9,11 @@ use millrace_shared::{
 };
 use rdkafka::{
     error::KafkaError,
-    producer::{FutureProducer, FutureRecord},
+    producer::{FutureProducer, FutureRecord, Producer},
     types::RDKafkaErrorCode,
 };
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     follower::Follower,
@@ -33,6 +34,7 @@ pub struct Submitter {
     partitions: i32,
     outcome_timeout: Duration,
     in_flight: Semaphore,
+    shutdown: CancellationToken,
 }
 
 /// A command to be submitted.
@@ -73,6 +75,7 @@ pub struct Answered {
 
 impl Submitter {
     /// One for the whole service.
+    #[allow(clippy::too_many_arguments, reason = "made in one place, from parts that are made there too")]
     pub fn new(
         bootstrap: &str,
         types: Arc<[Arc<dyn CommandType>]>,
@@ -81,6 +84,7 @@ impl Submitter {
         partitions: i32,
         outcome_timeout: Duration,
         max_in_flight: usize,
+        shutdown: CancellationToken,
     ) -> Result<Self, KafkaError> {
         let producer = client_config(bootstrap, "millrace-submit")
             .set("enable.idempotence", "true")
@@ -90,7 +94,7 @@ impl Submitter {
             .set("queue.buffering.max.messages", (max_in_flight.max(1_000) * 2).to_string())
             .create_with_context(Logged)?;
         let in_flight = Semaphore::new(max_in_flight);
-        Ok(Self { producer, types, waiters, follower, partitions, outcome_timeout, in_flight })
+        Ok(Self { producer, types, waiters, follower, partitions, outcome_timeout, in_flight, shutdown })
     }
 
     /// Puts a command into its topic and waits until it is there for good.
@@ -131,7 +135,10 @@ impl Submitter {
             }
         };
         let answer = answer.await?;
-        let replayed = answer.replayed || (answer.command_offset.is_some() && answer.command_offset != own_offset);
+        // A duplicate that the broker dropped is acknowledged without an offset.
+        let own_offset = own_offset.filter(|offset| *offset >= 0);
+        let differs = answer.command_offset.zip(own_offset).is_some_and(|(answered, own)| answered != own);
+        let replayed = answer.replayed || differs;
         Ok(Answered { answer, replayed })
     }
 
@@ -157,16 +164,39 @@ impl Submitter {
             .headers(headers.write());
         let sent = self.producer.send_result(record).map_err(|(error, _)| match error {
             KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull) => Error::Overloaded,
-            error => Error::Unavailable(error.to_string()),
+            error => {
+                if let Some((code, reason)) = self.producer.client().fatal_error() {
+                    // It would answer so for ever: end, and be started again.
+                    tracing::error!(%code, reason, "the producer of HTTP commands can't go on");
+                    self.shutdown.cancel();
+                }
+                Error::Unavailable(error.to_string())
+            }
         })?;
         match sent.await {
             Ok(Ok(delivery)) => Ok(delivery.offset),
-            // librdkafka can't say whether a record that timed out was written.
-            Ok(Err((KafkaError::MessageProduction(RDKafkaErrorCode::MessageTimedOut), _))) => {
-                Err(Error::Unknown("the brokers don't acknowledge the command".to_owned()))
-            }
-            Ok(Err((error, _))) => Err(Error::Unavailable(error.to_string())),
+            Ok(Err((error, _))) if is_surely_not_written(&error) => Err(Error::Unavailable(error.to_string())),
+            // A record that timed out, for one, may have been written.
+            Ok(Err((error, _))) => Err(Error::Unknown(format!("the command is not acknowledged: {error}"))),
             Err(_) => Err(Error::Unknown("the service is ending".to_owned())),
         }
     }
+}
+
+/// Refusals by a broker, or by the client before it has sent anything.
+fn is_surely_not_written(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    let KafkaError::MessageProduction(code) = error else { return false };
+    matches!(
+        code,
+        Code::MessageSizeTooLarge
+            | Code::TopicAuthorizationFailed
+            | Code::ClusterAuthorizationFailed
+            | Code::UnknownTopicOrPartition
+            | Code::UnknownTopic
+            | Code::UnknownPartition
+            | Code::InvalidTopic
+            | Code::InvalidTimestamp
+            | Code::NotEnoughReplicas
+    )
 }

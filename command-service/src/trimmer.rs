@@ -43,6 +43,8 @@ pub struct Trimmer {
     pub waiters: Waiters,
     /// Handled commands are kept so long.
     pub retention: Duration,
+    /// By type: the id of its command topic.
+    pub topic_ids: Vec<String>,
 }
 
 impl Trimmer {
@@ -108,7 +110,9 @@ impl Trimmer {
                 Item::Record(record) if !done => {
                     let position = record.headers().find(|(name, _)| *name == names::POSITION);
                     let text = position.and_then(|(_, value)| std::str::from_utf8(value?).ok());
-                    offset = text.and_then(|text| text.rsplit('/').next()?.parse().ok());
+                    // Offsets of a topic of the same name that was deleted mean nothing.
+                    let here = format!("{}/{}/", self.topic_ids[slot.kind], slot.partition);
+                    offset = text.and_then(|text| text.strip_prefix(&here)?.parse().ok());
                     done = offset.is_some();
                 }
                 Item::End { .. } | Item::Failed { .. } => done = true,

@@ -7,7 +7,7 @@
 use std::{
     collections::HashMap,
     marker::PhantomData,
-    sync::{Arc, RwLock},
+    sync::{Arc, Mutex, RwLock},
     time::{Duration, Instant},
 };
 
@@ -28,6 +28,8 @@ const MAX_SCHEMA_BYTES: usize = 256 << 10;
 const MAX_SCHEMA_DEPTH: usize = 32;
 /// How long the registry's "no such id" is believed.
 const UNKNOWN_FOR: Duration = Duration::from_secs(10);
+/// How long a registry that did not answer is not asked again: each question may take seconds.
+const UNAVAILABLE_FOR: Duration = Duration::from_secs(2);
 /// Ids remembered at most; garbage on a topic names four billion different ones.
 const MAX_IDS: usize = 10_000;
 const PREFIX_BYTES: usize = 5;
@@ -68,6 +70,8 @@ pub struct Codec<R> {
     readers: Vec<Vec<GenericDatumReader<'static>>>,
     schemas: Vec<Vec<&'static Schema>>,
     known: RwLock<HashMap<u32, Arc<Known>>>,
+    /// Since when, and why, the registry can't be asked.
+    unavailable: Mutex<Option<(Instant, String)>>,
     records: PhantomData<fn() -> R>,
 }
 
@@ -105,6 +109,7 @@ impl<R: Records> Codec<R> {
             readers,
             schemas,
             known: RwLock::default(),
+            unavailable: Mutex::default(),
             records: PhantomData,
         })
     }
@@ -218,11 +223,21 @@ impl<R: Records> Codec<R> {
             }
             _ => {}
         }
+        let mut unavailable = self.unavailable.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some((since, reason)) = &*unavailable
+            && since.elapsed() < UNAVAILABLE_FOR
+        {
+            return Err(DecodeError::Unavailable(reason.clone()));
+        }
         let known = Arc::new(match runtime.block_on(self.registry.schema(id)) {
             Ok(text) => self.classify(&text),
             Err(registry::Error::UnknownId(_)) => Known::Unknown(Instant::now()),
-            Err(error) => return Err(DecodeError::Unavailable(error.to_string())),
+            Err(error) => {
+                *unavailable = Some((Instant::now(), error.to_string()));
+                return Err(DecodeError::Unavailable(error.to_string()));
+            }
         });
+        drop(unavailable);
         let mut all = self.known.write().unwrap_or_else(|e| e.into_inner());
         if all.len() >= MAX_IDS {
             all.retain(|_, known| matches!(**known, Known::Ours { .. }));
@@ -250,7 +265,7 @@ impl<R: Records> Codec<R> {
         let canonical = schema.canonical_form();
         let made = match ours.iter().position(|own| own.canonical_form() == canonical) {
             Some(version) => Ok(Known::Ours { index, version }),
-            // Leaked once for each foreign schema; MAX_IDS bounds how many an attacker can have us keep at a time.
+            // Leaked for each foreign schema that is looked at: as many as people register under our records' names.
             None => reader_of(leak(schema), ours.last().copied()).map(|reader| Known::Newer { index, reader }),
         };
         made.unwrap_or_else(|error| Known::Useless(error.to_string()))
@@ -289,6 +304,15 @@ fn own_schema(text: &str) -> Schema {
     Schema::parse_str(text).expect("a bundled schema parses")
 }
 
+fn takes_no_bytes(schema: &Schema) -> bool {
+    match schema {
+        Schema::Null => true,
+        Schema::Fixed(fixed) => fixed.size == 0,
+        Schema::Record(record) => record.fields.iter().all(|field| takes_no_bytes(&field.schema)),
+        _ => false,
+    }
+}
+
 /// Refuses schemas that could make a decoder recurse without end.
 fn bounded(schema: &Schema, depth: usize) -> Result<(), String> {
     if depth > MAX_SCHEMA_DEPTH {
@@ -297,6 +321,11 @@ fn bounded(schema: &Schema, depth: usize) -> Result<(), String> {
     match schema {
         Schema::Ref { .. } => Err("its schema refers to a type by name, which may recurse".into()),
         Schema::Record(record) => record.fields.iter().try_for_each(|field| bounded(&field.schema, depth + 1)),
+        // Apache-avro makes room for what a length says; a million of what takes no bytes cost nothing to send.
+        Schema::Fixed(fixed) if fixed.size > MAX_VALUE_BYTES => {
+            Err("its schema has a field of fixed size too large".into())
+        }
+        Schema::Array(array) if takes_no_bytes(&array.items) => Err("its schema has an array of nothing".into()),
         Schema::Array(array) => bounded(&array.items, depth + 1),
         Schema::Map(map) => bounded(&map.types, depth + 1),
         Schema::Union(union) => union.variants().iter().try_for_each(|variant| bounded(variant, depth + 1)),

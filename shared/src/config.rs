@@ -15,7 +15,7 @@ const ENV_PREFIX: &str = "MILLRACE_";
 #[derive(Args, Clone, Debug)]
 pub struct KafkaSettings {
     /// Kafka's bootstrap addresses, comma-separated
-    #[arg(long, env = "MILLRACE_KAFKA_BOOTSTRAP", default_value = "127.0.0.1:9092", value_name = "HOST:PORT,…")]
+    #[arg(long, env = "MILLRACE_KAFKA_BOOTSTRAP", default_value = "127.0.0.1:9092", value_name = "HOST:PORT,…", value_parser = bootstrap)]
     pub kafka_bootstrap: String,
     /// Prefix of topics, groups and Redis keys, so that several deployments share one cluster
     #[arg(long, env = "MILLRACE_TOPIC_PREFIX", default_value = "", value_name = "PREFIX", hide_default_value = true, value_parser = topic_prefix)]
@@ -66,7 +66,7 @@ pub struct RedisSettings {
 #[derive(Args, Clone, Debug)]
 pub struct LogSettings {
     /// What is logged: a tracing filter such as `info` or `info,command_service=debug`
-    #[arg(long, env = "MILLRACE_LOG", default_value = "info", value_name = "FILTER")]
+    #[arg(long, env = "MILLRACE_LOG", default_value = "info", value_name = "FILTER", value_parser = log_filter)]
     pub log: String,
     /// How it is logged
     #[arg(long, env = "MILLRACE_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
@@ -273,6 +273,22 @@ fn duration(text: &str) -> Result<Time, String> {
     let relative = jiff::SpanRelativeTo::days_are_24_hours();
     let time = span.to_duration(relative).map_err(|_| help())?;
     Duration::try_from(time).ok().filter(|time| *time >= Duration::from_secs(1)).map(Time).ok_or_else(help)
+}
+
+fn log_filter(text: &str) -> Result<String, String> {
+    let filter = tracing_subscriber::EnvFilter::try_new(text).map_err(|error| format!("is no tracing filter: {error}"));
+    filter.map(|_| text.to_owned())
+}
+
+fn bootstrap(text: &str) -> Result<String, String> {
+    let is_address = |address: &str| {
+        let (host, port) = address.trim().rsplit_once(':')?;
+        (!host.is_empty() && port.parse::<u16>().ok()? > 0).then_some(())
+    };
+    if text.split(',').all(|address| is_address(address).is_some()) {
+        return Ok(text.to_owned());
+    }
+    Err("must be addresses such as broker-1:9092,broker-2:9092".to_owned())
 }
 
 fn topic_prefix(text: &str) -> Result<String, String> {

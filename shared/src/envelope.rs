@@ -155,7 +155,8 @@ impl EventHeaders<'_> {
         ] {
             headers = headers.insert(Header { key, value: Some(value) });
         }
-        for (key, value) in [(names::CORRELATION_ID, self.correlation_id), (names::TRACEPARENT, self.traceparent)] {
+        let traceparent = self.traceparent.filter(|text| is_sampled(text));
+        for (key, value) in [(names::CORRELATION_ID, self.correlation_id), (names::TRACEPARENT, traceparent)] {
             if value.is_some() {
                 headers = headers.insert(Header { key, value });
             }
@@ -212,9 +213,18 @@ pub fn is_command_id(text: &str) -> bool {
 
 /// Version 00 of W3C's trace context.
 pub fn is_traceparent(text: &str) -> bool {
-    let hex = |part: &str, length| part.len() == length && part.bytes().all(|b| b.is_ascii_hexdigit());
+    let hex = |part: &str, length| {
+        part.len() == length && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    };
+    let id = |part: &str, length| hex(part, length) && part.bytes().any(|b| b != b'0');
     let parts: Vec<&str> = text.split('-').collect();
-    matches!(parts[..], ["00", trace, span, flags] if hex(trace, 32) && hex(span, 16) && hex(flags, 2))
+    matches!(parts[..], ["00", trace, span, flags] if id(trace, 32) && id(span, 16) && hex(flags, 2))
+}
+
+/// Whether the trace is recorded: the lowest bit of the flags.
+fn is_sampled(traceparent: &str) -> bool {
+    let flags = traceparent.rsplit('-').next().and_then(|flags| u8::from_str_radix(flags, 16).ok());
+    flags.is_some_and(|flags| flags & 1 == 1)
 }
 
 /// A decimal number without sign or leading zeros.

@@ -15,7 +15,7 @@ use millrace_shared::{
     kafka::{
         bulk::{BulkReader, Item, Record},
         reader_config,
-        topics::{Names, Topic},
+        topics::{self, Names, Topic},
         watcher, watermarks,
     },
     registry::Registry,
@@ -73,6 +73,8 @@ enum Error {
     Registry(#[from] millrace_shared::registry::Error),
     #[error("the output can't be written: {0}")]
     Io(#[from] io::Error),
+    #[error("{0}")]
+    Topics(#[from] topics::Error),
     #[error("there is no aggregate type {0:?}")]
     NoType(String),
 }
@@ -91,6 +93,9 @@ async fn export(arguments: Arguments, registry_url: String) -> Result<u64, Error
 /// Prints all events up to the ends as they are now; returns how many records can't be read.
 fn print(arguments: &Arguments, kind: &Arc<dyn CommandType>, runtime: &Handle) -> Result<u64, Error> {
     let (bootstrap, topic) = (&arguments.kafka.kafka_bootstrap, kind.topic(Topic::Events));
+    let names = Names::new(&arguments.kafka.topic_prefix);
+    let types = [kind.info().aggregate_type];
+    topics::check(bootstrap, &names, &types, arguments.kafka.partitions, |_| topics::Said::Configured)?;
     let watcher = watcher(bootstrap, "millrace-export")?;
     let mut reader = BulkReader::new(&reader_config(bootstrap, "millrace-export"))?;
     let mut ends = HashMap::new();

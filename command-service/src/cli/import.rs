@@ -116,6 +116,10 @@ enum Error {
     Registry(#[from] millrace_shared::registry::Error),
     #[error("the file can't be read: {0}")]
     Io(#[from] io::Error),
+    #[error(
+        "{0} commands have no outcome and none comes; is command-service running? Run the import again, it has no double effect"
+    )]
+    Stalled(usize),
 }
 
 /// What became of the lines.
@@ -292,7 +296,10 @@ impl Import {
     }
 
     fn send(&mut self, line: Line, content: &Sha256) -> Result<(), Error> {
-        while self.pending.len() >= MAX_PENDING && self.decided_at.elapsed() < STALL {
+        while self.pending.len() >= MAX_PENDING {
+            if self.decided_at.elapsed() > STALL {
+                return Err(Error::Stalled(self.pending.len()));
+            }
             self.collect(Duration::from_millis(20))?;
         }
         let command_id = line.command_id.unwrap_or_else(|| {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use axum::{
     Json, Router,
-    extract::{Path, Request, State},
+    extract::{Path, Request, State, rejection::PathRejection},
     http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -48,8 +48,11 @@ pub fn router(api: Api) -> Router {
     let mut router = Router::new();
     for (kind, served) in api.types.iter().enumerate() {
         let collection = served.info().collection;
-        let to_one = move |State(api): State<Arc<Api>>, path: Path<(String, String)>, request: Request| async move {
-            let Path((id, command)) = path;
+        let to_one = move |State(api): State<Arc<Api>>, path: InPath<(String, String)>, request: Request| async move {
+            let (id, command) = match in_path(path) {
+                Ok(parts) => parts,
+                Err(problem) => return problem.into_response(),
+            };
             answer(api.command(kind, Some(id), &command, request).await)
         };
         let to_new = move |State(api): State<Arc<Api>>, request: Request| async move {
@@ -63,10 +66,19 @@ pub fn router(api: Api) -> Router {
             .route(&format!("/v1/{collection}"), post(to_new));
     }
     let domains: Arc<[AggregateInfo]> = api.types.iter().map(|served| served.info()).collect();
-    let problems = move |Path(name): Path<String>| async move { problem::page(&domains, &name) };
+    let problems = move |name: InPath<String>| async move {
+        in_path(name).map_or_else(IntoResponse::into_response, |name| problem::page(&domains, &name))
+    };
     let token = api.token.clone();
     let router = router.route("/problems/{name}", get(problems)).with_state(api);
     complete(auth::require(router, token.as_deref()), "command")
+}
+
+type InPath<T> = Result<Path<T>, PathRejection>;
+
+/// What does not decode to UTF-8 is the caller's mistake.
+fn in_path<T>(path: InPath<T>) -> Result<T, Problem> {
+    path.map(|Path(parts)| parts).map_err(|error| Problem::malformed(vec![FieldError::new("path", error.to_string())]))
 }
 
 fn answer(result: Result<Response, Problem>) -> Response {

@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use millrace_shared::{
     codec::{DecodeError, Foreign},
     domain::{Aggregate, AggregateId},
-    envelope::{CommandHeaders, EventHeaders, EventMeta, names},
+    envelope::{CommandHeaders, EventHeaders, EventMeta, names, parse_version},
     fingerprint::{Fingerprint, fingerprint},
     kafka::{partition_of, topics::Topic},
     outcome::{EventRef, Outcome, OutcomeRecord, Verdict},
@@ -40,6 +40,7 @@ use memory::{Memory, Remembered};
 const MAX_FORWARDED_BYTES: usize = (1 << 20) - 4096;
 /// The topic of dead letters takes records of twice a command's size.
 const MAX_DEAD_LETTER_BYTES: usize = 3 << 19;
+const MAX_REASON_CHARACTERS: usize = 1000;
 /// Reasons that are answered but never remembered: the same command may fare better next time.
 const PASSING_REASONS: [&str; 3] = ["idempotency-key-reused", "internal", "unavailable"];
 
@@ -202,11 +203,16 @@ impl<A: Aggregate> Partition<A> {
         Ok(Readable { aggregate_id, headers, command_id, command, fingerprint })
     }
 
-    /// `topic/partition/offset` of where the record first lay.
+    /// `topic/partition/offset` of where the record first lay. Anybody may write that header, so only what we could
+    /// have written is believed.
     fn origin(&self, record: &CommandRecord, headers: &CommandHeaders) -> String {
-        headers.origin.clone().filter(|_| headers.forwarded).unwrap_or_else(|| {
-            format!("{}/{}/{}", self.context.topic(Topic::Commands), self.settings.slot.partition, record.offset)
-        })
+        let topic = self.context.topic(Topic::Commands);
+        let is_ours = |origin: &str| {
+            let (partition, offset) = origin.strip_prefix(topic)?.strip_prefix('/')?.split_once('/')?;
+            Some(parse_version(partition).is_some() && parse_version(offset).is_some())
+        };
+        let given = headers.origin.as_deref().filter(|origin| headers.forwarded && is_ours(origin) == Some(true));
+        given.map_or_else(|| format!("{topic}/{}/{}", self.settings.slot.partition, record.offset), str::to_owned)
     }
 
     fn position(&self, record: &CommandRecord) -> String {
@@ -226,9 +232,16 @@ impl<A: Aggregate> Partition<A> {
         metrics::counter!("millrace_command_dead_letters_total", "type" => A::TYPE).increment(1);
         // A compressed batch may hold a record that no topic takes uncompressed: it stays where it first lay.
         let fits = record.size() <= MAX_DEAD_LETTER_BYTES;
-        let reason = if fits { reason } else { &format!("{reason}; its {} bytes are not kept here", record.size()) };
-        let headers = if fits { copied(record, &[]) } else { OwnedHeaders::new() }
-            .insert(Header { key: names::ERROR, value: Some(reason) })
+        // Reasons may quote what they are about.
+        let reason: String = reason.chars().take(MAX_REASON_CHARACTERS).collect();
+        let reason = if fits { reason } else { format!("{reason}; its {} bytes are not kept here", record.size()) };
+        let headers = match record.unreadable_headers() {
+            Some(headers) => headers.clone(),
+            None if fits => copied(record, &[names::ERROR, names::ORIGIN]),
+            None => OwnedHeaders::new(),
+        };
+        let headers = headers
+            .insert(Header { key: names::ERROR, value: Some(&reason) })
             .insert(Header { key: names::ORIGIN, value: Some(&origin) });
         sink.send(OutRecord {
             topic: Topic::DeadLetters,
@@ -509,6 +522,10 @@ fn copied(record: &CommandRecord, without: &[&str]) -> OwnedHeaders {
 
 impl<A: Aggregate> Decider for Partition<A> {
     fn decide(&mut self, record: &CommandRecord, now: Timestamp, sink: &mut dyn Sink) -> Result<(), Held> {
+        if record.unreadable_headers().is_some() {
+            self.dead_letter(record, "the name of a header is not UTF-8", now, sink);
+            return Ok(());
+        }
         let headers = match CommandHeaders::read(record.headers()) {
             Ok(headers) => headers,
             Err(reason) => {

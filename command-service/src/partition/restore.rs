@@ -52,6 +52,17 @@ pub enum Error {
     /// Nothing came for too long.
     #[error("no progress for {0:?}")]
     Stalled(Duration),
+    /// Nobody knows which commands were decided.
+    #[error(
+        "{0}: the group's committed offset and the outcomes are gone, though there are events, so nobody can tell which \
+         commands were decided (a stop longer than both are kept?); set the group's offset with \
+         kafka-consumer-groups.sh --reset-offsets while the service is stopped: --to-latest leaves what is in the \
+         command topic undecided, --to-earliest decides all of it once more"
+    )]
+    NoStart(String),
+    /// The topics don't belong together.
+    #[error("{0}: commands are to be read from offset {1}, but the topic ends at {2}; was it made anew?")]
+    BeyondEnd(String, i64, i64),
     /// A predecessor's transaction is still open.
     #[error("the committed offset of {0} is not stable yet")]
     Unstable(String),
@@ -74,7 +85,8 @@ struct Restoring {
     grant: Arc<Grant>,
     decider: Box<dyn Decider>,
     committed: Option<i64>,
-    first_command: i64,
+    /// First offset and end of the command topic.
+    commands: (i64, i64),
     outcomes_end: i64,
     /// Topics whose target isn't reached yet.
     open: Vec<Topic>,
@@ -94,7 +106,7 @@ impl Job<'_> {
         let watcher = watcher(self.bootstrap, "millrace-restore")?;
         let mut reader = BulkReader::new(&reader_config(self.bootstrap, "millrace-restore"))?;
         let mut sources: HashMap<(String, i32), (usize, Topic, i64)> = HashMap::new();
-        let mut all = Vec::new();
+        let (mut all, mut total) = (Vec::new(), 0);
         for (at, grant) in grants.iter().enumerate() {
             let kind = &types[grant.slot.kind];
             let partition = grant.slot.partition;
@@ -102,7 +114,7 @@ impl Job<'_> {
                 grant: grant.clone(),
                 decider: kind.clone().partition(settings(grant)),
                 committed: committed[at],
-                first_command: watermarks(&watcher, kind.topic(Topic::Commands), partition)?.0,
+                commands: watermarks(&watcher, kind.topic(Topic::Commands), partition)?,
                 outcomes_end: 0,
                 open: Vec::new(),
             };
@@ -112,6 +124,7 @@ impl Job<'_> {
                     restoring.outcomes_end = end;
                 }
                 if end > first {
+                    total += end - first;
                     restoring.open.push(topic);
                     sources.insert((kind.topic(topic).to_owned(), partition), (at, topic, end));
                     reader.add(&[(kind.topic(topic), partition, first)])?;
@@ -119,14 +132,13 @@ impl Job<'_> {
             }
             all.push(Some(restoring));
         }
-        let total: i64 = sources.values().map(|(_, _, end)| end).sum();
         let mut progress = Progress::new(total);
         loop {
             for place in &mut all {
                 if place.as_ref().is_some_and(|restoring| restoring.open.is_empty())
                     && let Some(restoring) = place.take()
                 {
-                    ready(restoring.done(started));
+                    ready(restoring.done(started)?);
                 }
             }
             if all.iter().flatten().next().is_none() {
@@ -222,11 +234,23 @@ impl Job<'_> {
 }
 
 impl Restoring {
-    fn done(self, started: Instant) -> Restored {
+    fn done(self, started: Instant) -> Result<Restored, Error> {
         // A committed offset that is missing (an expired group) or behind what the outcomes show is repaired from
         // them, never reset; "from the beginning" is right only where nothing was decided yet.
         let decided = self.decider.decided_up_to();
-        let start = self.committed.max(decided).unwrap_or(self.first_command).max(self.first_command);
+        let (aggregates, outcomes) = self.decider.sizes();
+        let name = || format!("{}/{}", self.grant.topic, self.grant.slot.partition);
+        let (first, end) = self.commands;
+        let start = match self.committed.max(decided) {
+            Some(start) if start < first => {
+                tracing::error!(partition = name(), start, first, "commands were deleted before they were decided");
+                first
+            }
+            Some(start) if start > end => return Err(Error::BeyondEnd(name(), start, end)),
+            Some(start) => start,
+            None if aggregates == 0 => first,
+            None => return Err(Error::NoStart(name())),
+        };
         if decided.is_some() && self.committed < decided {
             tracing::warn!(
                 partition = self.grant.slot.partition,
@@ -235,7 +259,6 @@ impl Restoring {
                 "the group's committed offset is missing or too low; going on behind the last outcome"
             );
         }
-        let (aggregates, outcomes) = self.decider.sizes();
         tracing::debug!(
             topic = self.grant.topic,
             partition = self.grant.slot.partition,
@@ -246,7 +269,7 @@ impl Restoring {
             "partition restored"
         );
         metrics::histogram!("millrace_restore_seconds").record(started.elapsed().as_secs_f64());
-        Restored { grant: self.grant, decider: self.decider, start, outcomes_end: self.outcomes_end }
+        Ok(Restored { grant: self.grant, decider: self.decider, start, outcomes_end: self.outcomes_end })
     }
 }
 

@@ -45,7 +45,9 @@ fn of_code(code: RDKafkaErrorCode) -> Verdict {
         | RDKafkaErrorCode::UnknownMemberId
         | RDKafkaErrorCode::FencedInstanceId
         | RDKafkaErrorCode::RebalanceInProgress
-        | RDKafkaErrorCode::MessageSizeTooLarge => Verdict::Abort,
+        | RDKafkaErrorCode::MessageSizeTooLarge
+        // Producing while librdkafka already knows that the transaction has to be aborted.
+        | RDKafkaErrorCode::State => Verdict::Abort,
         _ => Verdict::Fatal,
     }
 }

@@ -30,6 +30,8 @@ use crate::{
 
 /// Commands in one transaction, over all partitions, at most.
 const MAX_TRANSACTION_COMMANDS: usize = 4096;
+/// Time for deciding in one transaction, about.
+const MAX_DECIDING: Duration = Duration::from_secs(1);
 const IDLE_WAIT: Duration = Duration::from_secs(1);
 /// How long a command whose schema can't be asked for holds its partition before the next attempt.
 const HELD_FOR: Duration = Duration::from_millis(500);
@@ -205,6 +207,11 @@ impl Writer {
             let Some(partition) = served.get_mut(&part.slot) else { continue };
             let (mut count, mut next_offset) = (part.count, part.next_offset);
             for (at, record) in partition.queue.iter().take(part.count).enumerate() {
+                // Schemas are asked for one by one: a transaction that is full of new ones must not time out over it.
+                if started.elapsed() > MAX_DECIDING {
+                    (count, next_offset) = (at, record.offset);
+                    break;
+                }
                 if let Err(held) = partition.decider.decide(record, now, &mut transaction.sink(part.slot.kind)) {
                     tracing::warn!(
                         partition = part.slot.partition,

@@ -1,6 +1,6 @@
 //! The fields of a JSON body, taken one by one, so that a caller is told everything that is wrong at once.
 
-use std::fmt;
+use std::{collections::HashSet, fmt};
 
 use serde::{
     Deserialize, Deserializer,
@@ -9,6 +9,9 @@ use serde::{
 use serde_json::Value;
 
 use crate::problem::FieldError;
+
+/// Errors of one kind that are told, at most.
+const MAX_ERRORS: usize = 20;
 
 /// Why an HTTP body is no command.
 #[derive(Debug, PartialEq)]
@@ -34,11 +37,12 @@ impl Fields {
     pub fn parse(body: &[u8]) -> Result<Self, CommandError> {
         let whole = |detail: String| CommandError::Malformed(vec![FieldError::new("", detail)]);
         let Pairs(rest) = serde_json::from_slice(body).map_err(|error| whole(format!("not a JSON object: {error}")))?;
+        let mut seen = HashSet::new();
         let doubled: Vec<FieldError> = rest
             .iter()
-            .enumerate()
-            .filter(|(at, (name, _))| rest[..*at].iter().any(|(earlier, _)| earlier == name))
-            .map(|(_, (name, _))| FieldError::new(pointer(name), "the field is there twice"))
+            .filter(|(name, _)| !seen.insert(name.as_str()))
+            .take(MAX_ERRORS)
+            .map(|(name, _)| FieldError::new(pointer(name), "the field is there twice"))
             .collect();
         if doubled.is_empty() { Ok(Self { rest, errors: Vec::new() }) } else { Err(CommandError::Malformed(doubled)) }
     }
@@ -63,7 +67,7 @@ impl Fields {
     /// Makes the command of what was taken; every field must have been asked for and found good.
     pub fn finish<T>(mut self, command: Option<T>) -> Result<T, CommandError> {
         let unknown = self.rest.iter().map(|(name, _)| FieldError::new(pointer(name), "there is no such field"));
-        self.errors.extend(unknown);
+        self.errors.extend(unknown.take(MAX_ERRORS));
         match command {
             Some(command) if self.errors.is_empty() => Ok(command),
             _ => Err(CommandError::Malformed(self.errors)),

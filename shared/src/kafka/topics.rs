@@ -7,7 +7,7 @@ use rdkafka::{
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
     consumer::Consumer,
-    producer::{BaseRecord, Producer, ThreadedProducer},
+    producer::{FutureProducer, FutureRecord},
     types::RDKafkaErrorCode,
 };
 
@@ -53,18 +53,20 @@ impl Topic {
         }
     }
 
-    fn settings(self, idempotency_window: Duration) -> Vec<(&'static str, String)> {
+    fn settings(self, shape: &Shape) -> Vec<(&'static str, String)> {
         let keep = |time: Duration| ("retention.ms", time.as_millis().to_string());
-        match self {
+        // A clock in the future is no reason to refuse a record (Kafka 4 does so beyond an hour): events are never dated
+        // later than now, and a clock that was set back must not stop a partition.
+        let any_time = ("message.timestamp.after.max.ms", i64::MAX.to_string());
+        let mut settings = match self {
             // Commands may carry old time stamps (imports, forwarded ones), and Kafka counts retention from them: it
             // would delete such records unread. So Kafka keeps them, and the trimmer of command-service deletes what
-            // was handled seven days ago. A clock in the future is no reason to refuse either: events are never
-            // dated later than now.
+            // was handled long ago.
             Self::Commands => vec![
                 ("cleanup.policy", "delete".into()),
                 ("retention.ms", "-1".into()),
+                ("retention.bytes", "-1".into()),
                 ("message.timestamp.type", "CreateTime".into()),
-                ("message.timestamp.after.max.ms", i64::MAX.to_string()),
                 ("max.message.bytes", MAX_COMMAND_BYTES.to_string()),
             ],
             Self::Events => vec![
@@ -73,8 +75,10 @@ impl Topic {
                 ("retention.bytes", "-1".into()),
                 ("message.timestamp.type", "CreateTime".into()),
             ],
+            // The trimmer finds in the outcomes what was handled when, so they outlive the commands.
             Self::Outcomes => {
-                vec![("cleanup.policy", "delete".into()), keep(idempotency_window.max(MIN_OUTCOME_RETENTION))]
+                let time = shape.idempotency_window.max(shape.commands_retention + DAY).max(MIN_OUTCOME_RETENTION);
+                vec![("cleanup.policy", "delete".into()), keep(time)]
             }
             Self::Snapshots => vec![("cleanup.policy", "compact".into())],
             // A dead letter is a record of the largest size and a few headers more.
@@ -83,7 +87,9 @@ impl Topic {
                 keep(30 * DAY),
                 ("max.message.bytes", (2 * MAX_COMMAND_BYTES).to_string()),
             ],
-        }
+        };
+        settings.push(any_time);
+        settings
     }
 }
 
@@ -185,6 +191,8 @@ pub struct Shape {
     pub replication_factor: i32,
     /// How long answers are remembered.
     pub idempotency_window: Duration,
+    /// How long commands are kept after they were handled.
+    pub commands_retention: Duration,
 }
 
 /// Creates the missing topics of the types and checks the shape of all. Blocks.
@@ -204,7 +212,7 @@ pub fn ensure(bootstrap: &str, names: &Names, types: &[&str], shape: &Shape) -> 
             });
         }
         for topic in Topic::ALL {
-            let settings = topic.settings(shape.idempotency_window);
+            let settings = topic.settings(shape);
             create(
                 &config,
                 &names.topic(aggregate_type, topic),
@@ -310,11 +318,13 @@ fn recorded_partitions(bootstrap: &str, names: &Names) -> Result<HashMap<String,
 }
 
 fn record_partitions(config: &ClientConfig, names: &Names, aggregate_type: &str, partitions: i32) -> Result<(), Error> {
-    let producer: ThreadedProducer<Logged> = config.clone().set("acks", "all").create_with_context(Logged)?;
-    let count = partitions.to_string();
-    producer
-        .send(BaseRecord::to(&names.layout_topic()).partition(0).key(aggregate_type).payload(&count))
-        .map_err(|(error, _)| error)?;
-    producer.flush(REQUEST_TIMEOUT)?;
+    let producer: FutureProducer<Logged> = config
+        .clone()
+        .set("acks", "all")
+        .set("message.timeout.ms", REQUEST_TIMEOUT.as_millis().to_string())
+        .create_with_context(Logged)?;
+    let (topic, count) = (names.layout_topic(), partitions.to_string());
+    let record = FutureRecord::to(&topic).partition(0).key(aggregate_type).payload(&count);
+    futures_block(producer.send(record, REQUEST_TIMEOUT)).map_err(|(error, _)| error)?;
     Ok(())
 }
