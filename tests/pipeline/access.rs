@@ -1,8 +1,9 @@
 //! Who may call.
 
 use millrace_tests::{
-    Deployment, Stack,
+    Deployment, Services, Stack,
     http::{Request, get},
+    process::free_port,
     services::{command_at, new_id},
 };
 use serde_json::json;
@@ -11,7 +12,10 @@ use serde_json::json;
 fn g14_with_a_token_set_nobody_gets_in_without_it() {
     let file = Stack::shared().dir.join("token");
     std::fs::write(&file, "s3cret\n").expect("the scratch folder is writable");
-    let with_token = Deployment::new().with("MILLRACE_API_TOKEN", "s3cret");
+    let with_token = Deployment::new()
+        .with("MILLRACE_API_TOKEN", "s3cret")
+        .with("MILLRACE_LOG_FORMAT", "json")
+        .with("MILLRACE_LOG", "debug");
     let mut from_file = with_token.clone().with("MILLRACE_API_TOKEN_FILE", file.to_string_lossy());
     from_file.env.remove("MILLRACE_API_TOKEN");
     let commands = with_token.command_service("c1");
@@ -53,14 +57,44 @@ fn g14_with_a_token_set_nobody_gets_in_without_it() {
         let metrics = get(&format!("{}/metrics", service.ops_url())).send();
         assert!(!metrics.text().contains("s3cret"));
         let log = std::fs::read_to_string(&service.log).expect("there is a log");
-        let own = log.lines().filter(|line| !line.starts_with("--- "));
-        assert!(own.into_iter().all(|line| !line.contains("s3cret")), "the token is logged");
+        for line in log.lines().filter(|line| !line.starts_with("--- ")) {
+            assert!(!line.contains("s3cret"), "the token is logged: {line}");
+            assert!(
+                serde_json::from_str::<serde_json::Value>(line).is_ok_and(|line| line.is_object()),
+                "no JSON: {line}"
+            );
+        }
     }
 }
 
 #[test]
+fn pages_of_other_origins_may_call_only_where_that_is_set() {
+    let services = Services::shared();
+    let origin = "https://dashboard.example";
+    let ask = |url: &str, method: &str| {
+        let request = Request::new(method, url).header("Origin", origin).header("Access-Control-Request-Method", "GET");
+        request.send()
+    };
+    let path = "/v1/bank-accounts";
+    for method in ["GET", "OPTIONS"] {
+        let answer = ask(&format!("{}{path}", services.query.url()), method);
+        assert_eq!(answer.header("access-control-allow-origin"), None, "{method}: {answer:?}");
+    }
+    // Beside the shared one, on a port of its own.
+    let deployment =
+        services.deployment.clone().with("MILLRACE_CORS_ORIGIN", origin).with("MILLRACE_API_TOKEN", "s3cret");
+    let query = deployment.query_service_at(free_port());
+    let preflight = ask(&format!("{}{path}", query.url()), "OPTIONS");
+    assert!(preflight.status < 300, "a preflight carries no token: {preflight:?}");
+    assert_eq!(preflight.header("access-control-allow-origin"), Some(origin), "{preflight:?}");
+    let refused = ask(&format!("{}{path}", query.url()), "GET");
+    refused.problem(401, "unauthenticated");
+    assert_eq!(refused.header("access-control-allow-origin"), Some(origin), "pages see why: {refused:?}");
+}
+
+#[test]
 fn metrics_are_prometheus_text_and_begin_with_our_name() {
-    let services = millrace_tests::Services::shared();
+    let services = Services::shared();
     let id = services.open("Ada");
     let token = services.deposit(&id, 1).token();
     services.view_after(&id, &token);

@@ -1,10 +1,17 @@
 //! Garbage on a topic harms nothing but itself.
 
+use std::{
+    io::{Read, Write},
+    net::{Shutdown, TcpStream},
+    time::Duration,
+};
+
 use millrace_tests::{
     Deployment, Services, commands,
     kafka::{self, Draft, Place, Producer},
     services::{new_key, open_at},
 };
+use serde_json::json;
 
 /// What is no command, with a word on why. It goes to a partition of its own choice.
 fn garbage(id: &str) -> Vec<(&'static str, Draft)> {
@@ -89,12 +96,16 @@ fn g13_garbage_between_commands_becomes_dead_letters_and_stops_nothing() {
         let letters = deployment.read("dead-letters");
         if letters.len() >= thrown.len() { Ok(letters) } else { Err(format!("there are {}", letters.len())) }
     });
-    for (why, place, draft) in &thrown {
-        let place = place.to_string();
+    for (why, origin, draft) in &thrown {
+        let place = origin.to_string();
         let of_place: Vec<_> =
             letters.iter().filter(|letter| letter.header("millrace_origin").as_ref() == Some(&place)).collect();
         let [letter] = of_place[..] else { panic!("{why}: {} dead letters of {place}", of_place.len()) };
         is_dead_letter(why, letter, draft);
+        // Where it lay, or, if its key was good and it was forwarded before anybody looked inside, where that leads.
+        let of_aggregate = deployment.partition_of(&ids[0]);
+        let forwarded = letter.key.as_deref() == Some(ids[0].as_bytes()) && letter.partition == of_aggregate;
+        assert!(forwarded || place.ends_with(&format!("{}/{}", letter.partition, origin.offset)), "{why}: {letter:?}");
     }
     assert_eq!(letters.len(), thrown.len(), "more dead letters than garbage");
 
@@ -113,9 +124,88 @@ fn is_dead_letter(why: &str, letter: &kafka::Record, draft: &Draft) {
         let found = letter.headers.iter().find(|(header, _)| header == name);
         assert_eq!(found.map(|(_, value)| value), Some(value), "{why}: header {name}");
     }
-    // A key that is no aggregate's says nothing about a partition; everything else stays where it was, or lies
-    // where its aggregate does.
-    assert!(letter.partition >= 0, "{why}");
+}
+
+#[test]
+fn g13_garbage_on_outcomes_and_snapshots_holds_up_nobody() {
+    let mut services = Services::start(Deployment::new());
+    let deployment = services.deployment.clone();
+    let producer = Producer::new("murmur2_random");
+    let ids: Vec<_> = (0..deployment.partitions).map(|partition| deployment.id_in(partition)).collect();
+    for id in &ids {
+        open_at(&services.command, id, "Ada");
+        services.command(id, "deposit", &json!({"amount_minor": 9})).key("deposit").send();
+    }
+    for partition in 0..deployment.partitions {
+        for topic in ["outcomes", "snapshots"] {
+            let key = || Some(ids[0].clone().into_bytes());
+            for (key, value) in [
+                (key(), Some(b"garbage".to_vec())),
+                (key(), Some(Vec::new())),
+                (key(), Some(commands::deposit(1))),
+                (Some(b"\xff".to_vec()), Some(vec![0; 10])),
+            ] {
+                producer.send(&deployment.topic(topic), &Draft { key, value, ..Draft::default() }.to(partition));
+            }
+            if topic == "outcomes" {
+                // A compacted topic takes no record without a key.
+                let value = Some(b"garbage".to_vec());
+                producer.send(&deployment.topic(topic), &Draft { value, ..Draft::default() }.to(partition));
+                producer.send(&deployment.topic(topic), &Draft { key: key(), ..Draft::default() }.to(partition));
+            }
+        }
+    }
+    for round in ["before a restart", "after it"] {
+        for id in &ids {
+            let again = services.command(id, "deposit", &json!({"amount_minor": 9})).key("deposit").send();
+            assert_eq!((again.status, again.header("idempotency-replayed")), (200, Some("true")), "{round}: {again:?}");
+            let token = services.withdraw(id, 1).token();
+            services.view_after(id, &token);
+            services.view_is_the_fold_of_the_log(id);
+        }
+        let known = services.ask(&format!("/v1/bank-accounts/{}/commands/deposit", ids[0])).send();
+        assert_eq!(known.status, 200, "{round}: {known:?}");
+        for service in [&mut services.command, &mut services.projector] {
+            service.ready().unwrap_or_else(|reason| panic!("{round}: {reason}"));
+            service.terminate();
+            service.start_again();
+        }
+    }
+}
+
+#[test]
+fn g13_garbage_on_a_listener_harms_nobody() {
+    let services = Services::shared();
+    let long = [b"GET / HTTP/1.1\r\nX: ", &vec![b'x'; 2 << 20][..]].concat();
+    let many = [b"GET / HTTP/1.1\r\n".to_vec(), b"X: x\r\n".repeat(20_000)].concat();
+    let chunked = b"POST /v1/bank-accounts/x/deposit HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
+        Transfer-Encoding: chunked\r\n\r\nnot a number\r\n";
+    let short = b"POST /v1/bank-accounts/x/deposit HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
+        Content-Length: 100\r\n\r\n{";
+    let two_lengths = b"POST /v1/bank-accounts/x/deposit HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\
+        Content-Length: 2\r\n\r\n{}";
+    for service in [&services.command, &services.projector, &services.query] {
+        let mut listeners = vec![service.ops_url()];
+        if service.kind != "projector-service" {
+            listeners.push(service.url());
+        }
+        for url in listeners {
+            for bytes in
+                [&b"\0\xff\r\n\r\n"[..], b"GET", b"", b"\x16\x03\x01\x02\0", &long, &many, chunked, short, two_lengths]
+            {
+                let mut stream = TcpStream::connect(url.trim_start_matches("http://")).expect("somebody listens");
+                stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a time-out can be set");
+                // It may well be refused before all of it is sent.
+                let _ = stream.write_all(bytes);
+                let _ = stream.shutdown(Shutdown::Write);
+                let _ = stream.take(1 << 16).read_to_end(&mut Vec::new());
+            }
+        }
+        service.ready().expect("garbage makes nobody unready");
+    }
+    let id = services.open("Ada");
+    let token = services.deposit(&id, 3).token();
+    assert_eq!(services.view_after(&id, &token)["balance_minor"], 3);
 }
 
 #[test]

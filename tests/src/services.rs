@@ -103,7 +103,12 @@ impl Deployment {
 
     /// A query-service, started and ready, at the address that the others give in links.
     pub fn query_service(&self) -> Service {
-        Service::start(self, "query-service", "q1", Some(self.query_port))
+        self.query_service_at(self.query_port)
+    }
+
+    /// A query-service on another port.
+    pub fn query_service_at(&self, port: u16) -> Service {
+        Service::start(self, "query-service", &format!("q{port}"), Some(port))
     }
 
     /// Everything that is committed in a topic.
