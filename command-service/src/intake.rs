@@ -101,6 +101,8 @@ struct Served {
     /// Read and not handed over yet.
     gathered: Vec<CommandRecord>,
     paused: bool,
+    /// The next record is this one or a later one.
+    next_offset: i64,
 }
 
 /// The callbacks' side.
@@ -173,18 +175,20 @@ impl Group {
             granted.push(grant);
         }
         self.renew(consumer, &state);
-        // Where to begin is known after the restore; until then the partitions are paused at their end, so that
-        // nothing is fetched. (Without an offset librdkafka would look the committed one up, and refuse to seek
-        // meanwhile.)
+        // Where to begin is known after the restore; until then the partitions are paused, so that nothing is fetched.
+        // They are paused before they are assigned, and at an absolute offset: a logical one (the end, or the
+        // committed offset) is looked up by a query, which the pause makes outdated, and librdkafka 2.12 repeats an
+        // outdated query after 500 ms and goes where it says, also when there was a seek meanwhile. Commands that came
+        // in between were lost (seen here).
         let mut paused = TopicPartitionList::new();
         for grant in &granted {
-            paused.add_partition_offset(&grant.topic, grant.slot.partition, Offset::End)?;
+            paused.add_partition_offset(&grant.topic, grant.slot.partition, Offset::Offset(0))?;
         }
-        consumer.incremental_assign(&paused)?;
         if paused.count() > 0 {
             consumer.pause(&paused)?;
             tracing::info!(partitions = paused.count(), "partitions granted");
         }
+        consumer.incremental_assign(&paused)?;
         state.joined = true;
         state.changes.push(Change::Granted(granted));
         Ok(())
@@ -305,6 +309,15 @@ impl Intake {
                         .position(|kind| kind.topic(Topic::Commands) == message.topic())
                         .map(|kind| Slot { kind, partition: message.partition() });
                     if let Some(served) = slot.and_then(|slot| serving.get_mut(&slot)) {
+                        if message.offset() < served.next_offset {
+                            tracing::warn!(
+                                partition = message.partition(),
+                                offset = message.offset(),
+                                "read again, passed over"
+                            );
+                            continue;
+                        }
+                        served.next_offset = message.offset() + 1;
                         let record = CommandRecord::copy(&message);
                         gathered += record.weight();
                         served.gathered.push(record);
@@ -357,7 +370,7 @@ impl Intake {
     /// Hands gathered records to their writers; pauses partitions whose writer has enough, resumes the others.
     fn hand_over(&self, serving: &mut Serving) -> Result<(), KafkaError> {
         let (mut pause, mut resume) = (TopicPartitionList::new(), TopicPartitionList::new());
-        for (slot, Served { grant, gathered, paused }) in serving.iter_mut() {
+        for (slot, Served { grant, gathered, paused, .. }) in serving.iter_mut() {
             if !gathered.is_empty() {
                 grant.enqueue(gathered.iter());
                 // An error means that the process is ending.
@@ -447,7 +460,7 @@ impl Intake {
         list.add_partition(&grant.topic, grant.slot.partition);
         self.consumer.resume(&list)?;
         self.waiters.served_here(grant.slot, restored.outcomes_end);
-        serving.insert(grant.slot, Served { grant, gathered: Vec::new(), paused: false });
+        serving.insert(grant.slot, Served { grant, gathered: Vec::new(), paused: false, next_offset: restored.start });
         Ok(())
     }
 
