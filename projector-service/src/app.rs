@@ -247,10 +247,12 @@ impl<S: Fn() -> Store> Crew<'_, S> {
         self.orders.insert(target.topic().to_owned(), orders);
         let session = Duration::from_millis(settings.member.session_timeout_ms);
         let label = target.label();
+        let reader = BulkReader::new(&reader_config(bootstrap, &client_id))?;
+        let brokers = bootstrap.clone();
         let worker = Worker::new(Parts {
             target,
-            reader: BulkReader::new(&reader_config(bootstrap, &client_id))?,
-            watcher: watcher(bootstrap, &client_id)?,
+            reader,
+            watch: Box::new(move || watcher(&brokers, &client_id)),
             store: (self.store)(),
             board: self.board.clone(),
             orders: taken,

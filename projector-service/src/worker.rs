@@ -58,8 +58,8 @@ pub struct Parts<T> {
     pub target: T,
     /// Reads them.
     pub reader: BulkReader,
-    /// Asks for the log's ends.
-    pub watcher: BaseConsumer<Logged>,
+    /// Makes a client that asks for the log's ends.
+    pub watch: Box<dyn Fn() -> Result<BaseConsumer<Logged>, KafkaError> + Send>,
     /// Writes.
     pub store: Store,
     /// Tells.
@@ -75,6 +75,7 @@ pub struct Worker<T: Target> {
     parts: Parts<T>,
     slots: BTreeMap<i32, Slot<T>>,
     looked: Instant,
+    watcher: Option<BaseConsumer<Logged>>,
 }
 
 /// Why a partition is no longer open.
@@ -109,7 +110,7 @@ impl From<KafkaError> for Trouble {
 impl<T: Target> Worker<T> {
     /// A worker without partitions.
     pub fn new(parts: Parts<T>) -> Self {
-        Self { parts, slots: BTreeMap::new(), looked: Instant::now() }
+        Self { parts, slots: BTreeMap::new(), looked: Instant::now(), watcher: None }
     }
 
     /// Works until nobody gives orders any more; the batch under way is finished.
@@ -168,7 +169,7 @@ impl<T: Target> Worker<T> {
             return;
         }
         let topic = self.parts.target.topic().to_owned();
-        let mut topic_id = kafka::topic_id(&self.parts.watcher, &topic, REQUEST_TIMEOUT);
+        let mut topic_id = self.topic_id(&topic);
         for (partition, waiting) in due {
             let opened = match &topic_id {
                 Ok(topic_id) => self.open(partition, waiting, topic_id),
@@ -177,6 +178,7 @@ impl<T: Target> Worker<T> {
             // Each question waits long for its answer: they are not asked for every partition in vain.
             if let Err(Trouble::Kafka(error)) = &opened {
                 topic_id = Err(error.clone());
+                self.watcher = None;
             }
             let slot = match opened {
                 Ok(open) => {
@@ -190,8 +192,24 @@ impl<T: Target> Worker<T> {
         }
     }
 
+    /// A client whose DescribeTopics was not answered once (its broker was frozen for a while) is never answered again
+    /// (librdkafka 2.12), though its other questions are: so after an error the next question goes by a new client.
+    fn topic_id(&mut self, topic: &str) -> Result<String, KafkaError> {
+        let watcher = match self.watcher.take() {
+            Some(watcher) => watcher,
+            None => (self.parts.watch)()?,
+        };
+        let topic_id = kafka::topic_id(&watcher, topic, REQUEST_TIMEOUT)?;
+        self.watcher = Some(watcher);
+        Ok(topic_id)
+    }
+
     fn open(&mut self, partition: i32, waiting: Waiting, topic_id: &str) -> Result<Open<T>, Trouble> {
-        let Parts { target, reader, watcher, store, .. } = &mut self.parts;
+        let Parts { target, reader, watch, store, .. } = &mut self.parts;
+        let watcher = match &mut self.watcher {
+            Some(watcher) => watcher,
+            none => none.insert(watch()?),
+        };
         let (first, end) = kafka::watermarks(watcher, target.topic(), partition)?;
         let keys = target.keys(partition);
         let found = match waiting.epoch {
