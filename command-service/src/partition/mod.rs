@@ -117,6 +117,34 @@ pub struct Partition<A: Aggregate> {
     /// What the aggregates of this batch were before it.
     before: Vec<Before<A::State>>,
     answers: Vec<(Awaited, Answer)>,
+    counts: Counts,
+}
+
+/// What became of the commands of a batch: counted when it is in the log, however often it ran.
+#[derive(Default)]
+struct Counts {
+    accepted: u64,
+    rejected: u64,
+    replayed: u64,
+    forwarded: u64,
+    dead_letters: u64,
+}
+
+impl Counts {
+    fn publish(self, aggregate_type: &'static str) {
+        for (outcome, count) in [
+            ("accepted", self.accepted),
+            ("rejected", self.rejected),
+            ("replayed", self.replayed),
+            ("forwarded", self.forwarded),
+            ("dead-letter", self.dead_letters),
+        ] {
+            if count > 0 {
+                metrics::counter!("millrace_commands_total", "type" => aggregate_type, "outcome" => outcome)
+                    .increment(count);
+            }
+        }
+    }
 }
 
 /// An aggregate's id and what was known of it.
@@ -189,6 +217,7 @@ impl<A: Aggregate> Partition<A> {
             decided_up_to: None,
             before: Vec::new(),
             answers: Vec::new(),
+            counts: Counts::default(),
         }
     }
 
@@ -219,7 +248,7 @@ impl<A: Aggregate> Partition<A> {
         format!("{}/{}/{}", self.settings.topic_id, self.settings.slot.partition, record.offset)
     }
 
-    fn dead_letter(&self, record: &CommandRecord, reason: &str, now: Timestamp, sink: &mut dyn Sink) {
+    fn dead_letter(&mut self, record: &CommandRecord, reason: &str, now: Timestamp, sink: &mut dyn Sink) {
         let forwarded = CommandHeaders::read(record.headers()).unwrap_or_default();
         let origin = self.origin(record, &forwarded);
         tracing::warn!(
@@ -229,7 +258,7 @@ impl<A: Aggregate> Partition<A> {
             reason,
             "dead letter"
         );
-        metrics::counter!("millrace_command_dead_letters_total", "type" => A::TYPE).increment(1);
+        self.counts.dead_letters += 1;
         // A compressed batch may hold a record that no topic takes uncompressed: it stays where it first lay.
         let fits = record.size() <= MAX_DEAD_LETTER_BYTES;
         // Reasons may quote what they are about.
@@ -254,9 +283,9 @@ impl<A: Aggregate> Partition<A> {
     }
 
     /// Puts a command whose producer used another partitioner where it belongs.
-    fn forward(&self, record: &CommandRecord, partition: i32, now: Timestamp, sink: &mut dyn Sink) {
+    fn forward(&mut self, record: &CommandRecord, partition: i32, now: Timestamp, sink: &mut dyn Sink) {
         let origin = self.origin(record, &CommandHeaders::default());
-        metrics::counter!("millrace_command_forwarded_total", "type" => A::TYPE).increment(1);
+        self.counts.forwarded += 1;
         let headers = copied(record, &[names::ORIGIN, names::FORWARDED])
             .insert(Header { key: names::ORIGIN, value: Some(&origin) })
             .insert(Header { key: names::FORWARDED, value: Some("1") });
@@ -356,7 +385,7 @@ impl<A: Aggregate> Partition<A> {
             let refused = Refused::new("idempotency-key-reused", json!({}));
             return self.refuse(record, command, refused, now, sink);
         }
-        metrics::counter!("millrace_commands_total", "type" => A::TYPE, "outcome" => "replayed").increment(1);
+        self.counts.replayed += 1;
         self.send_outcome(record, &known.outcome, &command.command_id, Sent { now, replayed: true }, sink);
         if self.settings.waiters.any() {
             let decoded = self.context.outcomes.decode(&known.outcome, Foreign::Refuse, &self.settings.runtime);
@@ -417,7 +446,7 @@ impl<A: Aggregate> Partition<A> {
         let id: Box<str> = command.aggregate_id.as_str().into();
         let before = self.aggregates.insert(id.clone(), decision.entry);
         self.before.push((id, before));
-        metrics::counter!("millrace_commands_total", "type" => A::TYPE, "outcome" => "accepted").increment(1);
+        self.counts.accepted += 1;
         self.publish(record, command, &outcome, encoded, sink);
         Ok(())
     }
@@ -439,7 +468,7 @@ impl<A: Aggregate> Partition<A> {
             ..self.outcome(command, now)
         };
         let encoded = self.encode_outcome(&outcome)?;
-        metrics::counter!("millrace_commands_total", "type" => A::TYPE, "outcome" => "rejected").increment(1);
+        self.counts.rejected += 1;
         self.publish(record, command, &outcome, encoded, sink);
         Ok(())
     }
@@ -567,6 +596,7 @@ impl<A: Aggregate> Decider for Partition<A> {
     }
 
     fn commit(&mut self, now: Timestamp) {
+        std::mem::take(&mut self.counts).publish(A::TYPE);
         self.before.clear();
         self.memory.commit();
         for (awaited, answer) in self.answers.drain(..) {
@@ -584,6 +614,7 @@ impl<A: Aggregate> Decider for Partition<A> {
         }
         self.memory.rollback();
         self.answers.clear();
+        self.counts = Counts::default();
     }
 
     fn restore_event(&mut self, record: &Stored<'_>) -> Result<(), RestoreError> {

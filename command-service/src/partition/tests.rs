@@ -295,6 +295,18 @@ fn a_misrouted_command_is_forwarded_once() {
 }
 
 #[test]
+fn g13_an_origin_that_we_can_not_have_written_is_not_believed() {
+    let mut bench = Bench::opened();
+    let long = "x".repeat(600_000);
+    let own = format!("bank-account.commands/{}/", partition_of(ID.as_bytes(), PARTITIONS));
+    for forged in [long.as_str(), "", "a/b/c", "bank-account.commands/1/-1", "bank-account.events/1/2"] {
+        let sent = bench.send("deposit", r#"{"amount_minor": 1}"#, &[(names::FORWARDED, "1"), (names::ORIGIN, forged)]);
+        assert_eq!(topics(&sent), [Topic::Events, Topic::Outcomes]);
+        assert_eq!(bench.outcome(&sent[1]).command_id, format!("{own}{}", bench.offset - 1), "{}", forged.len());
+    }
+}
+
+#[test]
 fn time_never_runs_backwards_nor_ahead() {
     let mut bench = Bench::new();
     let mut time = |millis: Option<i64>| {
