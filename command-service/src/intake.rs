@@ -1,6 +1,6 @@
 //! The one consumer of all command topics: one thread that polls, hands records to writers, and keeps the grants.
 //!
-//! librdkafka's callbacks become [`Change`]s, which the same loop reads. What must not wait is done in the callback:
+//! librdkafka's callbacks become `Change`s, which the same loop reads. What must not wait is done in the callback:
 //! captures are renewed first, then writers are asked to let go (for a bounded time), then partitions are given back.
 
 use std::{

@@ -1,7 +1,7 @@
 //! What Millrace's three services share: the domains, the Avro codec, the envelope of headers, access to Kafka and
 //! Redis, settings, telemetry and the problem documents.
 //!
-//! Reading order: [`domain`] (what a domain is, and the bank account), [`records`] and [`codec`] (how commands and
+//! Reading order: [`domain`] (what a domain is, and the bank account), [`mod@records`] and [`codec`] (how commands and
 //! events become bytes), [`envelope`] (what travels in headers), [`outcome`], [`kafka`], then the small ones.
 
 pub mod auth;

@@ -2,7 +2,7 @@
 //!
 //! `format (1) | sequence (LEB128) | time in µs (8, big-endian) | length of command id (1) | command id | record (1) |
 //! version of its schema (1) | Avro datum`. It is read without the registry: record and version are indexes into the
-//! domain's [`crate::records::records!`] list, which is therefore only ever appended to.
+//! domain's [`records!`](crate::records!) list, which is therefore only ever appended to.
 
 use jiff::Timestamp;
 

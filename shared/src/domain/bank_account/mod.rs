@@ -1,6 +1,6 @@
 //! Bank accounts: open, pay in, take out, close.
 //!
-//! Read [`commands`], [`events`], [`state`], [`decide`](BankAccount::decide) (in `decide.rs`), then [`view`].
+//! Read `commands.rs`, `events.rs`, `state.rs`, `decide.rs`, then `view.rs`.
 
 mod commands;
 mod decide;
