@@ -124,6 +124,26 @@ fn g01_g02_all_services_are_killed_in_the_middle_of_a_stream() {
 }
 
 #[test]
+fn g01_g02_instances_come_and_go_in_the_middle_of_a_stream() {
+    let mut services = Services::start(Deployment::new());
+    stream_while(&mut services, |services, told| {
+        wait_for_more(told, 30);
+        let mut second = services.deployment.command_service("c2");
+        let mut projector = services.deployment.projector_service("p2");
+        wait_for_more(told, 50);
+        second.terminate();
+        wait_for_more(told, 50);
+        second.start_again();
+        projector.kill();
+        wait_for_more(told, 50);
+        second.kill();
+        wait_for_more(told, 50);
+        second.start_again();
+        wait_for_more(told, 50);
+    });
+}
+
+#[test]
 fn g01_a_silent_owner_is_replaced_within_session_timeout_and_ten_seconds() {
     let deployment = Deployment::new();
     let (mut first, second) = (deployment.command_service("c1"), deployment.command_service("c2"));
