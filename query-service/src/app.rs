@@ -10,9 +10,9 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use millrace_shared::{
     auth,
     config::{self, QuerySettings},
-    domain::{Aggregate, Visitor, visit_all},
+    domain::{Aggregate, AggregateInfo, Visitor, visit_all},
     http,
-    kafka::topics::{Names, Topic},
+    kafka::topics::{self, Names, Said, Topic},
     ops::{self, Health, PROBE_INTERVAL},
     registry, serve,
 };
@@ -43,6 +43,9 @@ pub enum Error {
     /// A client of Kafka can't be made.
     #[error(transparent)]
     Ends(#[from] ends::Error),
+    /// The topics have another number of partitions than the settings say: views would be missing.
+    #[error(transparent)]
+    Topics(#[from] topics::Error),
     /// Our own schemas can't be used.
     #[error(transparent)]
     Codec(#[from] registry::Error),
@@ -107,8 +110,9 @@ impl App {
         tokio::spawn(feed.run(self.redis, timeout, shutdown.clone()));
         tokio::spawn(probe(store, health.clone(), shutdown.clone()));
         let ops = serve::http(self.ops, ops::router(health, self.metrics), shutdown.clone());
+        let shape = check_shape(kafka.kafka_bootstrap.clone(), names, kafka.partitions, shutdown.clone());
         let queries = serve::http(self.http, router, shutdown);
-        tokio::try_join!(ops, queries)?;
+        tokio::try_join!(async { Ok(ops.await?) }, async { Ok(queries.await?) }, shape)?;
         Ok(())
     }
 }
@@ -127,6 +131,31 @@ fn router(means: &Means, token: Option<&str>, cors: Option<CorsLayer>) -> Result
         Some(cors) => router.layer(cors),
         None => router,
     })
+}
+
+/// Compares the number of partitions with that of the topics, as soon as Kafka can be asked; queries go on meanwhile.
+async fn check_shape(
+    bootstrap: String,
+    names: Names,
+    partitions: i32,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let types: Vec<_> = AggregateInfo::all().iter().map(|info| info.aggregate_type).collect();
+    while !shutdown.is_cancelled() {
+        let (bootstrap, names, types) = (bootstrap.clone(), names.clone(), types.clone());
+        let checked =
+            serve::blocking(move || topics::check(&bootstrap, &names, &types, partitions, |_| Said::Configured)).await;
+        match checked {
+            Ok(()) => return Ok(()),
+            Err(error @ topics::Error::Partitions { .. }) => return Err(error.into()),
+            Err(error) => tracing::debug!(%error, "the number of partitions can't be checked yet"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(PROBE_INTERVAL) => {}
+            () = shutdown.cancelled() => {}
+        }
+    }
+    Ok(())
 }
 
 async fn probe(store: Store, health: Health, shutdown: CancellationToken) {

@@ -18,7 +18,7 @@ use millrace_shared::{
     outcome::Verdict,
     problem::{self, FieldError, OUTCOME_UNKNOWN, OVERLOADED, Problem, UNAVAILABLE, UNKNOWN_COMMAND},
 };
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -28,6 +28,8 @@ use crate::{
 };
 use request::Options;
 
+/// What a path's segment has to encode: all but RFC 3986's unreserved characters.
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
 /// What the handlers need.
@@ -179,7 +181,7 @@ impl Api {
     }
 
     fn outcome_url(&self, submission: &Submission, info: &AggregateInfo) -> String {
-        let command_id = utf8_percent_encode(&submission.command_id, NON_ALPHANUMERIC);
+        let command_id = utf8_percent_encode(&submission.command_id, SEGMENT);
         format!("{}/v1/{}/{}/commands/{command_id}", self.query_url, info.collection, submission.aggregate_id)
     }
 }

@@ -1,26 +1,25 @@
 //! The one consumer of all command topics: one thread that polls, hands records to writers, and keeps the grants.
 //!
-//! librdkafka's callbacks become `Change`s, which the same loop reads. What must not wait is done in the callback:
-//! captures are renewed first, then writers are asked to let go (for a bounded time), then partitions are given back.
+//! What the group gives and takes arrives by the callbacks in `group.rs`.
+
+mod group;
 
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError,
-        mpsc::{Receiver, Sender, channel},
+        Arc, Mutex,
+        mpsc::{Receiver, Sender},
     },
     time::{Duration, Instant},
 };
 
 use millrace_shared::{
-    kafka::{self, Logged, client_config, topics::Topic},
+    kafka::{self, client_config, topics::Topic},
     ops::Health,
 };
 use rdkafka::{
-    ClientContext, Message, Offset, TopicPartitionList,
-    bindings::rd_kafka_resp_err_t,
-    config::RDKafkaLogLevel,
-    consumer::{BaseConsumer, Consumer, ConsumerContext},
+    Message, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
     error::KafkaError,
 };
 use tokio_util::sync::CancellationToken;
@@ -37,6 +36,7 @@ use crate::{
     waiters::Waiters,
     writer::ToWriter,
 };
+use group::{Change, Group};
 
 const POLL_WAIT: Duration = Duration::from_millis(20);
 /// Weight of the records gathered before they are handed over, about.
@@ -50,12 +50,6 @@ pub enum ToIntake {
     Restored(Restored),
     /// A writer does not know what became of a transaction: the partition is to be taken over anew.
     TakeOver(Arc<Grant>),
-}
-
-/// What the group did, as the callbacks said it.
-enum Change {
-    Granted(Vec<Arc<Grant>>),
-    Gone(Vec<Arc<Grant>>),
 }
 
 /// What the consumer works with.
@@ -103,145 +97,6 @@ struct Served {
     paused: bool,
     /// The next record is this one or a later one.
     next_offset: i64,
-}
-
-/// The callbacks' side.
-pub struct Group {
-    types: Arc<[Arc<dyn CommandType>]>,
-    writers: Vec<Sender<ToWriter>>,
-    captures: Captures,
-    drain: Duration,
-    state: Mutex<GroupState>,
-}
-
-#[derive(Default)]
-struct GroupState {
-    next_grant: u64,
-    grants: HashMap<Slot, Arc<Grant>>,
-    changes: Vec<Change>,
-    /// Whether the group has given us anything yet, be it nothing.
-    joined: bool,
-}
-
-impl ClientContext for Group {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        Logged.log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        Logged.error(error, reason);
-    }
-}
-
-impl ConsumerContext for Group {
-    fn rebalance(&self, consumer: &BaseConsumer<Self>, what: rd_kafka_resp_err_t, list: &mut TopicPartitionList) {
-        let result = match what {
-            rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => self.assigned(consumer, list),
-            _ => self.revoked(consumer, list),
-        };
-        if let Err(error) = result {
-            tracing::error!(%error, "a rebalance can't be followed");
-        }
-    }
-}
-
-impl Group {
-    fn state(&self) -> std::sync::MutexGuard<'_, GroupState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn slots(&self, list: &TopicPartitionList) -> Vec<(Slot, String)> {
-        let slot = |topic: &str, partition| {
-            let kind = self.types.iter().position(|kind| kind.topic(Topic::Commands) == topic)?;
-            Some((Slot { kind, partition }, topic.to_owned()))
-        };
-        list.elements().iter().filter_map(|element| slot(element.topic(), element.partition())).collect()
-    }
-
-    /// Renews the capture of every grant that is held: called at the top of each callback that is not *lost*.
-    fn renew(&self, consumer: &BaseConsumer<Self>, state: &GroupState) {
-        if let Some(metadata) = consumer.group_metadata() {
-            self.captures.renew(state.grants.values().map(|grant| grant.number), metadata);
-        }
-    }
-
-    fn assigned(&self, consumer: &BaseConsumer<Self>, list: &TopicPartitionList) -> Result<(), KafkaError> {
-        let mut state = self.state();
-        let mut granted = Vec::new();
-        for (slot, topic) in self.slots(list) {
-            state.next_grant += 1;
-            let grant = Arc::new(Grant::new(state.next_grant, slot, &topic));
-            state.grants.insert(slot, grant.clone());
-            granted.push(grant);
-        }
-        self.renew(consumer, &state);
-        // Where to begin is known after the restore; until then the partitions are paused, so that nothing is fetched.
-        // They are paused before they are assigned, and at an absolute offset: a logical one (the end, or the
-        // committed offset) is looked up by a query, which the pause makes outdated, and librdkafka 2.12 repeats an
-        // outdated query after 500 ms and goes where it says, also when there was a seek meanwhile. Commands that came
-        // in between were lost (seen here).
-        let mut paused = TopicPartitionList::new();
-        for grant in &granted {
-            paused.add_partition_offset(&grant.topic, grant.slot.partition, Offset::Offset(0))?;
-        }
-        if paused.count() > 0 {
-            consumer.pause(&paused)?;
-            tracing::info!(partitions = paused.count(), "partitions granted");
-        }
-        consumer.incremental_assign(&paused)?;
-        state.joined = true;
-        state.changes.push(Change::Granted(granted));
-        Ok(())
-    }
-
-    fn revoked(&self, consumer: &BaseConsumer<Self>, list: &TopicPartitionList) -> Result<(), KafkaError> {
-        let lost = consumer.assignment_lost();
-        let mut state = self.state();
-        if !lost {
-            // The callback carries the new generation while the partitions are still held: with it, what is under
-            // way can be committed instead of aborted.
-            self.renew(consumer, &state);
-        }
-        let gone: Vec<Arc<Grant>> =
-            self.slots(list).into_iter().filter_map(|(slot, _)| state.grants.remove(&slot)).collect();
-        if lost {
-            state.joined = false;
-            self.captures.end(gone.iter().map(|grant| grant.number));
-        }
-        self.drain(&gone);
-        self.captures.end(gone.iter().map(|grant| grant.number));
-        if !gone.is_empty() {
-            tracing::info!(partitions = gone.len(), lost, "partitions taken away");
-        }
-        state.changes.push(Change::Gone(gone));
-        drop(state);
-        consumer.incremental_unassign(list)
-    }
-
-    /// Waits until no writer has anything under way for these partitions, but not for ever: one that wakes later finds
-    /// that its grant has ended.
-    fn drain(&self, grants: &[Arc<Grant>]) {
-        let deadline = Instant::now() + self.drain;
-        let mut drained = Vec::new();
-        for (number, writer) in self.writers.iter().enumerate() {
-            let slots: Vec<Slot> = grants
-                .iter()
-                .map(|grant| grant.slot)
-                .filter(|slot| slot.partition as usize % self.writers.len() == number)
-                .collect();
-            if !slots.is_empty() {
-                let (done, answer) = channel();
-                if writer.send(ToWriter::Release(slots, done)).is_ok() {
-                    drained.push(answer);
-                }
-            }
-        }
-        for answer in drained {
-            if answer.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_err() {
-                tracing::warn!("a writer does not let go in time; its transaction will be refused");
-            }
-        }
-    }
 }
 
 impl Intake {

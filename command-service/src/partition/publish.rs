@@ -1,0 +1,314 @@
+//! What a partition sends: events, outcomes, dead letters, and commands that belong elsewhere.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use millrace_shared::{
+    codec::Foreign,
+    domain::{Aggregate, AggregateId},
+    envelope::{CommandHeaders, EventHeaders, names, parse_version},
+    fingerprint::Fingerprint,
+    kafka::topics::Topic,
+    outcome::{EventRef, Outcome, OutcomeRecord, Verdict},
+    records::Records,
+};
+use rdkafka::message::{Header, OwnedHeaders};
+use serde_json::{Value, json};
+
+use super::{Decision, Partition, Readable, Refused, is_remembered, memory::Remembered};
+use crate::{
+    record::{CommandRecord, OutRecord, Sink},
+    types::CommandType,
+    waiters::{Answer, Awaited},
+};
+
+/// The topic of dead letters takes records of twice a command's size.
+const MAX_DEAD_LETTER_BYTES: usize = 3 << 19;
+const MAX_REASON_CHARACTERS: usize = 1000;
+
+/// What became of the commands of a batch: counted when it is in the log, however often it ran.
+#[derive(Default)]
+pub(super) struct Counts {
+    accepted: u64,
+    rejected: u64,
+    replayed: u64,
+    forwarded: u64,
+    dead_letters: u64,
+}
+
+impl Counts {
+    pub(super) fn publish(self, aggregate_type: &'static str) {
+        for (outcome, count) in [
+            ("accepted", self.accepted),
+            ("rejected", self.rejected),
+            ("replayed", self.replayed),
+            ("forwarded", self.forwarded),
+            ("dead-letter", self.dead_letters),
+        ] {
+            if count > 0 {
+                metrics::counter!("millrace_commands_total", "type" => aggregate_type, "outcome" => outcome)
+                    .increment(count);
+            }
+        }
+    }
+}
+
+impl<A: Aggregate> Partition<A> {
+    /// `topic/partition/offset` of where the record first lay. Anybody may write that header, so only what we could
+    /// have written is believed.
+    pub(super) fn origin(&self, record: &CommandRecord, headers: &CommandHeaders) -> String {
+        let topic = self.context.topic(Topic::Commands);
+        let is_ours = |origin: &str| {
+            let (partition, offset) = origin.strip_prefix(topic)?.strip_prefix('/')?.split_once('/')?;
+            Some(parse_version(partition).is_some() && parse_version(offset).is_some())
+        };
+        let given = headers.origin.as_deref().filter(|origin| headers.forwarded && is_ours(origin) == Some(true));
+        given.map_or_else(|| format!("{topic}/{}/{}", self.settings.slot.partition, record.offset), str::to_owned)
+    }
+
+    fn position(&self, record: &CommandRecord) -> String {
+        format!("{}/{}/{}", self.settings.topic_id, self.settings.slot.partition, record.offset)
+    }
+
+    pub(super) fn dead_letter(&mut self, record: &CommandRecord, reason: &str, now: Timestamp, sink: &mut dyn Sink) {
+        let forwarded = CommandHeaders::read(record.headers()).unwrap_or_default();
+        let origin = self.origin(record, &forwarded);
+        tracing::warn!(
+            topic = self.context.topic(Topic::Commands),
+            partition = self.settings.slot.partition,
+            offset = record.offset,
+            reason,
+            "dead letter"
+        );
+        self.counts.dead_letters += 1;
+        // A compressed batch may hold a record that no topic takes uncompressed: it stays where it first lay.
+        let fits = record.size() <= MAX_DEAD_LETTER_BYTES;
+        // Reasons may quote what they are about.
+        let reason: String = reason.chars().take(MAX_REASON_CHARACTERS).collect();
+        let reason = if fits { reason } else { format!("{reason}; its {} bytes are not kept here", record.size()) };
+        let headers = match record.unreadable_headers() {
+            Some(headers) => headers.clone(),
+            None if fits => copied(record, &[names::ERROR, names::ORIGIN]),
+            None => OwnedHeaders::new(),
+        };
+        let headers = headers
+            .insert(Header { key: names::ERROR, value: Some(&reason) })
+            .insert(Header { key: names::ORIGIN, value: Some(&origin) });
+        sink.send(OutRecord {
+            topic: Topic::DeadLetters,
+            partition: self.settings.slot.partition,
+            key: record.key().filter(|key| fits || key.len() <= AggregateId::MAX_BYTES),
+            value: record.value().filter(|_| fits),
+            headers,
+            timestamp_ms: now.as_millisecond(),
+        });
+    }
+
+    /// Puts a command whose producer used another partitioner where it belongs.
+    pub(super) fn forward(&mut self, record: &CommandRecord, partition: i32, now: Timestamp, sink: &mut dyn Sink) {
+        let origin = self.origin(record, &CommandHeaders::default());
+        self.counts.forwarded += 1;
+        let headers = copied(record, &[names::ORIGIN, names::FORWARDED])
+            .insert(Header { key: names::ORIGIN, value: Some(&origin) })
+            .insert(Header { key: names::FORWARDED, value: Some("1") });
+        sink.send(OutRecord {
+            topic: Topic::Commands,
+            partition,
+            key: record.key(),
+            value: record.value(),
+            headers,
+            timestamp_ms: record.timestamp_ms.unwrap_or_else(|| now.as_millisecond()),
+        });
+    }
+
+    fn send_outcome(&self, record: &CommandRecord, outcome: &[u8], command_id: &str, sent: Sent, sink: &mut dyn Sink) {
+        let headers = CommandHeaders::read(record.headers()).unwrap_or_default();
+        let mut out = OwnedHeaders::new_with_capacity(3)
+            .insert(Header { key: names::ORIGIN, value: Some(&self.origin(record, &headers)) })
+            .insert(Header { key: names::POSITION, value: Some(&self.position(record)) });
+        if sent.replayed {
+            out = out.insert(Header { key: names::REPLAYED, value: Some("1") });
+        }
+        sink.send(OutRecord {
+            topic: Topic::Outcomes,
+            partition: self.settings.slot.partition,
+            key: Some(command_id.as_bytes()),
+            value: Some(outcome),
+            headers: out,
+            timestamp_ms: sent.now.as_millisecond(),
+        });
+    }
+
+    fn answer(&mut self, record: &CommandRecord, outcome: &Outcome, fingerprint: Fingerprint, replayed: bool) {
+        if !self.settings.waiters.any() {
+            return;
+        }
+        let awaited = Awaited {
+            slot: self.settings.slot,
+            aggregate_id: outcome.aggregate_id.clone(),
+            command_id: outcome.command_id.clone(),
+            fingerprint,
+        };
+        if self.settings.waiters.awaits(&awaited) {
+            let answer = Answer { outcome: Arc::new(outcome.clone()), replayed, command_offset: Some(record.offset) };
+            self.answers.push((awaited, answer));
+        }
+    }
+
+    fn encode_outcome(&self, outcome: &Outcome) -> Result<Vec<u8>, String> {
+        let mut bytes = Vec::with_capacity(160);
+        let record = OutcomeRecord::Outcome(outcome.clone());
+        self.context.outcomes.encode(&record, &mut bytes).map_err(|error| error.to_string())?;
+        Ok(bytes)
+    }
+
+    /// Answers a command id that was decided before.
+    pub(super) fn repeat(
+        &mut self,
+        record: &CommandRecord,
+        command: &Readable<A::Command>,
+        known: &Remembered,
+        now: Timestamp,
+        sink: &mut dyn Sink,
+    ) -> Result<(), String> {
+        if known.fingerprint != command.fingerprint {
+            let refused = Refused::new("idempotency-key-reused", json!({}));
+            return self.refuse(record, command, refused, now, sink);
+        }
+        self.counts.replayed += 1;
+        self.send_outcome(record, &known.outcome, &command.command_id, Sent { now, replayed: true }, sink);
+        if self.settings.waiters.any() {
+            let decoded = self.context.outcomes.decode(&known.outcome, Foreign::Refuse, &self.settings.runtime);
+            let OutcomeRecord::Outcome(outcome) = decoded.map_err(|error| error.to_string())?;
+            self.answer(record, &outcome, command.fingerprint, true);
+        }
+        Ok(())
+    }
+
+    pub(super) fn accept(
+        &mut self,
+        record: &CommandRecord,
+        command: &Readable<A::Command>,
+        decision: Decision<A>,
+        times: (Timestamp, Timestamp),
+        sink: &mut dyn Sink,
+    ) -> Result<(), String> {
+        let (at, now) = times;
+        let first = decision.entry.version - decision.events.len() as u64 + 1;
+        // Everything is encoded before anything is sent: a failure leaves nothing half done.
+        let (mut values, mut ends) = (Vec::with_capacity(64), Vec::with_capacity(decision.events.len()));
+        let mut events = Vec::with_capacity(decision.events.len());
+        for (sequence, event) in (first..).zip(&decision.events) {
+            self.context.events.encode(event, &mut values).map_err(|error| error.to_string())?;
+            ends.push(values.len());
+            events.push(EventRef { sequence: sequence as i64, r#type: event.name().to_owned() });
+        }
+        let outcome = Outcome {
+            outcome: Verdict::Accepted,
+            version: decision.entry.version as i64,
+            events,
+            ..self.outcome(command, now)
+        };
+        let encoded = self.encode_outcome(&outcome)?;
+        let mut begin = 0;
+        for ((sequence, event), end) in (first..).zip(&decision.events).zip(ends) {
+            let headers = EventHeaders {
+                aggregate_type: A::TYPE,
+                aggregate_id: command.aggregate_id.as_str(),
+                sequence,
+                namespace: A::Event::NAMESPACE,
+                record: event.name(),
+                time: at,
+                command_id: &command.command_id,
+                correlation_id: command.headers.correlation_id.as_deref(),
+                traceparent: command.headers.traceparent.as_deref(),
+            };
+            sink.send(OutRecord {
+                topic: Topic::Events,
+                partition: self.settings.slot.partition,
+                key: Some(command.aggregate_id.as_str().as_bytes()),
+                value: Some(&values[begin..end]),
+                headers: headers.write(),
+                timestamp_ms: at.as_millisecond(),
+            });
+            begin = end;
+        }
+        let id: Box<str> = command.aggregate_id.as_str().into();
+        let before = self.aggregates.insert(id.clone(), decision.entry);
+        self.before.push((id, before));
+        self.counts.accepted += 1;
+        self.publish(record, command, &outcome, encoded, sink);
+        Ok(())
+    }
+
+    pub(super) fn refuse(
+        &mut self,
+        record: &CommandRecord,
+        command: &Readable<A::Command>,
+        refused: Refused,
+        now: Timestamp,
+        sink: &mut dyn Sink,
+    ) -> Result<(), String> {
+        let version = self.aggregates.get(command.aggregate_id.as_str()).map_or(0, |entry| entry.version);
+        let outcome = Outcome {
+            outcome: Verdict::Rejected,
+            version: version as i64,
+            reason: Some(refused.reason),
+            detail: Some(Value::Object(refused.figures).to_string()),
+            ..self.outcome(command, now)
+        };
+        let encoded = self.encode_outcome(&outcome)?;
+        self.counts.rejected += 1;
+        self.publish(record, command, &outcome, encoded, sink);
+        Ok(())
+    }
+
+    fn outcome(&self, command: &Readable<A::Command>, now: Timestamp) -> Outcome {
+        Outcome {
+            command_id: command.command_id.clone(),
+            aggregate_type: A::TYPE.to_owned(),
+            aggregate_id: command.aggregate_id.as_str().to_owned(),
+            outcome: Verdict::Rejected,
+            version: 0,
+            events: Vec::new(),
+            reason: None,
+            detail: None,
+            fingerprint: command.fingerprint.to_vec(),
+            at: now.as_microsecond(),
+        }
+    }
+
+    /// Sends an original outcome, remembers it, and notes who is to be answered.
+    fn publish(
+        &mut self,
+        record: &CommandRecord,
+        command: &Readable<A::Command>,
+        outcome: &Outcome,
+        encoded: Vec<u8>,
+        sink: &mut dyn Sink,
+    ) {
+        let now = outcome.time();
+        self.send_outcome(record, &encoded, &command.command_id, Sent { now, replayed: false }, sink);
+        self.answer(record, outcome, command.fingerprint, false);
+        if is_remembered(outcome) {
+            let remembered = Remembered { fingerprint: command.fingerprint, outcome: encoded.into(), at: now };
+            self.memory.remember(command.aggregate_id.as_str(), &command.command_id, remembered);
+        }
+    }
+}
+
+/// How an outcome is sent.
+#[derive(Clone, Copy)]
+struct Sent {
+    now: Timestamp,
+    replayed: bool,
+}
+
+/// A record's headers without some, and room for two more.
+fn copied(record: &CommandRecord, without: &[&str]) -> OwnedHeaders {
+    let mut headers = OwnedHeaders::new_with_capacity(8);
+    for (key, value) in record.headers().filter(|(name, _)| !without.contains(name)) {
+        headers = headers.insert(Header { key, value });
+    }
+    headers
+}
