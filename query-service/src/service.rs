@@ -1,6 +1,11 @@
 //! What the routes of one aggregate type share: its keys, and how a view is read.
 
-use std::{collections::BTreeMap, marker::PhantomData, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    marker::PhantomData,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use millrace_shared::{
@@ -63,6 +68,9 @@ pub struct Found<V> {
     pub stale: bool,
 }
 
+/// How often a projection that is being built is looked at again.
+const BUILDING_PAUSE: Duration = Duration::from_millis(100);
+
 /// The keys of all partitions of a type's views.
 pub fn view_keys<A: Aggregate>(names: &Names, partitions: i32) -> Vec<Keys> {
     (0..partitions).map(|partition| Keys::projection::<A::Projection>(names.redis_prefix(), partition)).collect()
@@ -100,9 +108,12 @@ impl<A: Aggregate> Service<A> {
             let version = found.view.as_ref().map_or(0, |(_, view)| A::Projection::version(view));
             version >= sequence
         };
-        let found = self.look(id).await?;
-        if reached(&found) {
-            return Ok(found);
+        // With a token the caller is ready to wait, also for a projection that is about to have its first views.
+        let may_wait = |problem: &Problem| after.token.is_some() && problem.is(&REBUILDING);
+        match self.look(id).await {
+            Ok(found) if reached(&found) => return Ok(found),
+            Err(problem) if !may_wait(&problem) => return Err(problem),
+            Ok(_) | Err(_) => {}
         }
         let deadline = Instant::now() + after.wait;
         let Some(mut waiter) = self.means.feed.wait_for(&self.keys[self.partition(id)].changes()) else {
@@ -110,15 +121,17 @@ impl<A: Aggregate> Service<A> {
         };
         loop {
             // Before the first wait as well: it may have come while we were not yet listening.
-            let found = self.look(id).await?;
-            if reached(&found) {
-                return Ok(found);
-            }
+            let found = self.look(id).await;
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return if after.strict { Err(stale()) } else { Ok(Found { stale: true, ..found }) };
+            match found {
+                Ok(found) if reached(&found) => return Ok(found),
+                Ok(_) if left.is_zero() && after.strict => return Err(stale()),
+                Ok(found) if left.is_zero() => return Ok(Found { stale: true, ..found }),
+                Err(problem) if left.is_zero() || !may_wait(&problem) => return Err(problem),
+                Ok(_) => drop(tokio::time::timeout(left, waiter.moved()).await),
+                // No change is announced when the last partition gets there.
+                Err(_) => tokio::time::sleep(left.min(BUILDING_PAUSE)).await,
             }
-            let _ = tokio::time::timeout(left, waiter.moved()).await;
         }
     }
 

@@ -122,6 +122,11 @@ impl Problem {
         Self::new(&MALFORMED, detail).with("errors", serde_json::to_value(errors).unwrap_or_default())
     }
 
+    /// Whether it is of this kind.
+    pub fn is(&self, kind: &Kind) -> bool {
+        self.0.name == kind.name
+    }
+
     /// Adds a member to the document.
     pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.0.members.insert(name.into(), value.into());
