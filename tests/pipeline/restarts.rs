@@ -10,8 +10,9 @@ use std::{
 };
 
 use millrace_tests::{
-    Deployment, Services, Stack, account, eventually, eventually_within,
+    Deployment, Services, Stack, account, commands, eventually, eventually_within,
     http::{get, post},
+    kafka::{Draft, Producer},
     process::{Process, free_port},
     services::{Service, command_at, new_id, new_key, open_at},
 };
@@ -99,6 +100,43 @@ fn g15_all_services_restart_cleanly_in_the_middle_of_a_stream() {
         wait_for_more(told, 50);
         services.projector.wait_ready();
         services.query.wait_ready();
+    });
+}
+
+/// Producers to the topic don't ask again: what comes in while partitions are taken over must be read all the same.
+#[test]
+fn g01_commands_from_the_topic_are_decided_through_restarts() {
+    let mut services = Services::start(Deployment::new());
+    let topic = services.deployment.topic("commands");
+    let ids: Vec<_> = (0..3).map(|partition| services.deployment.id_in(partition)).collect();
+    for id in &ids {
+        open_at(&services.command, id, "Ada");
+    }
+    let (over, sent) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        let producer = scope.spawn(|| {
+            let producer = Producer::new("murmur2_random");
+            for id in ids.iter().cycle().take_while(|_| !over.load(Ordering::Relaxed)) {
+                producer.send(&topic, &Draft::new(id, commands::deposit(1)));
+                sent.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let hurt = panic::catch_unwind(AssertUnwindSafe(|| {
+            for _ in 0..3 {
+                services.command.terminate();
+                services.command.start_again();
+                // Taken over, and on: what was lost here once was lost up to a second after the service was ready.
+                wait_for_more(&sent, 300);
+            }
+        }));
+        over.store(true, Ordering::Relaxed);
+        producer.join().expect("the producer was told of every record");
+        hurt.unwrap_or_else(|failure| panic::resume_unwind(failure));
+    });
+    let sent = sent.load(Ordering::Relaxed);
+    eventually_within(CLIENT_LIMIT, "every command has its event", || {
+        let deposited = ids.iter().map(|id| services.deployment.events(id).len() - 1).sum::<usize>();
+        if deposited == sent { Ok(()) } else { Err(format!("{deposited} of {sent}")) }
     });
 }
 
