@@ -143,8 +143,12 @@ async fn check_shape(
     let types: Vec<_> = AggregateInfo::all().iter().map(|info| info.aggregate_type).collect();
     while !shutdown.is_cancelled() {
         let (bootstrap, names, types) = (bootstrap.clone(), names.clone(), types.clone());
-        let checked =
-            serve::blocking(move || topics::check(&bootstrap, &names, &types, partitions, |_| Said::Configured)).await;
+        let check = move || topics::check(&bootstrap, &names, &types, partitions, |_| Said::Configured);
+        let checked = tokio::select! {
+            checked = serve::blocking(check) => checked,
+            // A question to Kafka that nobody answers must not hold up the end.
+            () = shutdown.cancelled() => return Ok(()),
+        };
         match checked {
             Ok(()) => return Ok(()),
             Err(error @ topics::Error::Partitions { .. }) => return Err(error.into()),
