@@ -30,14 +30,7 @@ enum Tool {
 
 fn main() -> ExitCode {
     let arguments: Cli = config::parse();
-    let runtime = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime,
-        Err(error) => config::exit_with(&error),
-    };
-    let code = runtime.block_on(run(arguments));
-    // A question to Kafka that nobody answers must not hold up the end.
-    runtime.shutdown_background();
-    code
+    serve::run(run(arguments))
 }
 
 async fn run(arguments: Cli) -> ExitCode {

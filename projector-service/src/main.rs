@@ -16,14 +16,7 @@ struct Cli {
 
 fn main() -> ExitCode {
     let Cli { settings } = config::parse();
-    let runtime = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime,
-        Err(error) => config::exit_with(&error),
-    };
-    let ended = runtime.block_on(run(settings));
-    // A question to Kafka that nobody answers must not hold up the end.
-    runtime.shutdown_background();
-    match ended {
+    match serve::run(run(settings)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Error::Config(error)) => config::exit_with(&error),
         Err(error) => {

@@ -14,10 +14,9 @@ struct Cli {
     settings: config::QuerySettings,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let Cli { settings } = config::parse();
-    match run(settings).await {
+    match serve::run(run(settings)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Error::Config(error)) => config::exit_with(&error),
         Err(error) => {

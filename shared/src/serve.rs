@@ -19,6 +19,18 @@ const START_TOGETHER: Duration = Duration::from_secs(10);
 /// Open requests get so long to finish after SIGTERM.
 const HTTP_DRAIN: Duration = Duration::from_secs(5);
 
+/// Runs a service's `main` on the async runtime. When it returns, nothing is waited for: a question to Kafka that nobody
+/// answers must not hold up the end.
+pub fn run<T>(main: impl Future<Output = T>) -> T {
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => crate::config::exit_with(&error),
+    };
+    let returned = runtime.block_on(main);
+    runtime.shutdown_background();
+    returned
+}
+
 /// Binds an address; the error says which setting to change.
 pub async fn bind(addr: SocketAddr, setting: &str) -> io::Result<TcpListener> {
     TcpListener::bind(addr)
