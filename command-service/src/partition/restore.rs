@@ -50,7 +50,10 @@ pub enum Error {
     #[error("{0}")]
     Registry(#[from] RestoreError),
     /// Nothing came for too long.
-    #[error("no progress for {0:?}")]
+    #[error(
+        "no progress for {0:?}; when the brokers answer, a transaction hangs: committed records behind it can't be read \
+         until it is ended (kafka-transactions.sh find-hanging, then abort)"
+    )]
     Stalled(Duration),
     /// Nobody knows which commands were decided.
     #[error(
