@@ -7,7 +7,7 @@ mod group;
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, PoisonError,
         mpsc::{Receiver, Sender},
     },
     time::{Duration, Instant},
@@ -42,6 +42,8 @@ const POLL_WAIT: Duration = Duration::from_millis(20);
 /// Weight of the records gathered before they are handed over, about.
 const HAND_OVER: usize = 1024;
 const RESTORE_RETRY: Duration = Duration::from_secs(1);
+/// A restore that gives no sign of life for so long hangs in a question to Kafka: longer than each of them may take.
+const RESTORE_HANGS: Duration = Duration::from_secs(15);
 const SEEK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the consumer is told from outside.
@@ -85,6 +87,12 @@ pub struct Intake {
     to_self: Sender<ToIntake>,
     inbox: Receiver<ToIntake>,
     consumer: Arc<BaseConsumer<Group>>,
+}
+
+/// A restore that is under way.
+struct Restore {
+    grants: Vec<Arc<Grant>>,
+    alive_at: Arc<Mutex<Instant>>,
 }
 
 /// Grants that are restored. Records of other partitions are not for us (yet).
@@ -153,6 +161,7 @@ impl Intake {
         let topics: Vec<&str> = self.types.iter().map(|kind| kind.topic(Topic::Commands)).collect();
         self.consumer.subscribe(&topics)?;
         let mut serving = Serving::new();
+        let mut restores = Vec::new();
         let mut gathered = 0;
         while !shutdown.is_cancelled() {
             let wait = if gathered == 0 { POLL_WAIT } else { Duration::ZERO };
@@ -189,7 +198,7 @@ impl Intake {
             let changes = std::mem::take(&mut self.consumer.context().state().changes);
             for change in changes {
                 match change {
-                    Change::Granted(grants) => self.restore(grants, runtime),
+                    Change::Granted(grants) => restores.extend(self.restore(grants, runtime)),
                     Change::Gone(grants) => grants.iter().for_each(|grant| self.forget(grant, &mut serving)),
                 }
             }
@@ -200,7 +209,8 @@ impl Intake {
                     ToIntake::TakeOver(grant) => anew.extend(self.renew(&grant, &mut serving)?),
                 }
             }
-            self.restore(anew, runtime);
+            restores.extend(self.restore(anew, runtime));
+            self.replace_hanging(&mut restores, &serving, runtime);
             self.report(&serving);
         }
         self.consumer.unsubscribe();
@@ -254,14 +264,18 @@ impl Intake {
     }
 
     /// Restores partitions on a thread of their own, again and again while they are ours.
-    fn restore(&self, grants: Vec<Arc<Grant>>, runtime: &tokio::runtime::Handle) {
+    fn restore(&self, grants: Vec<Arc<Grant>>, runtime: &tokio::runtime::Handle) -> Option<Restore> {
         if grants.is_empty() {
-            return;
+            return None;
         }
+        let under_way = Restore { grants: grants.clone(), alive_at: Arc::new(Mutex::new(Instant::now())) };
+        let alive_at = under_way.alive_at.clone();
+        let alive = move || *alive_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         let (settings, types, consumer) = (self.settings.clone(), self.types.clone(), self.consumer.clone());
         let (to_self, waiters, runtime) = (self.to_self.clone(), self.waiters.clone(), runtime.clone());
         let restore = move || {
             let mut left = grants;
+            alive();
             let wanted = |grant: &Grant| {
                 consumer.context().state().grants.get(&grant.slot).is_some_and(|held| held.number == grant.number)
             };
@@ -275,6 +289,7 @@ impl Intake {
                     committed: &|list, timeout| consumer.committed_offsets(list, timeout),
                     stall: settings.restore_stall,
                     wanted: &wanted,
+                    alive: &alive,
                 };
                 let of = |grant: &Grant| Settings {
                     slot: grant.slot,
@@ -301,11 +316,33 @@ impl Intake {
         if let Err(error) = std::thread::Builder::new().name("restore".into()).spawn(restore) {
             tracing::error!(%error, "no thread for a restore");
         }
+        Some(under_way)
+    }
+
+    /// Restores that give no sign of life are begun anew: one was seen to hang for a minute before its first record,
+    /// though every question to Kafka has a time-out. The old thread is left behind; should it wake, it comes too late.
+    fn replace_hanging(&self, restores: &mut Vec<Restore>, serving: &Serving, runtime: &tokio::runtime::Handle) {
+        let mut hanging = Vec::new();
+        restores.retain_mut(|restore| {
+            let restored = |grant: &Grant| serving.get(&grant.slot).is_some_and(|s| s.grant.number == grant.number);
+            restore.grants.retain(|grant| self.holds(grant) && !restored(grant));
+            let alive_at = *restore.alive_at.lock().unwrap_or_else(PoisonError::into_inner);
+            let hangs = alive_at.elapsed() > RESTORE_HANGS;
+            if hangs {
+                hanging.append(&mut restore.grants);
+            }
+            !restore.grants.is_empty()
+        });
+        if !hanging.is_empty() {
+            tracing::warn!(partitions = hanging.len(), "a restore hangs; beginning it anew");
+            restores.extend(self.restore(hanging, runtime));
+        }
     }
 
     fn serve(&self, restored: Restored, serving: &mut Serving) -> Result<(), KafkaError> {
         let grant = restored.grant;
-        if !self.holds(&grant) {
+        let served = serving.get(&grant.slot).is_some_and(|served| served.grant.number == grant.number);
+        if served || !self.holds(&grant) {
             return Ok(());
         }
         // An error means that the process is ending.
