@@ -1,7 +1,7 @@
 //! What travels in record headers: CloudEvents in Kafka's binary mode, and Millrace's own.
 
 use jiff::Timestamp;
-use rdkafka::message::{BorrowedHeaders, Header, Headers, OwnedHeaders};
+use rdkafka::message::{Header, OwnedHeaders};
 
 /// Header names, as the contract fixes them.
 pub mod names {
@@ -33,12 +33,6 @@ pub mod names {
 
 /// Longest command id and correlation id, in bytes.
 pub const MAX_ID_BYTES: usize = 128;
-
-/// Looks a header up; the last one of a name counts.
-pub fn header<'a>(headers: Option<&'a BorrowedHeaders>, name: &str) -> Option<&'a [u8]> {
-    let headers = headers?;
-    (0..headers.count()).rev().map(|at| headers.get(at)).find(|h| h.key == name)?.value
-}
 
 /// The metadata of a command, read from its headers.
 #[derive(Clone, Debug, Default, PartialEq)]
