@@ -104,19 +104,19 @@ impl Group {
         }
         self.renew(consumer, &state);
         // Where to begin is known after the restore; until then the partitions are paused, so that nothing is fetched.
-        // They are paused before they are assigned, and at an absolute offset: a logical one (the end, or the
-        // committed offset) is looked up by a query, which the pause makes outdated, and librdkafka 2.12 repeats an
-        // outdated query after 500 ms and goes where it says, also when there was a seek meanwhile. Commands that came
-        // in between were lost (seen here).
-        let mut paused = TopicPartitionList::new();
+        // They are assigned at an absolute offset: a logical one (the end, or the committed offset) is looked up by a
+        // query, which the pause makes outdated, and librdkafka 2.12 repeats an outdated query after 500 ms and goes
+        // where it says, also when there was a seek meanwhile. Commands that came in between were lost (seen here).
+        // They are paused after they are assigned: a partition that the client has not met yet can't be paused.
+        let mut list = TopicPartitionList::new();
         for grant in &granted {
-            paused.add_partition_offset(&grant.topic, grant.slot.partition, Offset::Offset(0))?;
+            list.add_partition_offset(&grant.topic, grant.slot.partition, Offset::Offset(0))?;
         }
-        if paused.count() > 0 {
-            consumer.pause(&paused)?;
-            tracing::info!(partitions = paused.count(), "partitions granted");
+        consumer.incremental_assign(&list)?;
+        if list.count() > 0 {
+            consumer.pause(&list)?;
+            tracing::info!(partitions = list.count(), "partitions granted");
         }
-        consumer.incremental_assign(&paused)?;
         state.joined = true;
         state.changes.push(Change::Granted(granted));
         Ok(())

@@ -7,7 +7,7 @@ mod group;
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         mpsc::{Receiver, Sender},
     },
     time::{Duration, Instant},
@@ -42,8 +42,6 @@ const POLL_WAIT: Duration = Duration::from_millis(20);
 /// Weight of the records gathered before they are handed over, about.
 const HAND_OVER: usize = 1024;
 const RESTORE_RETRY: Duration = Duration::from_secs(1);
-/// A restore that gives no sign of life for so long hangs in a question to Kafka: longer than each of them may take.
-const RESTORE_HANGS: Duration = Duration::from_secs(15);
 const SEEK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the consumer is told from outside.
@@ -87,12 +85,6 @@ pub struct Intake {
     to_self: Sender<ToIntake>,
     inbox: Receiver<ToIntake>,
     consumer: Arc<BaseConsumer<Group>>,
-}
-
-/// A restore that is under way.
-struct Restore {
-    grants: Vec<Arc<Grant>>,
-    alive_at: Arc<Mutex<Instant>>,
 }
 
 /// Grants that are restored. Records of other partitions are not for us (yet).
@@ -161,7 +153,6 @@ impl Intake {
         let topics: Vec<&str> = self.types.iter().map(|kind| kind.topic(Topic::Commands)).collect();
         self.consumer.subscribe(&topics)?;
         let mut serving = Serving::new();
-        let mut restores = Vec::new();
         let mut gathered = 0;
         while !shutdown.is_cancelled() {
             let wait = if gathered == 0 { POLL_WAIT } else { Duration::ZERO };
@@ -172,19 +163,16 @@ impl Intake {
                         .iter()
                         .position(|kind| kind.topic(Topic::Commands) == message.topic())
                         .map(|kind| Slot { kind, partition: message.partition() });
+                    let record = CommandRecord::copy(&message);
+                    // Those of others count as well: a stream of them must not keep the loop from its other duties.
+                    gathered += record.weight();
                     if let Some(served) = slot.and_then(|slot| serving.get_mut(&slot)) {
-                        if message.offset() < served.next_offset {
-                            tracing::warn!(
-                                partition = message.partition(),
-                                offset = message.offset(),
-                                "read again, passed over"
-                            );
-                            continue;
+                        if record.offset < served.next_offset {
+                            tracing::warn!(partition = message.partition(), offset = record.offset, "read again");
+                        } else {
+                            served.next_offset = record.offset + 1;
+                            served.gathered.push(record);
                         }
-                        served.next_offset = message.offset() + 1;
-                        let record = CommandRecord::copy(&message);
-                        gathered += record.weight();
-                        served.gathered.push(record);
                     }
                     if gathered < HAND_OVER {
                         continue;
@@ -198,7 +186,7 @@ impl Intake {
             let changes = std::mem::take(&mut self.consumer.context().state().changes);
             for change in changes {
                 match change {
-                    Change::Granted(grants) => restores.extend(self.restore(grants, runtime)),
+                    Change::Granted(grants) => self.restore(grants, runtime),
                     Change::Gone(grants) => grants.iter().for_each(|grant| self.forget(grant, &mut serving)),
                 }
             }
@@ -209,8 +197,7 @@ impl Intake {
                     ToIntake::TakeOver(grant) => anew.extend(self.renew(&grant, &mut serving)?),
                 }
             }
-            restores.extend(self.restore(anew, runtime));
-            self.replace_hanging(&mut restores, &serving, runtime);
+            self.restore(anew, runtime);
             self.report(&serving);
         }
         self.consumer.unsubscribe();
@@ -264,18 +251,14 @@ impl Intake {
     }
 
     /// Restores partitions on a thread of their own, again and again while they are ours.
-    fn restore(&self, grants: Vec<Arc<Grant>>, runtime: &tokio::runtime::Handle) -> Option<Restore> {
+    fn restore(&self, grants: Vec<Arc<Grant>>, runtime: &tokio::runtime::Handle) {
         if grants.is_empty() {
-            return None;
+            return;
         }
-        let under_way = Restore { grants: grants.clone(), alive_at: Arc::new(Mutex::new(Instant::now())) };
-        let alive_at = under_way.alive_at.clone();
-        let alive = move || *alive_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         let (settings, types, consumer) = (self.settings.clone(), self.types.clone(), self.consumer.clone());
         let (to_self, waiters, runtime) = (self.to_self.clone(), self.waiters.clone(), runtime.clone());
         let restore = move || {
             let mut left = grants;
-            alive();
             let wanted = |grant: &Grant| {
                 consumer.context().state().grants.get(&grant.slot).is_some_and(|held| held.number == grant.number)
             };
@@ -289,7 +272,6 @@ impl Intake {
                     committed: &|list, timeout| consumer.committed_offsets(list, timeout),
                     stall: settings.restore_stall,
                     wanted: &wanted,
-                    alive: &alive,
                 };
                 let of = |grant: &Grant| Settings {
                     slot: grant.slot,
@@ -315,27 +297,6 @@ impl Intake {
         };
         if let Err(error) = std::thread::Builder::new().name("restore".into()).spawn(restore) {
             tracing::error!(%error, "no thread for a restore");
-        }
-        Some(under_way)
-    }
-
-    /// Restores that give no sign of life are begun anew: one was seen to hang for a minute before its first record,
-    /// though every question to Kafka has a time-out. The old thread is left behind; should it wake, it comes too late.
-    fn replace_hanging(&self, restores: &mut Vec<Restore>, serving: &Serving, runtime: &tokio::runtime::Handle) {
-        let mut hanging = Vec::new();
-        restores.retain_mut(|restore| {
-            let restored = |grant: &Grant| serving.get(&grant.slot).is_some_and(|s| s.grant.number == grant.number);
-            restore.grants.retain(|grant| self.holds(grant) && !restored(grant));
-            let alive_at = *restore.alive_at.lock().unwrap_or_else(PoisonError::into_inner);
-            let hangs = alive_at.elapsed() > RESTORE_HANGS;
-            if hangs {
-                hanging.append(&mut restore.grants);
-            }
-            !restore.grants.is_empty()
-        });
-        if !hanging.is_empty() {
-            tracing::warn!(partitions = hanging.len(), "a restore hangs; beginning it anew");
-            restores.extend(self.restore(hanging, runtime));
         }
     }
 

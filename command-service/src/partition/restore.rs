@@ -81,8 +81,6 @@ pub struct Job<'a> {
     pub stall: Duration,
     /// Whether a grant is still worth the work.
     pub wanted: &'a dyn Fn(&Grant) -> bool,
-    /// Called now and then: a sign of life.
-    pub alive: &'a dyn Fn(),
 }
 
 /// One partition at work.
@@ -113,7 +111,6 @@ impl Job<'_> {
         let mut sources: HashMap<(String, i32), (usize, Topic, i64)> = HashMap::new();
         let (mut all, mut total) = (Vec::new(), 0);
         for (at, grant) in grants.iter().enumerate() {
-            (self.alive)();
             let kind = &types[grant.slot.kind];
             let partition = grant.slot.partition;
             let mut restoring = Restoring {
@@ -140,7 +137,6 @@ impl Job<'_> {
         }
         let mut progress = Progress::new(total);
         loop {
-            (self.alive)();
             for place in &mut all {
                 if place.as_ref().is_some_and(|restoring| restoring.open.is_empty())
                     && let Some(restoring) = place.take()
@@ -207,7 +203,6 @@ impl Job<'_> {
     fn committed_offsets(&self, grants: &[Arc<Grant>]) -> Result<Vec<Option<i64>>, Error> {
         let deadline = Instant::now() + self.stall;
         loop {
-            (self.alive)();
             let mut asked = TopicPartitionList::new();
             for grant in grants {
                 asked.add_partition(&grant.topic, grant.slot.partition);
