@@ -26,6 +26,7 @@ use tokio::{net::TcpListener, runtime::Handle};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    failpoints::FailPoints,
     follower::{Follower, follower},
     grant::Captures,
     http::{Api, router},
@@ -211,6 +212,7 @@ impl Pipeline {
             instance: settings.member.instance(),
             transaction_timeout: Duration::from_millis(settings.transaction_timeout_ms),
         };
+        let fail_points = FailPoints::new(settings.fail_points.as_ref());
         let count = settings.writers.map(usize::from).unwrap_or_else(cores);
         let (to_intake, from_writers) = channel();
         let mut to_writers = Vec::new();
@@ -225,6 +227,7 @@ impl Pipeline {
                 batch_commands: settings.batch_commands as usize,
                 inbox,
                 intake: to_intake.clone(),
+                fail_points: fail_points.clone(),
             };
             others.push(spawn(&format!("writer-{number}"), &ends, move || writer.run())?);
         }
@@ -239,6 +242,7 @@ impl Pipeline {
                 partitions: settings.kafka.partitions,
                 window: settings.idempotency_window.0,
                 topic_ids,
+                fail_points,
             },
             types.clone(),
             to_writers,

@@ -10,10 +10,11 @@
 //! 4. after the commit [`waiters`] answers who waits; [`follower`] does so for commands that another instance decided.
 //!
 //! [`partition::restore`] rebuilds a partition that was granted; [`trimmer`] deletes handled commands; [`cli`] holds
-//! `import` and `export`.
+//! `import` and `export`; [`failpoints`] is for fault tests.
 
 pub mod app;
 pub mod cli;
+pub mod failpoints;
 pub mod follower;
 pub mod grant;
 pub mod http;

@@ -170,6 +170,9 @@ pub struct CommandSettings {
     /// HTTP commands in flight before further ones are answered 429
     #[arg(long, env = "MILLRACE_MAX_IN_FLIGHT", default_value_t = 10_000, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_in_flight: u32,
+    /// Folder of fail points, for tests only: where to stall, stop or kill the service
+    #[arg(long, env = "MILLRACE_FAIL_POINTS", value_name = "DIR")]
+    pub fail_points: Option<PathBuf>,
     /// How long the answer to a command id is remembered, e.g. `24h`
     #[arg(long, env = "MILLRACE_IDEMPOTENCY_WINDOW", default_value = "24h", value_name = "TIME", value_parser = duration)]
     pub idempotency_window: Time,

@@ -25,6 +25,7 @@ use rdkafka::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    failpoints::{FailPoints, Point},
     follower::Follower,
     grant::{Captures, Grant, Slot},
     partition::{
@@ -72,6 +73,8 @@ pub struct IntakeSettings {
     pub window: Duration,
     /// By type: the id of its command topic.
     pub topic_ids: Vec<String>,
+    /// For fault tests.
+    pub fail_points: FailPoints,
 }
 
 /// The consumer before it runs.
@@ -182,6 +185,7 @@ impl Intake {
                 None => {}
             }
             gathered = 0;
+            self.settings.fail_points.reach(Point::Poll);
             self.hand_over(&mut serving)?;
             let changes = std::mem::take(&mut self.consumer.context().state().changes);
             for change in changes {

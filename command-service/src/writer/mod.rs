@@ -21,6 +21,7 @@ pub use errors::{Failure, classify};
 pub use transaction::{Producer, ProducerSettings, Transaction};
 
 use crate::{
+    failpoints::{FailPoints, Point},
     grant::{Captures, Grant, Slot},
     intake::ToIntake,
     partition::Decider,
@@ -66,6 +67,8 @@ pub struct Writer {
     pub inbox: Receiver<ToWriter>,
     /// To the consumer.
     pub intake: Sender<ToIntake>,
+    /// For fault tests.
+    pub fail_points: FailPoints,
 }
 
 struct Served {
@@ -200,7 +203,8 @@ impl Writer {
     /// One transaction.
     fn write(&self, producer: &Producer, batch: &[Part], served: &mut HashMap<Slot, Served>) -> Result<(), Failure> {
         let started = Instant::now();
-        let mut transaction = producer.begin(&self.types)?;
+        self.fail_points.reach(Point::Begin);
+        let mut transaction = producer.begin(&self.types, &self.fail_points)?;
         let now = Timestamp::now();
         let mut decided = Vec::with_capacity(batch.len());
         for part in batch {
@@ -235,6 +239,7 @@ impl Writer {
         let commands: usize = decided.iter().map(|(_, count, _)| count).sum();
         match &result {
             Ok(()) => {
+                self.fail_points.reach(Point::Committed);
                 for (slot, count, _) in decided {
                     let Some(partition) = served.get_mut(&slot) else { continue };
                     partition.decider.commit(now);

@@ -19,6 +19,7 @@ use rdkafka::{
 
 use super::errors::{Failure, Verdict, classify};
 use crate::{
+    failpoints::{FailPoints, Point},
     grant::{FenceError, FencedOffsets},
     record::{OutRecord, Sink},
     types::CommandType,
@@ -70,9 +71,13 @@ impl Producer {
     }
 
     /// Begins a transaction.
-    pub fn begin<'a>(&'a self, types: &'a [Arc<dyn CommandType>]) -> Result<Transaction<'a>, Failure> {
+    pub fn begin<'a>(
+        &'a self,
+        types: &'a [Arc<dyn CommandType>],
+        fail_points: &'a FailPoints,
+    ) -> Result<Transaction<'a>, Failure> {
         self.inner.begin_transaction().map_err(|error| Failure::Fatal(error.to_string()))?;
-        Ok(Transaction { producer: self, types, failed: None })
+        Ok(Transaction { producer: self, types, fail_points, failed: None })
     }
 
     /// Waits until everything is delivered. rust-rdkafka's own flush polls in steps of 100 ms, which costs as much per
@@ -91,6 +96,7 @@ impl Producer {
 pub struct Transaction<'a> {
     producer: &'a Producer,
     types: &'a [Arc<dyn CommandType>],
+    fail_points: &'a FailPoints,
     failed: Option<KafkaError>,
 }
 
@@ -132,14 +138,21 @@ impl<'a> Transaction<'a> {
             return Err(Step::of("produce", &error));
         }
         let producer = self.producer;
+        self.fail_points.reach(Point::Produced);
         let rested = producer.last_commit.get().is_none_or(|last| last.elapsed() > LATELY);
         let send_offsets = || {
             let fenced = fence().map_err(|error| Step::Aborted(error.to_string()))?;
             attempt("offsets", || {
                 producer.inner.send_offsets_to_transaction(&fenced.offsets, &fenced.metadata, Timeout::Never)
-            })
+            })?;
+            self.fail_points.reach(Point::Offsets);
+            Ok(())
         };
-        let flush = || producer.flush().map_err(|error| Step::of("flush", &error));
+        let flush = || {
+            producer.flush().map_err(|error| Step::of("flush", &error))?;
+            self.fail_points.reach(Point::Flushed);
+            Ok(())
+        };
         if rested {
             send_offsets()?;
             flush()?;
@@ -147,6 +160,7 @@ impl<'a> Transaction<'a> {
             flush()?;
             send_offsets()?;
         }
+        self.fail_points.reach(Point::Commit);
         attempt("commit", || producer.inner.commit_transaction(Timeout::Never))
     }
 
