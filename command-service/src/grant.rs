@@ -10,7 +10,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -70,6 +70,7 @@ fn weight<'a>(records: impl IntoIterator<Item = &'a CommandRecord>) -> usize {
 #[derive(Clone, Default)]
 pub struct Captures {
     by_grant: Arc<Mutex<HashMap<u64, Arc<ConsumerGroupMetadata>>>>,
+    renewals: Arc<AtomicU64>,
 }
 
 /// The offsets that make a transaction ours: at least one, all of grants that hold, with the metadata captured for
@@ -103,6 +104,12 @@ impl Captures {
         for grant in grants {
             by_grant.insert(grant, metadata.clone());
         }
+        self.renewals.fetch_add(1, Ordering::Release);
+    }
+
+    /// How often there was a renewal.
+    pub fn renewals(&self) -> u64 {
+        self.renewals.load(Ordering::Acquire)
     }
 
     /// The grants end: no transaction can carry them any more.

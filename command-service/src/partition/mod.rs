@@ -69,6 +69,10 @@ pub trait Decider: Send {
     /// Decides one command and hands the records that follow to the sink.
     fn decide(&mut self, record: &CommandRecord, now: Timestamp, sink: &mut dyn Sink) -> Result<(), Held>;
 
+    /// Makes a dead letter of a record that can't be decided or written, with its value or without; a command that can
+    /// be read also gets an outcome, so that nobody waits for ever.
+    fn condemn(&mut self, record: &CommandRecord, reason: &str, whole: bool, now: Timestamp, sink: &mut dyn Sink);
+
     /// The batch is in the log: keep its effects, and answer who waits.
     fn commit(&mut self, now: Timestamp);
 
@@ -257,6 +261,19 @@ impl<A: Aggregate> Partition<A> {
             Err(_) => Err("the domain panicked".to_owned()),
         }
     }
+
+    fn refuse_as_internal(
+        &mut self,
+        record: &CommandRecord,
+        command: &Readable<A::Command>,
+        now: Timestamp,
+        sink: &mut dyn Sink,
+    ) {
+        let refused = Refused::new("internal", json!({}));
+        if let Err(cause) = self.refuse(record, command, refused, now, sink) {
+            tracing::error!(cause, "an outcome can't be published");
+        }
+    }
 }
 
 fn is_remembered(outcome: &Outcome) -> bool {
@@ -266,13 +283,13 @@ fn is_remembered(outcome: &Outcome) -> bool {
 impl<A: Aggregate> Decider for Partition<A> {
     fn decide(&mut self, record: &CommandRecord, now: Timestamp, sink: &mut dyn Sink) -> Result<(), Held> {
         if record.unreadable_headers().is_some() {
-            self.dead_letter(record, "the name of a header is not UTF-8", now, sink);
+            self.dead_letter(record, "the name of a header is not UTF-8", true, now, sink);
             return Ok(());
         }
         let headers = match CommandHeaders::read(record.headers()) {
             Ok(headers) => headers,
             Err(reason) => {
-                self.dead_letter(record, &reason, now, sink);
+                self.dead_letter(record, &reason, true, now, sink);
                 return Ok(());
             }
         };
@@ -281,9 +298,9 @@ impl<A: Aggregate> Decider for Partition<A> {
             if partition != self.settings.slot.partition {
                 let reason = "it lies in a partition that is not its aggregate's, though it was forwarded before";
                 match headers.forwarded {
-                    true => self.dead_letter(record, reason, now, sink),
+                    true => self.dead_letter(record, reason, true, now, sink),
                     false if record.size() > MAX_FORWARDED_BYTES => {
-                        self.dead_letter(record, "it is too large to be forwarded to its partition", now, sink);
+                        self.dead_letter(record, "it is too large to be forwarded to its partition", true, now, sink);
                     }
                     false => self.forward(record, partition, now, sink),
                 }
@@ -294,19 +311,27 @@ impl<A: Aggregate> Decider for Partition<A> {
             Ok(command) => command,
             Err(DecodeError::Unavailable(reason)) => return Err(Held(reason)),
             Err(error) => {
-                self.dead_letter(record, &error.to_string(), now, sink);
+                self.dead_letter(record, &error.to_string(), true, now, sink);
                 return Ok(());
             }
         };
         if let Err(cause) = self.handle(record, &command, now, sink) {
             tracing::error!(aggregate = %command.aggregate_id, command = command.command_id, cause, "a command can't be decided");
-            self.dead_letter(record, &cause, now, sink);
-            let refused = Refused::new("internal", json!({}));
-            if let Err(cause) = self.refuse(record, &command, refused, now, sink) {
-                tracing::error!(cause, "nor can its outcome be published");
-            }
+            self.dead_letter(record, &cause, true, now, sink);
+            self.refuse_as_internal(record, &command, now, sink);
         }
         Ok(())
+    }
+
+    fn condemn(&mut self, record: &CommandRecord, reason: &str, whole: bool, now: Timestamp, sink: &mut dyn Sink) {
+        self.dead_letter(record, reason, whole, now, sink);
+        let read = || {
+            let headers = CommandHeaders::read(record.headers()).ok()?;
+            self.read(record, headers).ok()
+        };
+        if let Ok(Some(command)) = catch_unwind(AssertUnwindSafe(read)) {
+            self.refuse_as_internal(record, &command, now, sink);
+        }
     }
 
     fn commit(&mut self, now: Timestamp) {

@@ -70,7 +70,14 @@ impl<A: Aggregate> Partition<A> {
         format!("{}/{}/{}", self.settings.topic_id, self.settings.slot.partition, record.offset)
     }
 
-    pub(super) fn dead_letter(&mut self, record: &CommandRecord, reason: &str, now: Timestamp, sink: &mut dyn Sink) {
+    pub(super) fn dead_letter(
+        &mut self,
+        record: &CommandRecord,
+        reason: &str,
+        whole: bool,
+        now: Timestamp,
+        sink: &mut dyn Sink,
+    ) {
         let forwarded = CommandHeaders::read(record.headers()).unwrap_or_default();
         let origin = self.origin(record, &forwarded);
         tracing::warn!(
@@ -82,14 +89,14 @@ impl<A: Aggregate> Partition<A> {
         );
         self.counts.dead_letters += 1;
         // A compressed batch may hold a record that no topic takes uncompressed: it stays where it first lay.
-        let fits = record.size() <= MAX_DEAD_LETTER_BYTES;
+        let fits = whole && record.size() <= MAX_DEAD_LETTER_BYTES;
         // Reasons may quote what they are about.
         let reason: String = reason.chars().take(MAX_REASON_CHARACTERS).collect();
         let reason = if fits { reason } else { format!("{reason}; its {} bytes are not kept here", record.size()) };
         let headers = match record.unreadable_headers() {
-            Some(headers) => headers.clone(),
-            None if fits => copied(record, &[names::ERROR, names::ORIGIN]),
-            None => OwnedHeaders::new(),
+            Some(headers) if fits => headers.clone(),
+            _ if fits => copied(record, &[names::ERROR, names::ORIGIN]),
+            _ => OwnedHeaders::new(),
         };
         let headers = headers
             .insert(Header { key: names::ERROR, value: Some(&reason) })

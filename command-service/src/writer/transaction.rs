@@ -4,20 +4,22 @@
 
 use std::{
     cell::Cell,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use millrace_shared::kafka::{Logged, client_config, topics::Names};
 use rdkafka::{
+    ClientContext, Message,
     bindings::{rd_kafka_flush, rd_kafka_resp_err_t},
+    config::RDKafkaLogLevel,
     error::KafkaError,
-    producer::{BaseRecord, Producer as _, ThreadedProducer},
-    types::RDKafkaErrorCode,
+    producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer},
+    types::RDKafkaErrorCode as Code,
     util::Timeout,
 };
 
-use super::errors::{Failure, Verdict, classify};
+use super::errors::{Cause, Failure, Verdict, cause, classify};
 use crate::{
     failpoints::{FailPoints, Point},
     grant::{FenceError, FencedOffsets},
@@ -47,7 +49,7 @@ pub struct ProducerSettings {
 
 /// A transactional producer that has initialised: older transactions of its id are over.
 pub struct Producer {
-    inner: ThreadedProducer<Logged>,
+    inner: ThreadedProducer<Deliveries>,
     last_commit: Cell<Option<Instant>>,
 }
 
@@ -55,7 +57,7 @@ impl Producer {
     /// Makes one. Its id is stable over restarts, so that a restarted process ends its own open transaction at once.
     pub fn new(settings: &ProducerSettings, writer: usize) -> Result<Self, KafkaError> {
         let timeout = settings.transaction_timeout.as_millis().to_string();
-        let inner: ThreadedProducer<Logged> = client_config(&settings.bootstrap, "millrace-writer")
+        let inner: ThreadedProducer<Deliveries> = client_config(&settings.bootstrap, "millrace-writer")
             .set("transactional.id", settings.names.transactional_id(&settings.instance, writer))
             .set("transaction.timeout.ms", &timeout)
             .set("message.timeout.ms", &timeout)
@@ -65,7 +67,9 @@ impl Producer {
             .set("retry.backoff.ms", "10")
             .set("message.max.bytes", MAX_RECORD_BYTES)
             .set("queue.buffering.max.messages", "200000")
-            .create_with_context(Logged)?;
+            // The commit says that all is well; only what is not has to be told.
+            .set("delivery.report.only.error", "true")
+            .create_with_context(Deliveries::default())?;
         inner.init_transactions(INIT_TIMEOUT)?;
         Ok(Self { inner, last_commit: Cell::new(None) })
     }
@@ -76,7 +80,8 @@ impl Producer {
         types: &'a [Arc<dyn CommandType>],
         fail_points: &'a FailPoints,
     ) -> Result<Transaction<'a>, Failure> {
-        self.inner.begin_transaction().map_err(|error| Failure::Fatal(error.to_string()))?;
+        self.inner.begin_transaction().map_err(|error| Failure::Unknown(error.to_string()))?;
+        self.inner.client().context().clear();
         Ok(Transaction { producer: self, types, fail_points, failed: None })
     }
 
@@ -120,28 +125,33 @@ impl<'a> Transaction<'a> {
                 self.producer.last_commit.set(Some(Instant::now()));
                 Ok(())
             }
-            Err(Step::Aborted(reason)) => self.abort(reason),
-            Err(Step::Unknown(reason)) => Err(Failure::Fatal(reason)),
+            Err(failure @ Failure::Unknown(_)) => Err(failure),
+            Err(failure) => self.abort(failure),
         }
     }
 
     /// Nothing was decided.
     pub fn abandon(self) -> Result<(), Failure> {
-        match self.abort("nothing was decided".to_owned()) {
-            Err(Failure::Abort(_)) | Ok(()) => Ok(()),
-            fatal => fatal,
+        match self.abort(Failure::Abort("nothing was decided".to_owned())) {
+            Err(Failure::Abort(_)) => Ok(()),
+            other => other,
         }
     }
 
-    fn try_commit(&mut self, fence: impl FnOnce() -> Result<FencedOffsets, FenceError>) -> Result<(), Step> {
+    /// A record of the batch can't even be made.
+    pub fn give_up(self, reason: String) -> Result<(), Failure> {
+        self.abort(Failure::Poison(reason))
+    }
+
+    fn try_commit(&mut self, fence: impl FnOnce() -> Result<FencedOffsets, FenceError>) -> Result<(), Failure> {
         if let Some(error) = self.failed.take() {
-            return Err(Step::of("produce", &error));
+            return Err(failed("produce", &error));
         }
         let producer = self.producer;
         self.fail_points.reach(Point::Produced);
         let rested = producer.last_commit.get().is_none_or(|last| last.elapsed() > LATELY);
         let send_offsets = || {
-            let fenced = fence().map_err(|error| Step::Aborted(error.to_string()))?;
+            let fenced = fence().map_err(|error| Failure::Abort(error.to_string()))?;
             attempt("offsets", || {
                 producer.inner.send_offsets_to_transaction(&fenced.offsets, &fenced.metadata, Timeout::Never)
             })?;
@@ -149,7 +159,7 @@ impl<'a> Transaction<'a> {
             Ok(())
         };
         let flush = || {
-            producer.flush().map_err(|error| Step::of("flush", &error))?;
+            producer.flush().map_err(|error| failed("flush", &error))?;
             self.fail_points.reach(Point::Flushed);
             Ok(())
         };
@@ -164,41 +174,88 @@ impl<'a> Transaction<'a> {
         attempt("commit", || producer.inner.commit_transaction(Timeout::Never))
     }
 
-    fn abort(&self, reason: String) -> Result<(), Failure> {
+    /// What the deliveries say is closer to the cause than what the call said, so it decides what comes next.
+    fn abort(&self, failure: Failure) -> Result<(), Failure> {
+        let failure = match (failure, self.producer.inner.client().context().failure()) {
+            (Failure::Abort(_), Some(cause)) => cause,
+            (failure, _) => failure,
+        };
         match attempt("abort", || self.producer.inner.abort_transaction(Timeout::Never)) {
-            Ok(()) => Err(Failure::Abort(reason)),
-            Err(Step::Aborted(error) | Step::Unknown(error)) => Err(Failure::Fatal(format!("{reason}; {error}"))),
+            Ok(()) => Err(failure),
+            Err(error) => Err(Failure::Unknown(format!("{failure:?}; {error:?}"))),
         }
     }
 }
 
-/// How a step of a transaction failed.
-enum Step {
-    Aborted(String),
-    Unknown(String),
-}
-
-impl Step {
-    fn of(step: &str, error: &KafkaError) -> Self {
-        let text = format!("{step}: {error}");
-        match classify(error) {
-            Verdict::Abort | Verdict::Retry => Self::Aborted(text),
-            Verdict::Fatal => Self::Unknown(text),
-        }
+fn failed(step: &str, error: &KafkaError) -> Failure {
+    let text = format!("{step}: {error}");
+    match (classify(error), error) {
+        (_, KafkaError::MessageProduction(code)) if cause(*code) == Cause::Record => Failure::Poison(text),
+        (Verdict::Abort | Verdict::Retry, _) => Failure::Abort(text),
+        (Verdict::Refused, _) => Failure::Refused(text),
+        (Verdict::Fatal | Verdict::Unknown, _) => Failure::Unknown(text),
     }
 }
 
 /// Makes a call again while librdkafka says that it may be.
-fn attempt(step: &str, call: impl Fn() -> Result<(), KafkaError>) -> Result<(), Step> {
+fn attempt(step: &str, call: impl Fn() -> Result<(), KafkaError>) -> Result<(), Failure> {
     const ATTEMPTS: usize = 100;
     for _ in 0..ATTEMPTS {
         match call() {
             Ok(()) => return Ok(()),
             Err(error) if classify(&error) == Verdict::Retry => std::thread::sleep(Duration::from_millis(50)),
-            Err(error) => return Err(Step::of(step, &error)),
+            Err(error) => return Err(failed(step, &error)),
         }
     }
-    Err(Step::Unknown(format!("{step}: no success after {ATTEMPTS} attempts")))
+    Err(Failure::Unknown(format!("{step}: no success after {ATTEMPTS} attempts")))
+}
+
+/// The records of the present transaction that were not delivered.
+#[derive(Debug, Default)]
+struct Deliveries(Mutex<Vec<(Cause, String, i32, Code)>>);
+
+impl Deliveries {
+    fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// What they say about the transaction, if anything.
+    fn failure(&self) -> Option<Failure> {
+        let failed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let of = |wanted| failed.iter().filter(move |(cause, ..)| *cause == wanted);
+        if let Some((_, topic, partition, code)) = of(Cause::Record).next() {
+            return Some(Failure::Poison(format!("{topic}/{partition} refuses a record: {code}")));
+        }
+        let (_, _, _, code) = of(Cause::Partition).next()?;
+        let mut partitions: Vec<_> =
+            of(Cause::Partition).map(|(_, topic, partition, _)| (topic.clone(), *partition)).collect();
+        partitions.sort_unstable();
+        partitions.dedup();
+        Some(Failure::Unavailable(partitions, code.to_string()))
+    }
+}
+
+impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        Logged.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        Logged.error(error, reason);
+    }
+}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, delivery: &DeliveryResult<'_>, (): ()) {
+        let Err((KafkaError::MessageProduction(code), message)) = delivery else { return };
+        let found = cause(*code);
+        if found != Cause::Elsewhere {
+            let mut failed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            failed.push((found, message.topic().to_owned(), message.partition(), *code));
+        }
+    }
 }
 
 impl Sink for TypeSink<'_, '_> {
@@ -214,7 +271,7 @@ impl Sink for TypeSink<'_, '_> {
         loop {
             match self.transaction.producer.inner.send(out) {
                 Ok(()) => return,
-                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), again)) => {
+                Err((KafkaError::MessageProduction(Code::QueueFull), again)) => {
                     out = again;
                     std::thread::sleep(Duration::from_millis(1));
                 }

@@ -1,0 +1,263 @@
+//! One batch: what is waiting is put together, decided and written in one transaction, and taken apart when that fails
+//! for a cause that lies in it.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use millrace_shared::kafka::topics::Topic;
+
+use super::{Failure, Producer, Writer};
+use crate::{
+    failpoints::Point,
+    grant::{Grant, Slot},
+    partition::{Decider, Held},
+    record::CommandRecord,
+};
+
+/// Commands in one transaction, over all partitions, at most.
+const MAX_TRANSACTION_COMMANDS: usize = 4096;
+/// Time for deciding in one transaction, about.
+const MAX_DECIDING: Duration = Duration::from_secs(1);
+/// How long a partition that can't go on waits before its next attempt; doubled each time.
+const MIN_WAIT: Duration = Duration::from_millis(500);
+const MAX_WAIT: Duration = Duration::from_secs(10);
+
+/// A partition that a writer serves.
+pub(super) struct Served {
+    pub(super) grant: Arc<Grant>,
+    pub(super) decider: Box<dyn Decider>,
+    pub(super) queue: VecDeque<CommandRecord>,
+    held: Option<Hold>,
+}
+
+struct Hold {
+    until: Instant,
+    wait: Duration,
+}
+
+/// One partition's part in a batch.
+#[derive(Clone, Copy)]
+pub(super) struct Part {
+    slot: Slot,
+    count: usize,
+}
+
+/// What a batch is decided as.
+#[derive(Clone, Copy)]
+enum As<'a> {
+    /// Commands, by the rules.
+    Commands,
+    /// Dead letters, for this reason, with their values or without.
+    DeadLetters(&'a str, bool),
+}
+
+impl Served {
+    pub(super) fn new(grant: Arc<Grant>, decider: Box<dyn Decider>) -> Self {
+        Self { grant, decider, queue: VecDeque::new(), held: None }
+    }
+
+    fn hold(&mut self) {
+        let wait = self.held.as_ref().map_or(MIN_WAIT, |hold| (hold.wait * 2).min(MAX_WAIT));
+        self.held = Some(Hold { until: Instant::now() + wait, wait });
+    }
+}
+
+impl Writer {
+    /// What is waiting, up to the caps; partitions that are held, or whose grants have ended, are let be.
+    pub(super) fn assemble(&self, served: &HashMap<Slot, Served>) -> Vec<Part> {
+        let now = Instant::now();
+        let mut room = MAX_TRANSACTION_COMMANDS;
+        let mut batch = Vec::new();
+        for (slot, partition) in served {
+            if partition.held.as_ref().is_some_and(|hold| hold.until > now)
+                || !self.captures.holds(partition.grant.number)
+            {
+                continue;
+            }
+            let count = partition.queue.len().min(self.batch_commands).min(room);
+            if count > 0 {
+                batch.push(Part { slot: *slot, count });
+                room -= count;
+            }
+        }
+        batch
+    }
+
+    /// Writes a batch. When the cause of a failure lies in it, it is taken apart: by partition first, then by halves,
+    /// until a single command is left, which becomes a dead letter. A partition that can't be written waits, and the
+    /// others go on; a broker's error never makes a dead letter.
+    pub(super) fn work(
+        &self,
+        producer: &Producer,
+        batch: &[Part],
+        served: &mut HashMap<Slot, Served>,
+    ) -> Result<(), Failure> {
+        match self.write_again(producer, batch, served, As::Commands) {
+            Err(Failure::Unavailable(partitions, error)) => {
+                tracing::warn!(?partitions, error, "partitions can't be written at the moment; others go on");
+                let mut blamed: Vec<Slot> = batch.iter().map(|part| part.slot).collect();
+                blamed.retain(|slot| partitions.iter().any(|(topic, number)| self.is_of(*slot, topic, *number)));
+                match (blamed.as_slice(), batch) {
+                    // Somebody forwards to a partition that isn't in the batch: who does will be seen.
+                    ([], [_, _, ..]) => return self.one_by_one(producer, batch, served),
+                    ([], [part]) => blamed.push(part.slot),
+                    _ => {}
+                }
+                blamed.iter().for_each(|slot| {
+                    served.get_mut(slot).map(Served::hold);
+                });
+                Ok(())
+            }
+            Err(Failure::Poison(reason)) => match batch {
+                [part] if part.count == 1 => self.condemn(producer, *part, served, &reason),
+                [part] => {
+                    let (first, rest) = (part.count / 2, part.count - part.count / 2);
+                    self.work(producer, &[Part { count: first, ..*part }], served)?;
+                    self.work(producer, &[Part { count: rest, ..*part }], served)
+                }
+                _ => self.one_by_one(producer, batch, served),
+            },
+            result => result,
+        }
+    }
+
+    fn one_by_one(
+        &self,
+        producer: &Producer,
+        batch: &[Part],
+        served: &mut HashMap<Slot, Served>,
+    ) -> Result<(), Failure> {
+        batch.iter().try_for_each(|part| self.work(producer, &[*part], served))
+    }
+
+    /// Makes a dead letter of a command that can't be written; without its value when even that can't be.
+    fn condemn(
+        &self,
+        producer: &Producer,
+        part: Part,
+        served: &mut HashMap<Slot, Served>,
+        reason: &str,
+    ) -> Result<(), Failure> {
+        tracing::error!(partition = part.slot.partition, reason, "a command can't be written; it goes to dead letters");
+        match self.write_again(producer, &[part], served, As::DeadLetters(reason, true)) {
+            Err(Failure::Poison(_)) => self.write_again(producer, &[part], served, As::DeadLetters(reason, false)),
+            result => result,
+        }
+    }
+
+    fn is_of(&self, slot: Slot, topic: &str, partition: i32) -> bool {
+        let kind = &self.types[slot.kind];
+        slot.partition == partition && Topic::ALL.iter().any(|which| kind.topic(*which) == topic)
+    }
+
+    /// One transaction, and another one when the first was aborted: after a broker has refused a record for its own sake,
+    /// librdkafka 2.12 aborts the next transaction too ("skipped sequence numbers").
+    fn write_again(
+        &self,
+        producer: &Producer,
+        batch: &[Part],
+        served: &mut HashMap<Slot, Served>,
+        r#as: As<'_>,
+    ) -> Result<(), Failure> {
+        match self.write(producer, batch, served, r#as) {
+            Err(Failure::Abort(error)) => {
+                tracing::info!(error, "transaction aborted; the batch runs again at once");
+                self.write(producer, batch, served, r#as)
+            }
+            result => result,
+        }
+    }
+
+    /// One transaction.
+    fn write(
+        &self,
+        producer: &Producer,
+        batch: &[Part],
+        served: &mut HashMap<Slot, Served>,
+        r#as: As<'_>,
+    ) -> Result<(), Failure> {
+        let started = Instant::now();
+        self.fail_points.reach(Point::Begin);
+        let mut transaction = producer.begin(&self.types, &self.fail_points)?;
+        let now = Timestamp::now();
+        let mut decided = Vec::with_capacity(batch.len());
+        let mut panicked = false;
+        for part in batch {
+            let Some(partition) = served.get_mut(&part.slot) else { continue };
+            let Served { decider, queue, .. } = partition;
+            let mut sink = transaction.sink(part.slot.kind);
+            let (mut count, mut held) = (0_usize, None);
+            for record in queue.iter().take(part.count) {
+                // Schemas are asked for one by one: a transaction that is full of new ones must not time out over it.
+                if started.elapsed() > MAX_DECIDING {
+                    break;
+                }
+                let deciding = || match r#as {
+                    As::Commands => decider.decide(record, now, &mut sink),
+                    As::DeadLetters(reason, whole) => {
+                        decider.condemn(record, reason, whole, now, &mut sink);
+                        Ok(())
+                    }
+                };
+                match catch_unwind(AssertUnwindSafe(deciding)) {
+                    Ok(Ok(())) => count += 1,
+                    Ok(Err(Held(reason))) => {
+                        held = Some(reason);
+                        break;
+                    }
+                    Err(_) => {
+                        panicked = true;
+                        break;
+                    }
+                }
+            }
+            if panicked {
+                break;
+            }
+            if let Some(reason) = held {
+                let number = part.slot.partition;
+                tracing::warn!(partition = number, reason, "a command has to wait, and its partition with it");
+                partition.hold();
+            }
+            if let Some(last) = count.checked_sub(1).and_then(|last| partition.queue.get(last)) {
+                decided.push((part.slot, count, last.offset + 1));
+            }
+        }
+        let fence = || {
+            let next = decided.iter().filter_map(|(slot, _, next)| Some((&*served.get(slot)?.grant, *next)));
+            self.captures.fence(next)
+        };
+        let result = match (panicked, decided.is_empty()) {
+            (true, _) => transaction.give_up("deciding it panicked".to_owned()),
+            (false, true) => transaction.abandon(),
+            (false, false) => transaction.commit(fence),
+        };
+        if result.is_err() {
+            for part in batch {
+                if let Some(partition) = served.get_mut(&part.slot) {
+                    partition.decider.rollback();
+                }
+            }
+            return result;
+        }
+        self.fail_points.reach(Point::Committed);
+        let commands: usize = decided.iter().map(|(_, count, _)| count).sum();
+        for (slot, count, _) in decided {
+            let Some(partition) = served.get_mut(&slot) else { continue };
+            partition.decider.commit(now);
+            partition.grant.dequeue(partition.queue.iter().take(count));
+            partition.queue.drain(..count);
+            // What was decided before a command that has to wait doesn't make it wait no longer.
+            partition.held.take_if(|hold| hold.until <= Instant::now());
+        }
+        metrics::counter!("millrace_transactions_total", "result" => "committed").increment(1);
+        metrics::histogram!("millrace_transaction_seconds").record(started.elapsed().as_secs_f64());
+        metrics::histogram!("millrace_transaction_commands").record(commands as f64);
+        Ok(())
+    }
+}
