@@ -1,52 +1,70 @@
 //! Records on their way in and out, apart from any Kafka client.
 
-use std::{
-    ops::Range,
-    panic::{AssertUnwindSafe, catch_unwind},
-};
+use std::ops::Range;
 
-use millrace_shared::kafka::topics::Topic;
-use rdkafka::{
-    Message,
-    message::{BorrowedMessage, Headers, OwnedHeaders},
-};
+use millrace_shared::kafka::{bulk::Record, topics::Topic};
+use rdkafka::message::BorrowedMessage;
 
 /// Each so many bytes of a record count as one record more.
 const LARGE_BYTES: usize = 4096;
 /// Lengths of name and value, at their longest: a record may hold a million empty headers.
 const HEADER_BYTES: usize = 10;
 
-/// A record of a command topic, copied out of librdkafka: all bytes in one buffer.
+/// A record of a command topic, copied out of librdkafka.
 #[derive(Clone, Debug, Default)]
 pub struct CommandRecord {
     /// Offset in its partition.
     pub offset: i64,
     /// Time stamp in milliseconds since 1970, where there is one.
     pub timestamp_ms: Option<i64>,
-    bytes: Vec<u8>,
+    headers: Headers,
+    /// In the buffer of the headers, behind them.
     key: Option<Range<usize>>,
     value: Option<Range<usize>>,
-    headers: Vec<(Range<usize>, Option<Range<usize>>)>,
-    unreadable_headers: Option<OwnedHeaders>,
+}
+
+/// Headers in one buffer, which can be used again and again.
+#[derive(Clone, Debug, Default)]
+pub struct Headers {
+    bytes: Vec<u8>,
+    /// Where name and value end; a name begins where the last value ended.
+    ends: Vec<(usize, Option<usize>)>,
+}
+
+impl Headers {
+    /// Forgets all.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+    }
+
+    /// Adds one.
+    pub fn push(&mut self, name: &[u8], value: Option<&[u8]>) {
+        self.bytes.extend_from_slice(name);
+        let name_end = self.bytes.len();
+        let value_end = value.map(|value| {
+            self.bytes.extend_from_slice(value);
+            self.bytes.len()
+        });
+        self.ends.push((name_end, value_end));
+    }
+
+    /// In order. Names are any bytes but zero.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&[u8], Option<&[u8]>)> {
+        let mut from = 0;
+        self.ends.iter().map(move |(name_end, value_end)| {
+            let name = &self.bytes[from..*name_end];
+            from = value_end.unwrap_or(*name_end);
+            (name, value_end.map(|value_end| &self.bytes[*name_end..value_end]))
+        })
+    }
 }
 
 impl CommandRecord {
     /// Copies a message.
     pub fn copy(message: &BorrowedMessage<'_>) -> Self {
-        let (offset, timestamp_ms) = (message.offset(), message.timestamp().to_millis());
-        let (key, value) = (message.key(), message.payload());
-        let Some(headers) = message.headers() else {
-            return Self::new(offset, timestamp_ms, key, value, std::iter::empty());
-        };
-        // rust-rdkafka panics on a header name that is not UTF-8.
-        let read = || {
-            let headers = headers.iter().map(|header| (header.key, header.value));
-            Self::new(offset, timestamp_ms, key, value, headers)
-        };
-        catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Self {
-            unreadable_headers: Some(headers.detach()),
-            ..Self::new(offset, timestamp_ms, key, value, std::iter::empty())
-        })
+        let record = Record::of(message);
+        Self::new(record.offset(), record.timestamp_ms(), record.key(), record.value(), record.raw_headers())
     }
 
     /// Makes a record from its parts.
@@ -55,47 +73,42 @@ impl CommandRecord {
         timestamp_ms: Option<i64>,
         key: Option<&[u8]>,
         value: Option<&[u8]>,
-        headers: impl Iterator<Item = (&'a str, Option<&'a [u8]>)>,
+        headers: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>,
     ) -> Self {
-        let lengths = key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len);
-        let mut record = Self {
-            offset,
-            timestamp_ms: timestamp_ms.filter(|millis| *millis >= 0),
-            bytes: Vec::with_capacity(lengths + 64),
-            ..Self::default()
-        };
+        let mut record = Self { offset, timestamp_ms: timestamp_ms.filter(|millis| *millis >= 0), ..Self::default() };
+        record.headers.bytes.reserve(key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len) + 64);
+        for (name, value) in headers {
+            record.headers.push(name, value);
+        }
         record.key = key.map(|bytes| record.push(bytes));
         record.value = value.map(|bytes| record.push(bytes));
-        for (name, value) in headers {
-            let name = record.push(name.as_bytes());
-            let value = value.map(|bytes| record.push(bytes));
-            record.headers.push((name, value));
-        }
         record
     }
 
     fn push(&mut self, bytes: &[u8]) -> Range<usize> {
-        let from = self.bytes.len();
-        self.bytes.extend_from_slice(bytes);
-        from..self.bytes.len()
+        let from = self.headers.bytes.len();
+        self.headers.bytes.extend_from_slice(bytes);
+        from..self.headers.bytes.len()
     }
 
     /// Key.
     pub fn key(&self) -> Option<&[u8]> {
-        self.key.clone().map(|range| &self.bytes[range])
+        self.key.clone().map(|range| &self.headers.bytes[range])
     }
 
     /// Value.
     pub fn value(&self) -> Option<&[u8]> {
-        self.value.clone().map(|range| &self.bytes[range])
+        self.value.clone().map(|range| &self.headers.bytes[range])
+    }
+
+    /// Headers in order, but those whose name is no text: none of ours.
+    pub fn headers(&self) -> impl Iterator<Item = (&str, Option<&[u8]>)> {
+        self.raw_headers().filter_map(|(name, value)| Some((std::str::from_utf8(name).ok()?, value)))
     }
 
     /// Headers in order.
-    pub fn headers(&self) -> impl Iterator<Item = (&str, Option<&[u8]>)> {
-        self.headers.iter().map(|(name, value)| {
-            let name = std::str::from_utf8(&self.bytes[name.clone()]).unwrap_or_default();
-            (name, value.clone().map(|range| &self.bytes[range]))
-        })
+    pub fn raw_headers(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+        self.headers.iter()
     }
 
     /// What it counts for in a queue: one, and more when it is large, so that queues are bounded in bytes too.
@@ -103,18 +116,13 @@ impl CommandRecord {
         1 + self.size() / LARGE_BYTES
     }
 
-    /// The headers, copied as they are, when the name of one is not UTF-8.
-    pub fn unreadable_headers(&self) -> Option<&OwnedHeaders> {
-        self.unreadable_headers.as_ref()
-    }
-
     /// Bytes of key, value and headers, with what Kafka adds to each header.
     pub fn size(&self) -> usize {
-        self.bytes.len() + self.headers.len() * HEADER_BYTES
+        self.headers.bytes.len() + self.headers.ends.len() * HEADER_BYTES
     }
 }
 
-/// A record to be produced in the writer's transaction. Key and value are copied by the producer.
+/// A record to be produced in the writer's transaction. The producer copies what it needs.
 #[derive(Debug)]
 pub struct OutRecord<'a> {
     /// Which of the type's topics.
@@ -126,7 +134,7 @@ pub struct OutRecord<'a> {
     /// Value.
     pub value: Option<&'a [u8]>,
     /// Headers.
-    pub headers: OwnedHeaders,
+    pub headers: &'a Headers,
     /// Time stamp in milliseconds since 1970.
     pub timestamp_ms: i64,
 }

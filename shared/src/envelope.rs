@@ -1,5 +1,7 @@
 //! What travels in record headers: CloudEvents in Kafka's binary mode, and Millrace's own.
 
+use std::fmt::{self, Write as _};
+
 use jiff::Timestamp;
 use rdkafka::message::{Header, OwnedHeaders};
 
@@ -128,34 +130,34 @@ pub struct EventHeaders<'a> {
 }
 
 impl EventHeaders<'_> {
-    /// The headers, in the contract's order.
-    pub fn write(&self) -> OwnedHeaders {
-        let sequence = self.sequence.to_string();
-        let id = format!("{}/{}/{sequence}", self.aggregate_type, self.aggregate_id);
-        let source = format!("/millrace/{}", self.aggregate_type);
-        let record = format!("{}.{}", self.namespace, self.record);
-        let time = rfc3339_micros(self.time);
-        let mut headers = OwnedHeaders::new_with_capacity(11);
-        for (key, value) in [
-            ("content-type", "application/avro"),
-            ("ce_specversion", "1.0"),
-            (names::ID, &id),
-            ("ce_source", &source),
-            ("ce_type", &record),
-            ("ce_subject", self.aggregate_id),
-            (names::TIME, &time),
-            (names::SEQUENCE, &sequence),
-            (names::COMMAND_ID, self.command_id),
-        ] {
-            headers = headers.insert(Header { key, value: Some(value) });
+    /// Hands over each header, in the contract's order.
+    pub fn write(&self, mut put: impl FnMut(&str, &[u8])) {
+        let mut text = String::with_capacity(128);
+        let compose = |text: &mut String, arguments: fmt::Arguments<'_>| {
+            text.clear();
+            // A string takes everything.
+            let _ = text.write_fmt(arguments);
+        };
+        put("content-type", b"application/avro");
+        put("ce_specversion", b"1.0");
+        compose(&mut text, format_args!("{}/{}/{}", self.aggregate_type, self.aggregate_id, self.sequence));
+        put(names::ID, text.as_bytes());
+        compose(&mut text, format_args!("/millrace/{}", self.aggregate_type));
+        put("ce_source", text.as_bytes());
+        compose(&mut text, format_args!("{}.{}", self.namespace, self.record));
+        put("ce_type", text.as_bytes());
+        put("ce_subject", self.aggregate_id.as_bytes());
+        compose(&mut text, format_args!("{:.6}", self.time));
+        put(names::TIME, text.as_bytes());
+        compose(&mut text, format_args!("{}", self.sequence));
+        put(names::SEQUENCE, text.as_bytes());
+        put(names::COMMAND_ID, self.command_id.as_bytes());
+        if let Some(correlation_id) = self.correlation_id {
+            put(names::CORRELATION_ID, correlation_id.as_bytes());
         }
-        let traceparent = self.traceparent.filter(|text| is_sampled(text));
-        for (key, value) in [(names::CORRELATION_ID, self.correlation_id), (names::TRACEPARENT, traceparent)] {
-            if value.is_some() {
-                headers = headers.insert(Header { key, value });
-            }
+        if let Some(traceparent) = self.traceparent.filter(|text| is_sampled(text)) {
+            put(names::TRACEPARENT, traceparent.as_bytes());
         }
-        headers
     }
 }
 

@@ -39,15 +39,15 @@ impl Memory {
         Self { window, outcomes: HashMap::new(), order: VecDeque::new(), uncommitted: 0 }
     }
 
-    /// What is remembered of a command id of an aggregate.
-    pub fn recall(&self, aggregate_id: &str, command_id: &str, now: Timestamp) -> Option<&Remembered> {
-        let known = self.outcomes.get(key(aggregate_id, command_id).as_str())?;
+    /// What is remembered under a [`key`].
+    pub fn recall(&self, key: &str, now: Timestamp) -> Option<&Remembered> {
+        let known = self.outcomes.get(key)?;
         (!self.is_past(known.at, now)).then_some(known)
     }
 
     /// Remembers; counts as part of the batch until [`Memory::commit`].
-    pub fn remember(&mut self, aggregate_id: &str, command_id: &str, remembered: Remembered) {
-        let key: Arc<str> = key(aggregate_id, command_id).into();
+    pub fn remember(&mut self, key: &str, remembered: Remembered) {
+        let key: Arc<str> = key.into();
         self.outcomes.insert(key.clone(), remembered);
         self.order.push_back(key);
         self.uncommitted += 1;
@@ -93,7 +93,7 @@ impl Memory {
     }
 }
 
-/// Neither an aggregate id nor a command id holds a space.
-fn key(aggregate_id: &str, command_id: &str) -> String {
-    format!("{aggregate_id} {command_id}")
+/// A command id belongs to its aggregate. Neither of the two holds a space.
+pub fn key(aggregate_id: &str, command_id: &str) -> String {
+    [aggregate_id, " ", command_id].concat()
 }

@@ -31,7 +31,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     grant::Slot,
-    record::{CommandRecord, Sink},
+    record::{CommandRecord, Headers, Sink},
     types::TypeOf,
     waiters::{Answer, Awaited, Waiters},
 };
@@ -121,6 +121,8 @@ pub struct Partition<A: Aggregate> {
     before: Vec<Before<A::State>>,
     answers: Vec<(Awaited, Answer)>,
     counts: Counts,
+    /// For the headers of the record that is being sent.
+    headers: Headers,
 }
 
 /// An aggregate's id and what was known of it.
@@ -158,6 +160,10 @@ struct Readable<C> {
     command_id: String,
     command: C,
     fingerprint: Fingerprint,
+    /// Where it first lay.
+    origin: String,
+    /// Under what its outcome is remembered.
+    remembered_as: String,
 }
 
 /// What was decided about it.
@@ -194,6 +200,7 @@ impl<A: Aggregate> Partition<A> {
             before: Vec::new(),
             answers: Vec::new(),
             counts: Counts::default(),
+            headers: Headers::default(),
         }
     }
 
@@ -204,8 +211,10 @@ impl<A: Aggregate> Partition<A> {
         let command = self.context.commands.decode(value, Foreign::Resolve, &self.settings.runtime)?;
         let fingerprint =
             fingerprint(command.name(), &command).map_err(|error| DecodeError::Malformed(error.to_string()))?;
-        let command_id = headers.id.clone().unwrap_or_else(|| self.origin(record, &headers));
-        Ok(Readable { aggregate_id, headers, command_id, command, fingerprint })
+        let origin = self.origin(record, &headers);
+        let command_id = headers.id.clone().unwrap_or_else(|| origin.clone());
+        let remembered_as = memory::key(aggregate_id.as_str(), &command_id);
+        Ok(Readable { aggregate_id, headers, command_id, command, fingerprint, origin, remembered_as })
     }
 
     /// Applies the rules. The state is changed on a copy, so that a refusal or a panic leaves nothing behind.
@@ -248,7 +257,7 @@ impl<A: Aggregate> Partition<A> {
         now: Timestamp,
         sink: &mut dyn Sink,
     ) -> Result<(), String> {
-        if let Some(known) = self.memory.recall(command.aggregate_id.as_str(), &command.command_id, now) {
+        if let Some(known) = self.memory.recall(&command.remembered_as, now) {
             let known = known.clone();
             return self.repeat(record, command, &known, now, sink);
         }
@@ -282,10 +291,6 @@ fn is_remembered(outcome: &Outcome) -> bool {
 
 impl<A: Aggregate> Decider for Partition<A> {
     fn decide(&mut self, record: &CommandRecord, now: Timestamp, sink: &mut dyn Sink) -> Result<(), Held> {
-        if record.unreadable_headers().is_some() {
-            self.dead_letter(record, "the name of a header is not UTF-8", true, now, sink);
-            return Ok(());
-        }
         let headers = match CommandHeaders::read(record.headers()) {
             Ok(headers) => headers,
             Err(reason) => {

@@ -12,12 +12,11 @@ use millrace_shared::{
     outcome::{EventRef, Outcome, OutcomeRecord, Verdict},
     records::Records,
 };
-use rdkafka::message::{Header, OwnedHeaders};
 use serde_json::{Value, json};
 
 use super::{Decision, Partition, Readable, Refused, is_remembered, memory::Remembered};
 use crate::{
-    record::{CommandRecord, OutRecord, Sink},
+    record::{CommandRecord, Headers, OutRecord, Sink},
     types::CommandType,
     waiters::{Answer, Awaited},
 };
@@ -78,8 +77,8 @@ impl<A: Aggregate> Partition<A> {
         now: Timestamp,
         sink: &mut dyn Sink,
     ) {
-        let forwarded = CommandHeaders::read(record.headers()).unwrap_or_default();
-        let origin = self.origin(record, &forwarded);
+        let given = CommandHeaders::read(record.headers()).unwrap_or_default();
+        let origin = self.origin(record, &given);
         tracing::warn!(
             topic = self.context.topic(Topic::Commands),
             partition = self.settings.slot.partition,
@@ -93,20 +92,18 @@ impl<A: Aggregate> Partition<A> {
         // Reasons may quote what they are about.
         let reason: String = reason.chars().take(MAX_REASON_CHARACTERS).collect();
         let reason = if fits { reason } else { format!("{reason}; its {} bytes are not kept here", record.size()) };
-        let headers = match record.unreadable_headers() {
-            Some(headers) if fits => headers.clone(),
-            _ if fits => copied(record, &[names::ERROR, names::ORIGIN]),
-            _ => OwnedHeaders::new(),
-        };
-        let headers = headers
-            .insert(Header { key: names::ERROR, value: Some(&reason) })
-            .insert(Header { key: names::ORIGIN, value: Some(&origin) });
+        self.headers.clear();
+        if fits {
+            copy_headers(record, &[names::ERROR, names::ORIGIN], &mut self.headers);
+        }
+        self.headers.push(names::ERROR.as_bytes(), Some(reason.as_bytes()));
+        self.headers.push(names::ORIGIN.as_bytes(), Some(origin.as_bytes()));
         sink.send(OutRecord {
             topic: Topic::DeadLetters,
             partition: self.settings.slot.partition,
             key: record.key().filter(|key| fits || key.len() <= AggregateId::MAX_BYTES),
             value: record.value().filter(|_| fits),
-            headers,
+            headers: &self.headers,
             timestamp_ms: now.as_millisecond(),
         });
     }
@@ -115,33 +112,41 @@ impl<A: Aggregate> Partition<A> {
     pub(super) fn forward(&mut self, record: &CommandRecord, partition: i32, now: Timestamp, sink: &mut dyn Sink) {
         let origin = self.origin(record, &CommandHeaders::default());
         self.counts.forwarded += 1;
-        let headers = copied(record, &[names::ORIGIN, names::FORWARDED])
-            .insert(Header { key: names::ORIGIN, value: Some(&origin) })
-            .insert(Header { key: names::FORWARDED, value: Some("1") });
+        self.headers.clear();
+        copy_headers(record, &[names::ORIGIN, names::FORWARDED], &mut self.headers);
+        self.headers.push(names::ORIGIN.as_bytes(), Some(origin.as_bytes()));
+        self.headers.push(names::FORWARDED.as_bytes(), Some(b"1"));
         sink.send(OutRecord {
             topic: Topic::Commands,
             partition,
             key: record.key(),
             value: record.value(),
-            headers,
+            headers: &self.headers,
             timestamp_ms: record.timestamp_ms.unwrap_or_else(|| now.as_millisecond()),
         });
     }
 
-    fn send_outcome(&self, record: &CommandRecord, outcome: &[u8], command_id: &str, sent: Sent, sink: &mut dyn Sink) {
-        let headers = CommandHeaders::read(record.headers()).unwrap_or_default();
-        let mut out = OwnedHeaders::new_with_capacity(3)
-            .insert(Header { key: names::ORIGIN, value: Some(&self.origin(record, &headers)) })
-            .insert(Header { key: names::POSITION, value: Some(&self.position(record)) });
+    fn send_outcome(
+        &mut self,
+        record: &CommandRecord,
+        command: &Readable<A::Command>,
+        outcome: &[u8],
+        sent: Sent,
+        sink: &mut dyn Sink,
+    ) {
+        let position = self.position(record);
+        self.headers.clear();
+        self.headers.push(names::ORIGIN.as_bytes(), Some(command.origin.as_bytes()));
+        self.headers.push(names::POSITION.as_bytes(), Some(position.as_bytes()));
         if sent.replayed {
-            out = out.insert(Header { key: names::REPLAYED, value: Some("1") });
+            self.headers.push(names::REPLAYED.as_bytes(), Some(b"1"));
         }
         sink.send(OutRecord {
             topic: Topic::Outcomes,
             partition: self.settings.slot.partition,
-            key: Some(command_id.as_bytes()),
+            key: Some(command.command_id.as_bytes()),
             value: Some(outcome),
-            headers: out,
+            headers: &self.headers,
             timestamp_ms: sent.now.as_millisecond(),
         });
     }
@@ -162,11 +167,12 @@ impl<A: Aggregate> Partition<A> {
         }
     }
 
-    fn encode_outcome(&self, outcome: &Outcome) -> Result<Vec<u8>, String> {
-        let mut bytes = Vec::with_capacity(160);
-        let record = OutcomeRecord::Outcome(outcome.clone());
+    fn encode_outcome(&self, outcome: Outcome) -> Result<(Outcome, Vec<u8>), String> {
+        let mut bytes = Vec::with_capacity(256);
+        let record = OutcomeRecord::Outcome(outcome);
         self.context.outcomes.encode(&record, &mut bytes).map_err(|error| error.to_string())?;
-        Ok(bytes)
+        let OutcomeRecord::Outcome(outcome) = record;
+        Ok((outcome, bytes))
     }
 
     /// Answers a command id that was decided before.
@@ -183,7 +189,7 @@ impl<A: Aggregate> Partition<A> {
             return self.refuse(record, command, refused, now, sink);
         }
         self.counts.replayed += 1;
-        self.send_outcome(record, &known.outcome, &command.command_id, Sent { now, replayed: true }, sink);
+        self.send_outcome(record, command, &known.outcome, Sent { now, replayed: true }, sink);
         if self.settings.waiters.any() {
             let decoded = self.context.outcomes.decode(&known.outcome, Foreign::Refuse, &self.settings.runtime);
             let OutcomeRecord::Outcome(outcome) = decoded.map_err(|error| error.to_string())?;
@@ -216,7 +222,7 @@ impl<A: Aggregate> Partition<A> {
             events,
             ..self.outcome(command, now)
         };
-        let encoded = self.encode_outcome(&outcome)?;
+        let (outcome, encoded) = self.encode_outcome(outcome)?;
         let mut begin = 0;
         for ((sequence, event), end) in (first..).zip(&decision.events).zip(ends) {
             let headers = EventHeaders {
@@ -230,12 +236,14 @@ impl<A: Aggregate> Partition<A> {
                 correlation_id: command.headers.correlation_id.as_deref(),
                 traceparent: command.headers.traceparent.as_deref(),
             };
+            self.headers.clear();
+            headers.write(|name, value| self.headers.push(name.as_bytes(), Some(value)));
             sink.send(OutRecord {
                 topic: Topic::Events,
                 partition: self.settings.slot.partition,
                 key: Some(command.aggregate_id.as_str().as_bytes()),
                 value: Some(&values[begin..end]),
-                headers: headers.write(),
+                headers: &self.headers,
                 timestamp_ms: at.as_millisecond(),
             });
             begin = end;
@@ -264,7 +272,7 @@ impl<A: Aggregate> Partition<A> {
             detail: Some(Value::Object(refused.figures).to_string()),
             ..self.outcome(command, now)
         };
-        let encoded = self.encode_outcome(&outcome)?;
+        let (outcome, encoded) = self.encode_outcome(outcome)?;
         self.counts.rejected += 1;
         self.publish(record, command, &outcome, encoded, sink);
         Ok(())
@@ -295,11 +303,11 @@ impl<A: Aggregate> Partition<A> {
         sink: &mut dyn Sink,
     ) {
         let now = outcome.time();
-        self.send_outcome(record, &encoded, &command.command_id, Sent { now, replayed: false }, sink);
+        self.send_outcome(record, command, &encoded, Sent { now, replayed: false }, sink);
         self.answer(record, outcome, command.fingerprint, false);
         if is_remembered(outcome) {
             let remembered = Remembered { fingerprint: command.fingerprint, outcome: encoded.into(), at: now };
-            self.memory.remember(command.aggregate_id.as_str(), &command.command_id, remembered);
+            self.memory.remember(&command.remembered_as, remembered);
         }
     }
 }
@@ -311,11 +319,11 @@ struct Sent {
     replayed: bool,
 }
 
-/// A record's headers without some, and room for two more.
-fn copied(record: &CommandRecord, without: &[&str]) -> OwnedHeaders {
-    let mut headers = OwnedHeaders::new_with_capacity(8);
-    for (key, value) in record.headers().filter(|(name, _)| !without.contains(name)) {
-        headers = headers.insert(Header { key, value });
+/// Copies a record's headers, but some.
+fn copy_headers(record: &CommandRecord, without: &[&str], to: &mut Headers) {
+    for (name, value) in record.raw_headers() {
+        if !without.iter().any(|without| without.as_bytes() == name) {
+            to.push(name, value);
+        }
     }
-    headers
 }

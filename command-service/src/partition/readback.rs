@@ -10,7 +10,10 @@ use millrace_shared::{
     outcome::OutcomeRecord,
 };
 
-use super::{Partition, RestoreError, Settings, Stored, is_remembered, memory::Remembered};
+use super::{
+    Partition, RestoreError, Settings, Stored, is_remembered,
+    memory::{self, Remembered},
+};
 use crate::types::CommandType;
 
 impl<A: Aggregate> Partition<A> {
@@ -69,7 +72,7 @@ impl<A: Aggregate> Partition<A> {
         let Ok(fingerprint) = Fingerprint::try_from(outcome.fingerprint.as_slice()) else { return Ok(()) };
         if is_remembered(&outcome) && !self.memory.is_past(outcome.time(), now) {
             let remembered = Remembered { fingerprint, outcome: value.into(), at: outcome.time() };
-            self.memory.remember(&outcome.aggregate_id, &outcome.command_id, remembered);
+            self.memory.remember(&memory::key(&outcome.aggregate_id, &outcome.command_id), remembered);
             self.memory.commit();
         }
         Ok(())

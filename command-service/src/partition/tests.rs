@@ -10,7 +10,6 @@ use millrace_shared::{
     kafka::{partition_of, topics::Topic},
     outcome::{Outcome, OutcomeRecord, Verdict},
 };
-use rdkafka::message::Headers;
 use tokio::runtime::Runtime;
 
 use super::{Decider, Partition, Settings, Stored};
@@ -46,13 +45,15 @@ struct Collect(Vec<Sent>);
 
 impl Sink for Collect {
     fn send(&mut self, record: OutRecord<'_>) {
-        let headers = record.headers.iter().map(|h| (h.key.to_owned(), h.value.map(<[u8]>::to_vec))).collect();
+        let headers = record.headers.iter();
+        let headers =
+            headers.map(|(name, value)| (String::from_utf8_lossy(name).into_owned(), value.map(<[u8]>::to_vec)));
         self.0.push(Sent {
             topic: record.topic,
             partition: record.partition,
             key: record.key.map(<[u8]>::to_vec),
             value: record.value.map(<[u8]>::to_vec),
-            headers,
+            headers: headers.collect(),
             timestamp_ms: record.timestamp_ms,
         });
     }
@@ -84,7 +85,7 @@ impl Bench {
 
     fn record(&mut self, value: Option<&[u8]>, headers: &[(&str, &str)]) -> CommandRecord {
         self.offset += 1;
-        let headers = headers.iter().map(|(name, value)| (*name, Some(value.as_bytes())));
+        let headers = headers.iter().map(|(name, value)| (name.as_bytes(), Some(value.as_bytes())));
         CommandRecord::new(self.offset - 1, Some(self.now.as_millisecond()), Some(ID.as_bytes()), value, headers)
     }
 

@@ -183,7 +183,7 @@ impl Writer {
     ) -> Result<(), Failure> {
         let started = Instant::now();
         self.fail_points.reach(Point::Begin);
-        let mut transaction = producer.begin(&self.types, &self.fail_points)?;
+        let mut transaction = producer.begin(&self.fail_points)?;
         let now = Timestamp::now();
         let mut decided = Vec::with_capacity(batch.len());
         let mut panicked = false;

@@ -5,6 +5,7 @@
 
 mod batch;
 mod errors;
+mod produce;
 #[cfg(test)]
 mod tests;
 mod transaction;
@@ -119,7 +120,7 @@ impl Writer {
             // which the restores wait for.
             let made = match producer.take() {
                 Some(made) => made,
-                None => match Producer::new(&self.producer, self.number) {
+                None => match Producer::new(&self.producer, &self.types, self.number) {
                     Ok(made) => made,
                     Err(error) => {
                         tracing::warn!(writer = self.number, %error, "no transactional producer yet; trying again");

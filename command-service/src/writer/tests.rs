@@ -19,7 +19,6 @@ use millrace_shared::{
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
-    message::OwnedHeaders,
     mocking::MockCluster,
     producer::DefaultProducerContext,
     types::{RDKafkaApiKey as Api, RDKafkaErrorCode as Code, RDKafkaRespErr as Answer},
@@ -35,7 +34,7 @@ use crate::{
     grant::{Captures, FencedOffsets, Grant, Slot},
     intake::ToIntake,
     partition::{Decider, Held, RestoreError, Stored},
-    record::{CommandRecord, OutRecord, Sink},
+    record::{CommandRecord, Headers, OutRecord, Sink},
     types::{CommandType, TypeOf},
 };
 
@@ -67,20 +66,21 @@ impl Bench {
             .set("group.id", "group")
             .create()
             .unwrap();
-        let producer = Producer::new(&settings(&cluster), 0).unwrap();
-        Self { cluster, types: vec![kind], producer, consumer }
+        let types: Vec<Arc<dyn CommandType>> = vec![kind];
+        let producer = Producer::new(&settings(&cluster), &types, 0).unwrap();
+        Self { cluster, types, producer, consumer }
     }
 
     /// One transaction of one record of so many bytes.
     fn write(&self, bytes: usize) -> Result<(), Failure> {
         let fail_points = FailPoints::default();
-        let mut transaction = self.producer.begin(&self.types, &fail_points)?;
+        let mut transaction = self.producer.begin(&fail_points)?;
         transaction.sink(0).send(OutRecord {
             topic: Topic::Events,
             partition: 1,
             key: Some(b"acc-1"),
             value: Some(&vec![7; bytes]),
-            headers: OwnedHeaders::new(),
+            headers: &Headers::default(),
             timestamp_ms: 1,
         });
         transaction.commit(|| {
@@ -216,7 +216,7 @@ impl Decider for Scripted {
             partition: self.slot.partition,
             key: Some(b"acc-1"),
             value: Some(&vec![7; bytes]),
-            headers: OwnedHeaders::new(),
+            headers: &Headers::default(),
             timestamp_ms: 1,
         });
         Ok(())

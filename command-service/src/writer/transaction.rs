@@ -1,6 +1,6 @@
 //! A transactional producer, and the one way to commit with it: fenced by the offsets of granted partitions.
 
-#![allow(unsafe_code, reason = "rd_kafka_flush without rust-rdkafka's 100 ms polling steps")]
+#![allow(unsafe_code, reason = "librdkafka's own flush and produce, see below and `produce.rs`")]
 
 use std::{
     cell::Cell,
@@ -8,18 +8,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use millrace_shared::kafka::{Logged, client_config, topics::Names};
+use millrace_shared::kafka::{
+    Logged, client_config,
+    topics::{Names, Topic},
+};
 use rdkafka::{
     ClientContext, Message,
     bindings::{rd_kafka_flush, rd_kafka_resp_err_t},
     config::RDKafkaLogLevel,
     error::KafkaError,
-    producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer},
+    producer::{DeliveryResult, Producer as _, ProducerContext, ThreadedProducer},
     types::RDKafkaErrorCode as Code,
     util::Timeout,
 };
 
 use super::errors::{Cause, Failure, Verdict, cause, classify};
+use super::produce::Handle;
 use crate::{
     failpoints::{FailPoints, Point},
     grant::{FenceError, FencedOffsets},
@@ -49,13 +53,15 @@ pub struct ProducerSettings {
 
 /// A transactional producer that has initialised: older transactions of its id are over.
 pub struct Producer {
+    /// By index of type, and of topic. Declared before the client: they must be let go first.
+    topics: Vec<Vec<Handle>>,
     inner: ThreadedProducer<Deliveries>,
     last_commit: Cell<Option<Instant>>,
 }
 
 impl Producer {
     /// Makes one. Its id is stable over restarts, so that a restarted process ends its own open transaction at once.
-    pub fn new(settings: &ProducerSettings, writer: usize) -> Result<Self, KafkaError> {
+    pub fn new(settings: &ProducerSettings, types: &[Arc<dyn CommandType>], writer: usize) -> Result<Self, KafkaError> {
         let timeout = settings.transaction_timeout.as_millis().to_string();
         let inner: ThreadedProducer<Deliveries> = client_config(&settings.bootstrap, "millrace-writer")
             .set("transactional.id", settings.names.transactional_id(&settings.instance, writer))
@@ -71,18 +77,20 @@ impl Producer {
             .set("delivery.report.only.error", "true")
             .create_with_context(Deliveries::default())?;
         inner.init_transactions(INIT_TIMEOUT)?;
-        Ok(Self { inner, last_commit: Cell::new(None) })
+        let handle = |topic: &str| {
+            // SAFETY: the client goes into the same struct, behind its topics.
+            unsafe { Handle::new(inner.client().native_ptr(), topic) }
+        };
+        let of_type = |kind: &Arc<dyn CommandType>| Topic::ALL.iter().map(|topic| handle(kind.topic(*topic))).collect();
+        let topics = types.iter().map(of_type).collect::<Result<_, _>>()?;
+        Ok(Self { topics, inner, last_commit: Cell::new(None) })
     }
 
     /// Begins a transaction.
-    pub fn begin<'a>(
-        &'a self,
-        types: &'a [Arc<dyn CommandType>],
-        fail_points: &'a FailPoints,
-    ) -> Result<Transaction<'a>, Failure> {
+    pub fn begin<'a>(&'a self, fail_points: &'a FailPoints) -> Result<Transaction<'a>, Failure> {
         self.inner.begin_transaction().map_err(|error| Failure::Unknown(error.to_string()))?;
         self.inner.client().context().clear();
-        Ok(Transaction { producer: self, types, fail_points, failed: None })
+        Ok(Transaction { producer: self, fail_points, failed: None })
     }
 
     /// Waits until everything is delivered. rust-rdkafka's own flush polls in steps of 100 ms, which costs as much per
@@ -100,7 +108,6 @@ impl Producer {
 /// An open transaction.
 pub struct Transaction<'a> {
     producer: &'a Producer,
-    types: &'a [Arc<dyn CommandType>],
     fail_points: &'a FailPoints,
     failed: Option<KafkaError>,
 }
@@ -263,20 +270,15 @@ impl Sink for TypeSink<'_, '_> {
         if self.transaction.failed.is_some() {
             return;
         }
-        let topic = self.transaction.types[self.kind].topic(record.topic);
-        let mut out: BaseRecord<'_, [u8], [u8]> =
-            BaseRecord::to(topic).partition(record.partition).headers(record.headers).timestamp(record.timestamp_ms);
-        out.key = record.key;
-        out.payload = record.value;
+        let producer = self.transaction.producer;
+        let topic = &producer.topics[self.kind][record.topic as usize];
         loop {
-            match self.transaction.producer.inner.send(out) {
+            // SAFETY: the client lives as long as `producer`, whose topics are its own.
+            match unsafe { topic.produce(producer.inner.client().native_ptr(), &record) } {
                 Ok(()) => return,
-                Err((KafkaError::MessageProduction(Code::QueueFull), again)) => {
-                    out = again;
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-                Err((error, _)) => {
-                    self.transaction.failed = Some(error);
+                Err(Code::QueueFull) => std::thread::sleep(Duration::from_millis(1)),
+                Err(code) => {
+                    self.transaction.failed = Some(KafkaError::MessageProduction(code));
                     return;
                 }
             }

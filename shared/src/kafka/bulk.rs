@@ -22,6 +22,7 @@ use rdkafka::{
     },
     consumer::{BaseConsumer, Consumer},
     error::{KafkaError, KafkaResult, RDKafkaErrorCode},
+    message::BorrowedMessage,
 };
 
 use super::Logged;
@@ -153,7 +154,7 @@ impl Drop for Message<'_> {
 
 impl Message<'_> {
     fn item(&self) -> Item<'_> {
-        let topic = self.topic();
+        let topic = topic_of(self.0);
         let partition = self.0.partition;
         match self.0.err {
             rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR => Item::Record(Record { message: self.0, topic }),
@@ -163,14 +164,14 @@ impl Message<'_> {
             error => Item::Failed { topic, partition, error: error.into() },
         }
     }
+}
 
-    fn topic(&self) -> &str {
-        if self.0.rkt.is_null() {
-            return "";
-        }
-        // SAFETY: a topic's name is a C string that lives as long as the message.
-        unsafe { CStr::from_ptr(rd_kafka_topic_name(self.0.rkt)) }.to_str().unwrap_or("")
+fn topic_of(message: &rd_kafka_message_t) -> &str {
+    if message.rkt.is_null() {
+        return "";
     }
+    // SAFETY: a topic's name is a C string that lives as long as the message.
+    unsafe { CStr::from_ptr(rd_kafka_topic_name(message.rkt)) }.to_str().unwrap_or("")
 }
 
 /// One record, borrowed from librdkafka.
@@ -181,6 +182,13 @@ pub struct Record<'a> {
 }
 
 impl<'a> Record<'a> {
+    /// One that was polled. (rust-rdkafka's own headers allocate for each name, and panic where one is not UTF-8.)
+    pub fn of(message: &'a BorrowedMessage<'_>) -> Self {
+        // SAFETY: the message lives as long as its borrower.
+        let message = unsafe { &*message.ptr() };
+        Self { message, topic: topic_of(message) }
+    }
+
     /// Topic.
     pub fn topic(&self) -> &'a str {
         self.topic
@@ -218,6 +226,11 @@ impl<'a> Record<'a> {
 
     /// Headers in order. Names that are not UTF-8 are left out.
     pub fn headers(&self) -> impl Iterator<Item = (&'a str, Option<&'a [u8]>)> + use<'a> {
+        self.raw_headers().filter_map(|(name, value)| Some((std::str::from_utf8(name).ok()?, value)))
+    }
+
+    /// Headers in order; their names may be any bytes but zero.
+    pub fn raw_headers(&self) -> impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)> + use<'a> {
         let mut headers = ptr::null_mut();
         // SAFETY: on success the headers belong to the message and live as long.
         let found = unsafe { rd_kafka_message_headers(self.message, &mut headers) };
@@ -233,10 +246,9 @@ impl<'a> Record<'a> {
             at += 1;
             (answer == rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR).then(|| {
                 // SAFETY: name is a C string, value points to `size` bytes or is null.
-                unsafe { (CStr::from_ptr(name).to_str().unwrap_or(""), bytes(value, size)) }
+                unsafe { (CStr::from_ptr(name).to_bytes(), bytes(value, size)) }
             })
         })
-        .filter(|(name, _)| !name.is_empty())
     }
 }
 
