@@ -99,7 +99,7 @@ mod tests {
     #[test]
     fn the_list_in_the_repository_is_well_formed() {
         let checksums = parse(crate::fetch::CHECKSUMS).unwrap();
-        assert!(checksums.contains_key("kafka/kafka_2.13-4.3.1.jar"));
+        assert!(checksums.contains_key("kafka/kafka_2.13-4.1.2.jar"));
         assert!(checksums.keys().any(|path| path.starts_with("registry/")));
     }
 
