@@ -281,7 +281,7 @@ fn a_misrouted_command_is_forwarded_once() {
         .find(|id| partition_of(id.as_bytes(), PARTITIONS) != partition_of(ID.as_bytes(), PARTITIONS));
     let stranger = stranger.unwrap();
     let record = |headers: Vec<(&'static str, &'static str)>| {
-        let headers = headers.into_iter().map(|(name, value)| (name, Some(value.as_bytes())));
+        let headers = headers.into_iter().map(|(name, value)| (name.as_bytes(), Some(value.as_bytes())));
         CommandRecord::new(7, Some(1234), Some(stranger.as_bytes()), Some(&value), headers)
     };
     let forwarded = bench.decide(&record(vec![(names::ID, "c1")]));
