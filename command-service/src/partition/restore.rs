@@ -52,7 +52,7 @@ pub enum Error {
     /// Nothing came for too long.
     #[error(
         "no progress for {0:?}; when the brokers answer, a transaction hangs: committed records behind it can't be read \
-         until it is ended (kafka-transactions.sh find-hanging, then abort)"
+         until it is ended (kafka-transactions.sh find-hanging; README, Operations, says how)"
     )]
     Stalled(Duration),
     /// Nobody knows which commands were decided.
