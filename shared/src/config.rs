@@ -158,8 +158,8 @@ pub struct CommandSettings {
     /// Commands of one partition in one transaction, at most
     #[arg(long, env = "MILLRACE_BATCH_COMMANDS", default_value_t = 512, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub batch_commands: u32,
-    /// Commands waiting in one partition before its consumption pauses
-    #[arg(long, env = "MILLRACE_QUEUE_COMMANDS", default_value_t = 2_048, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    /// Commands waiting in one partition before the consumer waits for its writer; four times as many in all of them
+    #[arg(long, env = "MILLRACE_QUEUE_COMMANDS", default_value_t = 8_192, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub queue_commands: u32,
     /// An open transaction of a lost instance is aborted after so long
     #[arg(long, env = "MILLRACE_TRANSACTION_TIMEOUT_MS", default_value_t = 10_000, value_name = "MS", value_parser = clap::value_parser!(u64).range(1_000..=15_000))]

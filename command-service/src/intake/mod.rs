@@ -42,6 +42,11 @@ use group::{Change, Group};
 const POLL_WAIT: Duration = Duration::from_millis(20);
 /// Weight of the records gathered before they are handed over, about.
 const HAND_OVER: usize = 1024;
+/// How many partitions' queues may be full, in weight, before the consumer waits for the writers.
+const QUEUES_FULL: usize = 4;
+const FULL_WAIT: Duration = Duration::from_millis(1);
+/// How long the consumer waits before it pauses partitions.
+const FULL_PATIENCE: Duration = Duration::from_millis(100);
 const RESTORE_RETRY: Duration = Duration::from_secs(1);
 const SEEK_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -63,7 +68,7 @@ pub struct IntakeSettings {
     pub instance: String,
     /// Session time-out.
     pub session_timeout: Duration,
-    /// Records of a partition with its writer before it is paused.
+    /// Weight of a partition's records with its writer, at most, about.
     pub queue_commands: usize,
     /// Restore without progress.
     pub restore_stall: Duration,
@@ -156,37 +161,15 @@ impl Intake {
         let topics: Vec<&str> = self.types.iter().map(|kind| kind.topic(Topic::Commands)).collect();
         self.consumer.subscribe(&topics)?;
         let mut serving = Serving::new();
-        let mut gathered = 0;
+        let mut full_since = None;
         while !shutdown.is_cancelled() {
-            let wait = if gathered == 0 { POLL_WAIT } else { Duration::ZERO };
-            match self.consumer.poll(wait) {
-                Some(Ok(message)) => {
-                    let slot = self
-                        .types
-                        .iter()
-                        .position(|kind| kind.topic(Topic::Commands) == message.topic())
-                        .map(|kind| Slot { kind, partition: message.partition() });
-                    let record = CommandRecord::copy(&message);
-                    // Those of others count as well: a stream of them must not keep the loop from its other duties.
-                    gathered += record.weight();
-                    if let Some(served) = slot.and_then(|slot| serving.get_mut(&slot)) {
-                        if record.offset < served.next_offset {
-                            tracing::warn!(partition = message.partition(), offset = record.offset, "read again");
-                        } else {
-                            served.next_offset = record.offset + 1;
-                            served.gathered.push(record);
-                        }
-                    }
-                    if gathered < HAND_OVER {
-                        continue;
-                    }
-                }
-                Some(Err(error)) => tracing::warn!(%error, "commands can't be read at the moment"),
-                None => {}
+            if self.is_full(&mut serving, &mut full_since)? {
+                std::thread::sleep(FULL_WAIT);
+            } else {
+                self.poll(&mut serving);
             }
-            gathered = 0;
             self.settings.fail_points.reach(Point::Poll);
-            self.hand_over(&mut serving)?;
+            self.hand_over(&mut serving);
             let changes = std::mem::take(&mut self.consumer.context().state().changes);
             for change in changes {
                 match change {
@@ -223,31 +206,80 @@ impl Intake {
         &self.writers[slot.partition as usize % self.writers.len()]
     }
 
-    /// Hands gathered records to their writers; pauses partitions whose writer has enough, resumes the others.
-    fn hand_over(&self, serving: &mut Serving) -> Result<(), KafkaError> {
-        let (mut pause, mut resume) = (TopicPartitionList::new(), TopicPartitionList::new());
-        for (slot, Served { grant, gathered, paused, .. }) in serving.iter_mut() {
+    /// Gathers what there is, up to a measure.
+    fn poll(&self, serving: &mut Serving) {
+        let mut gathered = 0;
+        while gathered < HAND_OVER {
+            let wait = if gathered == 0 { POLL_WAIT } else { Duration::ZERO };
+            let message = match self.consumer.poll(wait) {
+                Some(Ok(message)) => message,
+                Some(Err(error)) => return tracing::warn!(%error, "commands can't be read at the moment"),
+                None => return,
+            };
+            let record = CommandRecord::copy(&message);
+            // Those of others count as well: a stream of them must not keep the loop from its other duties.
+            gathered += record.weight();
+            let kind = self.types.iter().position(|kind| kind.topic(Topic::Commands) == message.topic());
+            let slot = kind.map(|kind| Slot { kind, partition: message.partition() });
+            if let Some(served) = slot.and_then(|slot| serving.get_mut(&slot)) {
+                if record.offset < served.next_offset {
+                    tracing::warn!(partition = message.partition(), offset = record.offset, "read again");
+                } else {
+                    served.next_offset = record.offset + 1;
+                    served.gathered.push(record);
+                }
+            }
+        }
+    }
+
+    /// Hands gathered records to their writers.
+    fn hand_over(&self, serving: &mut Serving) {
+        for (slot, Served { grant, gathered, .. }) in serving.iter_mut() {
             if !gathered.is_empty() {
                 grant.enqueue(gathered.iter());
                 // An error means that the process is ending.
                 let _ = self.writer(*slot).send(ToWriter::Records(grant.clone(), std::mem::take(gathered)));
             }
-            let full = grant.queued() >= self.settings.queue_commands;
-            if full && !*paused {
-                *paused = true;
-                pause.add_partition(&grant.topic, slot.partition);
-            } else if *paused && grant.queued() <= self.settings.queue_commands / 2 {
-                *paused = false;
-                resume.add_partition(&grant.topic, slot.partition);
-            }
         }
-        if pause.count() > 0 {
-            self.consumer.pause(&pause)?;
+    }
+
+    /// Whether the writers have enough, for now. The consumer then just waits: a pause throws away what was fetched
+    /// ahead, up to seven times of what had been used (measured: a quarter of the throughput). When it lasts, the
+    /// partitions with more than their share are paused, so that the others go on.
+    fn is_full(&self, serving: &mut Serving, since: &mut Option<Instant>) -> Result<bool, KafkaError> {
+        let most = self.settings.queue_commands;
+        let mut resume = TopicPartitionList::new();
+        for (slot, served) in serving.iter_mut().filter(|(_, served)| served.paused) {
+            if served.grant.queued() <= most / 4 {
+                served.paused = false;
+                resume.add_partition(&served.grant.topic, slot.partition);
+            }
         }
         if resume.count() > 0 {
             self.consumer.resume(&resume)?;
         }
-        Ok(())
+        let read: Vec<usize> = serving.values().filter(|s| !s.paused).map(|served| served.grant.queued()).collect();
+        if !read.iter().any(|queued| *queued >= most) && read.iter().sum::<usize>() < most * QUEUES_FULL {
+            *since = None;
+            return Ok(false);
+        }
+        if since.get_or_insert_with(Instant::now).elapsed() < FULL_PATIENCE {
+            return Ok(true);
+        }
+        *since = None;
+        let share = most.min(most * QUEUES_FULL / read.len().max(1));
+        let mut pause = TopicPartitionList::new();
+        for (slot, served) in serving.iter_mut().filter(|(_, served)| !served.paused) {
+            if served.grant.queued() >= share {
+                served.paused = true;
+                pause.add_partition(&served.grant.topic, slot.partition);
+            }
+        }
+        if pause.count() > 0 {
+            tracing::info!(partitions = pause.count(), "too much is waiting for the writers: paused");
+            self.consumer.pause(&pause)?;
+        }
+        Ok(false)
     }
 
     fn holds(&self, grant: &Grant) -> bool {
