@@ -240,7 +240,7 @@ impl Pipeline {
                 queue_commands: settings.queue_commands as usize,
                 restore_stall: Duration::from_millis(settings.restore_stall_ms),
                 partitions: settings.kafka.partitions,
-                window: settings.idempotency_window.0,
+                window: settings.window.idempotency_window.0,
                 topic_ids,
                 fail_points,
             },
@@ -323,7 +323,7 @@ async fn prepare(
     let shape = Shape {
         partitions: settings.kafka.partitions,
         replication_factor: settings.replication_factor,
-        idempotency_window: settings.idempotency_window.0,
+        idempotency_window: settings.window.idempotency_window.0,
         commands_retention: settings.commands_retention.0,
     };
     let types: Vec<&'static str> =

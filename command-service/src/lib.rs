@@ -10,7 +10,7 @@
 //! 4. after the commit [`waiters`] answers who waits; [`follower`] does so for commands that another instance decided.
 //!
 //! [`partition::restore`] rebuilds a partition that was granted; [`trimmer`] deletes handled commands; [`cli`] holds
-//! `import` and `export`; [`failpoints`] is for fault tests.
+//! `import`, `export` and `check-log`, whose work is [`log_check`]; [`failpoints`] is for fault tests.
 
 pub mod app;
 pub mod cli;
@@ -19,6 +19,7 @@ pub mod follower;
 pub mod grant;
 pub mod http;
 pub mod intake;
+pub mod log_check;
 pub mod partition;
 pub mod record;
 pub mod submit;

@@ -30,6 +30,8 @@ enum Tool {
     Import(cli::import::Arguments),
     /// Print the events of an aggregate type (one JSON object a line)
     Export(cli::export::Arguments),
+    /// Show from the topics alone that nothing was lost, doubled, reordered or against the rules
+    CheckLog(cli::check_log::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -41,6 +43,7 @@ async fn run(arguments: Cli) -> ExitCode {
     let ended = match arguments.tool {
         Some(Tool::Import(arguments)) => return cli::import::run(arguments).await,
         Some(Tool::Export(arguments)) => return cli::export::run(arguments).await,
+        Some(Tool::CheckLog(arguments)) => return cli::check_log::run(arguments).await,
         None => serve(arguments.settings).await,
     };
     match ended {

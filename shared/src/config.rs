@@ -122,6 +122,14 @@ pub struct ApiSettings {
     pub api_open: bool,
 }
 
+/// How long a command id is known.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct WindowSettings {
+    /// How long the answer to a command id is remembered, e.g. `24h`
+    #[arg(long, env = "MILLRACE_IDEMPOTENCY_WINDOW", default_value = "24h", value_name = "TIME", value_parser = duration)]
+    pub idempotency_window: Time,
+}
+
 /// Settings of command-service.
 #[derive(Args, Clone, Debug)]
 pub struct CommandSettings {
@@ -173,9 +181,9 @@ pub struct CommandSettings {
     /// Folder of fail points, for tests only: where to stall, stop or kill the service
     #[arg(long, env = "MILLRACE_FAIL_POINTS", value_name = "DIR")]
     pub fail_points: Option<PathBuf>,
-    /// How long the answer to a command id is remembered, e.g. `24h`
-    #[arg(long, env = "MILLRACE_IDEMPOTENCY_WINDOW", default_value = "24h", value_name = "TIME", value_parser = duration)]
-    pub idempotency_window: Time,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "documented at its type")]
+    pub window: WindowSettings,
     /// Commands are deleted from their topic so long after they were handled
     #[arg(long, env = "MILLRACE_COMMANDS_RETENTION", default_value = "7d", value_name = "TIME", value_parser = duration)]
     pub commands_retention: Time,

@@ -61,6 +61,7 @@ fn stream_while(services: &mut Services, hurt: impl FnOnce(&mut Services, &Atomi
         assert_eq!(&in_log, keys, "the log of {id} is not what the client was told");
         services.view_is_the_fold_of_the_log(id);
     }
+    services.deployment.check_log();
     let outcomes = services.deployment.outcomes();
     let originals = outcomes.iter().filter(|(record, _)| record.header("millrace_replayed").is_none()).count();
     assert_eq!(originals, ACCOUNTS + told.load(Ordering::Relaxed), "a command has one outcome");

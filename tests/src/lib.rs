@@ -3,13 +3,14 @@
 //!
 //! Reading order: [`stack`] starts Kafka, the registry and Redis, [`services`] the three services on top of them;
 //! [`http`], [`kafka`] and [`avro`] talk to them; [`account`] is a second implementation of what a bank account is,
-//! which the services are compared with.
+//! which the services are compared with; [`log_check`] asks whether the log keeps the guarantees.
 
 pub mod account;
 pub mod avro;
 pub mod commands;
 pub mod http;
 pub mod kafka;
+pub mod log_check;
 pub mod process;
 pub mod python;
 pub mod services;

@@ -1,5 +1,6 @@
 //! Tools that work on the topics, beside the service.
 
+pub mod check_log;
 pub mod export;
 pub mod import;
 mod line;

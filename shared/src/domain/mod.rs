@@ -60,6 +60,13 @@ pub trait Aggregate: Sized + Send + Sync + 'static {
 
     /// The state after an event.
     fn evolve(state: &mut Self::State, event: &Self::Event);
+
+    /// Whether an event may follow on this state: what the log check holds against the log. It must not call `decide`,
+    /// which wrote the log.
+    ///
+    /// # Errors
+    /// Says which rule is broken.
+    fn audit(state: &Self::State, event: &Self::Event) -> Result<(), String>;
 }
 
 /// A named, versioned fold of events into views, one view an aggregate.

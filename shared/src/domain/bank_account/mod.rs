@@ -1,7 +1,8 @@
 //! Bank accounts: open, pay in, take out, close.
 //!
-//! Read `commands.rs`, `events.rs`, `state.rs`, `decide.rs`, then `view.rs`.
+//! Read `commands.rs`, `events.rs`, `state.rs`, `decide.rs`, `audit.rs`, then `view.rs`.
 
+mod audit;
 mod commands;
 mod decide;
 mod events;
@@ -46,5 +47,9 @@ impl Aggregate for BankAccount {
 
     fn evolve(state: &mut Account, event: &Event) {
         state.evolve(event);
+    }
+
+    fn audit(state: &Account, event: &Event) -> Result<(), String> {
+        audit::audit(state, event)
     }
 }

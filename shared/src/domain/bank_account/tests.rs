@@ -139,6 +139,43 @@ fn commands_and_events_come_back_from_avro() {
     there_and_back(vec![opened(), deposited(1), withdrawn(2), closed()]);
 }
 
+/// An event that breaks a rule after these, and what is said about it.
+#[track_caller]
+fn breaks(log: &[Event], event: Event, said: &str) {
+    let mut account = Account::default();
+    for event in log {
+        assert_eq!(audit::audit(&account, event), Ok(()));
+        account.evolve(event);
+    }
+    let reason = audit::audit(&account, &event).unwrap_err();
+    assert!(reason.contains(said), "{reason}");
+}
+
+#[test]
+fn g04_an_audit_finds_every_broken_rule() {
+    breaks(&[], deposited(1), "before the account was opened");
+    breaks(&[], closed(), "before the account was opened");
+    breaks(&[opened()], opened(), "opened twice");
+    breaks(&[opened()], withdrawn(1), "from a balance of 0");
+    breaks(&[opened(), deposited(5), withdrawn(3)], withdrawn(3), "from a balance of 2");
+    breaks(&[opened(), deposited(5)], closed(), "with a balance of 5");
+    for late in [opened(), deposited(1), withdrawn(1), closed()] {
+        breaks(&[opened(), closed()], late, "after the account was closed");
+    }
+    for no_amount in [0, -1, i64::MIN, 1_000_000_000_000_001] {
+        breaks(&[opened(), deposited(5)], deposited(no_amount), "is no amount");
+        breaks(&[opened(), deposited(5)], withdrawn(no_amount), "is no amount");
+    }
+    breaks(&[vec![opened()], vec![deposited(1_000_000_000_000_000); 9]].concat(), deposited(1), "grew beyond");
+    let long = Event::MoneyDeposited(MoneyDeposited { amount_minor: 1, reference: Some("x".repeat(141)) });
+    breaks(&[opened()], long, "reference");
+    let open = |owner: &str, currency: &str| {
+        Event::AccountOpened(AccountOpened { owner: owner.into(), currency: currency.into() })
+    };
+    breaks(&[], open("Ada", "eur"), "no currency");
+    breaks(&[], open("", "EUR"), "nobody");
+}
+
 fn any_command() -> impl Strategy<Value = Command> {
     prop_oneof![
         1 => Just(open()),
@@ -175,6 +212,15 @@ proptest! {
             if let Account::Open { balance_minor } = account {
                 prop_assert!((0..=MAX_BALANCE_MINOR).contains(&balance_minor));
             }
+        }
+    }
+
+    #[test]
+    fn g04_what_is_decided_passes_the_audit(commands in prop::collection::vec(any_command(), 0..60)) {
+        let mut account = Account::default();
+        for event in log(&commands) {
+            prop_assert_eq!(audit::audit(&account, &event), Ok(()));
+            account.evolve(&event);
         }
     }
 
