@@ -27,10 +27,17 @@ struct Cli {
 #[derive(Subcommand)]
 enum Tool {
     /// Send the commands of a file (one JSON object a line) and wait for their outcomes
+    ///
+    /// A running command-service decides them. Running it twice has no second effect.
     Import(cli::import::Arguments),
     /// Print the events of an aggregate type (one JSON object a line)
+    ///
+    /// In order for each aggregate, up to the end as it is at the start.
     Export(cli::export::Arguments),
     /// Show from the topics alone that nothing was lost, doubled, reordered or against the rules
+    ///
+    /// Reads commands, events, outcomes and dead letters from their beginnings to their present ends, and writes
+    /// nothing. The services may run meanwhile.
     CheckLog(cli::check_log::Arguments),
 }
 

@@ -4,6 +4,7 @@
 mod access;
 mod garbage;
 mod import;
+mod log_check;
 mod queries;
 mod refusals;
 mod repeats;

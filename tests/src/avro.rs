@@ -83,6 +83,21 @@ impl Registry {
         let record = schema.name().expect("values are records").fullname(None);
         Datum { record, fields: Value::try_from(value).expect("the value has a JSON form") }
     }
+
+    /// The same value with another content.
+    #[track_caller]
+    pub fn rewrite(&self, bytes: &[u8], change: impl Fn(&str, &mut AvroValue)) -> Vec<u8> {
+        let schema = self.schema(u32::from_be_bytes(bytes[1..5].try_into().expect("four bytes")));
+        let reader = GenericDatumReader::builder(&schema).build().expect("the schema is complete");
+        let AvroValue::Record(mut fields) = reader.read_value(&mut &bytes[5..]).expect("the value fits its schema")
+        else {
+            panic!("values are records");
+        };
+        fields.iter_mut().for_each(|(name, value)| change(name, value));
+        let writer = GenericDatumWriter::builder(&schema).build().expect("the schema is complete");
+        let datum = writer.write_value_to_vec(AvroValue::Record(fields)).expect("the value fits its schema");
+        [&bytes[..5], &datum].concat()
+    }
 }
 
 /// A value in the Confluent wire format.

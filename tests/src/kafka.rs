@@ -8,7 +8,9 @@ use std::{
 
 use rdkafka::{
     ClientConfig, ClientContext, Message, Offset, TopicPartitionList,
-    consumer::{BaseConsumer, Consumer},
+    admin::{AdminClient, AdminOptions},
+    client::DefaultClientContext,
+    consumer::{BaseConsumer, CommitMode, Consumer},
     error::KafkaError,
     message::{Header, Headers, OwnedHeaders},
     producer::{BaseRecord, DeliveryResult, ProducerContext, ThreadedProducer},
@@ -203,6 +205,42 @@ impl Producer {
             told.recv_timeout(LIMIT).expect("the broker answers").unwrap_or_else(|e| panic!("{topic}: {e}"));
         Place { topic: topic.to_owned(), partition, offset }
     }
+}
+
+fn client(group: &str) -> BaseConsumer {
+    let client = ClientConfig::new()
+        .set("bootstrap.servers", &Stack::shared().kafka)
+        .set("group.id", group)
+        .set("enable.auto.commit", "false")
+        .create();
+    client.expect("a client can be made")
+}
+
+/// End of a partition: where the next record will lie.
+#[track_caller]
+pub fn end(topic: &str, partition: i32) -> i64 {
+    client("millrace-tests").fetch_watermarks(topic, partition, LIMIT).expect("the broker answers").1
+}
+
+/// Sets the committed offset of a group that has no members.
+#[track_caller]
+pub fn commit(group: &str, topic: &str, partition: i32, offset: i64) {
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(topic, partition, Offset::Offset(offset)).expect("an offset is valid");
+    client(group).commit(&list, CommitMode::Sync).expect("the group takes an offset");
+}
+
+/// Deletes the records before an offset, as retention does.
+#[track_caller]
+pub fn delete_before(topic: &str, partition: i32, offset: i64) {
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", &Stack::shared().kafka).create().expect("a client can be made");
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(topic, partition, Offset::Offset(offset)).expect("an offset is valid");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime can be made");
+    let deleted = runtime.block_on(admin.delete_records(&list, &AdminOptions::new())).expect("the broker answers");
+    let deleted = deleted.find_partition(topic, partition).expect("the partition is named");
+    deleted.error().expect("records can be deleted");
 }
 
 /// Where a record lies.

@@ -20,9 +20,8 @@ const CANNOT_CHECK: u8 = 2;
 
 /// Flags of `check-log`.
 #[derive(Args)]
-#[command(after_help = "Reads commands, events, outcomes and dead letters from the beginning to the present end, and \
-    writes nothing. The services may run meanwhile.\n\nExit status: 0 nothing was found; 1 there are findings, one \
-    line each; 2 the log can't be checked, or a setting is wrong.")]
+#[command(after_help = "Exit status: 0 nothing was found; 1 there are findings, one line each; 2 the log can't be \
+    checked, or a setting is wrong.")]
 pub struct Arguments {
     /// Only this aggregate type [default: all]
     #[arg(long = "type", value_name = "TYPE")]

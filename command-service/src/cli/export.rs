@@ -29,6 +29,7 @@ use crate::types::{CommandType, build_all};
 
 /// Flags of `export`.
 #[derive(Args)]
+#[command(after_help = "Exit status: 0 everything was printed; 1 something can't be read; 2 a setting is wrong.")]
 pub struct Arguments {
     /// Aggregate type
     #[arg(long, value_name = "TYPE", default_value = "bank-account")]

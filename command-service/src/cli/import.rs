@@ -51,6 +51,10 @@ const SAY_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Flags of `import`.
 #[derive(Args)]
+#[command(
+    after_help = "Exit status: 0 every line was decided (accepted or rejected); 1 there are bad lines or commands \
+    without outcome, or Kafka or the registry can't be used; 2 the file or a setting is wrong."
+)]
 pub struct Arguments {
     /// Newline-delimited JSON: {"aggregate": "bank-account", "id": …, "command": "deposit", "command_id": …, "time": …,
     /// "data": {…}}; `command_id` and `time` may be left out

@@ -54,6 +54,9 @@ use commands::{Crossing, forwards_that_are_missing};
 use partition::PartitionCheck;
 use source::{Progress, Source};
 
+/// What is read.
+const TOPICS: [Topic; 4] = [Topic::Outcomes, Topic::DeadLetters, Topic::Commands, Topic::Events];
+
 /// Why the log can't be checked.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -183,7 +186,7 @@ impl<A: Aggregate> Type<A> {
         progress: &Progress,
         next: &AtomicI32,
     ) -> Result<Vec<(i32, Report, Crossing)>, Error> {
-        let mut source = Source::new(&check.bootstrap, progress)?;
+        let mut source = Source::new(&check.bootstrap, &TOPICS.map(|topic| self.topic(topic)), progress)?;
         let mut checked = Vec::new();
         loop {
             let partition = next.fetch_add(1, Ordering::Relaxed);
@@ -215,7 +218,7 @@ impl<A: Aggregate> TypeCheck for Type<A> {
         // Before anything else: see the top of this file.
         let surroundings = Surroundings { topic_id, committed: check.committed(self.topic(Topic::Commands))? };
         let mut total = 0;
-        for topic in [Topic::Commands, Topic::Events, Topic::Outcomes, Topic::DeadLetters] {
+        for topic in TOPICS {
             for partition in 0..check.partitions {
                 let (first, end) = watermarks(&watcher, self.topic(topic), partition)?;
                 total += end - first;

@@ -161,10 +161,6 @@ impl<A: Aggregate> PartitionCheck<'_, A> {
             self.found(Kind::OutcomeMalformed, record, None, format!("{id:?} is no aggregate id"));
             return Ok(());
         }
-        if let Some(detail) = malformed(&outcome, A::TYPE) {
-            self.found(Kind::OutcomeMalformed, record, Some(id), detail);
-            return Ok(());
-        }
         let replayed = record.headers().any(|(name, _)| name == names::REPLAYED);
         match replayed {
             true => self.report.counts.repeats += 1,
@@ -177,6 +173,10 @@ impl<A: Aggregate> PartitionCheck<'_, A> {
             self.found(Kind::Headers, record, Some(id), "its key is not its command id");
         }
         if !self.position(record, &outcome) {
+            return Ok(());
+        }
+        if let Some(detail) = malformed(&outcome, A::TYPE) {
+            self.found(Kind::OutcomeMalformed, record, Some(id), detail);
             return Ok(());
         }
         match replayed {
@@ -217,13 +217,13 @@ impl<A: Aggregate> PartitionCheck<'_, A> {
             return true;
         }
         self.commands.first_answered(offset);
-        let last = self.outcomes.last_position;
-        self.outcomes.last_position = last.max(Some(offset));
         if self.commands.is_beyond(offset) {
             let detail = format!("it answers the command at {position}, but there is none");
             self.found(Kind::OutcomeDiffers, record, Some(id), detail);
             return false;
         }
+        let last = self.outcomes.last_position;
+        self.outcomes.last_position = last.max(Some(offset));
         let answer = Answer::new(id, &outcome.command_id, &outcome.fingerprint, origin);
         let internal = outcome.reason.as_deref() == Some(INTERNAL);
         if !self.commands.answer(offset, answer, internal) || last == Some(offset) {
@@ -261,7 +261,8 @@ impl<A: Aggregate> PartitionCheck<'_, A> {
             Some((offset, apart)) if apart <= self.check.window => {
                 let (command_id, apart) = (&outcome.command_id, apart.as_secs_f64());
                 let detail = format!("{command_id:?} has an original outcome at offset {offset}, {apart:.1} s apart");
-                self.found(Kind::TwoOutcomes, record, Some(id), detail);
+                // The first one stays what events and repeats are compared with.
+                return self.found(Kind::TwoOutcomes, record, Some(id), detail);
             }
             _ => self.version(record, outcome, number),
         }

@@ -29,12 +29,14 @@ pub struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    /// Connects.
-    pub fn new(bootstrap: &str, progress: &'a Progress) -> Result<Self, Error> {
+    /// Connects, to read these topics.
+    pub fn new(bootstrap: &str, topics: &[&str], progress: &'a Progress) -> Result<Self, Error> {
         let mut config = reader_config(bootstrap, "millrace-check-log");
         // One topic is read after another: a fetch that waits at the end of one holds up the next.
         config.set("fetch.wait.max.ms", "10");
-        Ok(Self { reader: BulkReader::new(&config)?, watcher: watcher(bootstrap, "millrace-check-log")?, progress })
+        let (reader, watcher) = (BulkReader::new(&config)?, watcher(bootstrap, "millrace-check-log")?);
+        reader.meet(topics)?;
+        Ok(Self { reader, watcher, progress })
     }
 
     /// First offset and end (high watermark) of a partition as it is now.

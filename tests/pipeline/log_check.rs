@@ -1,0 +1,542 @@
+//! `command-service check-log` finds nothing in a good log, and in a faulty one exactly what is wrong with it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
+
+use apache_avro::types::Value as Avro;
+use millrace_tests::{
+    Deployment,
+    avro::Registry,
+    commands, eventually,
+    kafka::{self, Draft, Producer, Record},
+    services::{Service, new_id, new_key},
+};
+use serde_json::Value;
+
+/// What every account goes through: command ids and commands, in this order. The last four have no events.
+fn story() -> Vec<(&'static str, Vec<u8>)> {
+    vec![
+        ("open", commands::open("Ada", "EUR")),
+        ("deposit", commands::deposit(10)),
+        ("withdraw", commands::withdraw(3, None)),
+        ("deposit", commands::deposit(10)),
+        ("deposit", commands::deposit(11)),
+        ("much", commands::withdraw(1_000, None)),
+        ("more", commands::withdraw(2_000, None)),
+    ]
+}
+
+/// Sends the stories of accounts, interleaved, and waits until all of it is decided. Those from `forwarded` on are sent
+/// by a producer with librdkafka's own partitioner: most of them lie in other accounts' partitions.
+fn tell(deployment: &Deployment, ids: &[String], forwarded: usize) {
+    let producers = [Producer::new("murmur2_random"), Producer::new("consistent_random")];
+    let topic = deployment.topic("commands");
+    for (command_id, value) in story() {
+        for (at, id) in ids.iter().enumerate() {
+            let producer = &producers[usize::from(at >= forwarded)];
+            producer.send(&topic, &Draft::new(id, value.clone()).header("ce_id", command_id));
+        }
+    }
+    for id in ids {
+        // Garbage with the account's key, in its partition.
+        let garbage = Draft::new(id, b"garbage".to_vec()).to(deployment.partition_of(id));
+        producers[0].send(&topic, &garbage);
+    }
+    let answered = story().len() * ids.len();
+    eventually("outcomes and dead letters of all commands", || {
+        let found = (deployment.read("outcomes").len(), deployment.read("dead-letters").len());
+        if found.0 >= answered && found.1 >= ids.len() { Ok(()) } else { Err(format!("{found:?}")) }
+    });
+}
+
+#[track_caller]
+fn count(checked: &Value, name: &str) -> u64 {
+    checked["types"]["bank-account"]["records"][name].as_u64().unwrap_or_else(|| panic!("{name}: {checked}"))
+}
+
+#[test]
+fn g01_to_g04_a_good_log_has_no_findings_while_it_grows_and_when_it_is_cut() {
+    let deployment = Deployment::new();
+    let mut service = deployment.command_service("c1");
+    let ids: Vec<_> = (0..9).map(|number| deployment.id_in(number % 3)).collect();
+    tell(&deployment, &ids, 5);
+    service.kill();
+    service.launch();
+    // While commands are waiting, and while they are decided.
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let growing = scope.spawn(|| {
+            let (producer, topic) = (Producer::new("consistent_random"), deployment.topic("commands"));
+            for id in ids.iter().cycle().take_while(|_| !over.load(Ordering::Relaxed)) {
+                // No command id: its place is its id.
+                producer.send(&topic, &Draft::new(id, commands::deposit(1)));
+            }
+        });
+        let checked: Vec<_> = (0..3)
+            .map(|round| {
+                if round == 1 {
+                    service.wait_ready();
+                }
+                deployment.run_log_check(&["--json"])
+            })
+            .collect();
+        over.store(true, Ordering::Relaxed);
+        growing.join().expect("commands could be sent");
+        for checked in checked {
+            assert_eq!(checked.code, Some(0), "{checked:?}");
+        }
+    });
+    let sent =
+        deployment.read("commands").iter().filter(|record| record.header("millrace_forwarded").is_none()).count();
+    eventually("outcomes of all commands", || {
+        let outcomes = deployment.read("outcomes").len() + ids.len();
+        if outcomes == sent { Ok(()) } else { Err(format!("{outcomes} of {sent}")) }
+    });
+    service.terminate();
+
+    let whole = deployment.log_check_json();
+    assert_eq!(whole["findings"], 0, "{whole}");
+    assert_eq!(whole["types"]["bank-account"]["not_judged"], serde_json::json!({}), "{whole}");
+    let accounts = ids.len() as u64;
+    for (name, expected) in [
+        ("aggregates", accounts),
+        ("repeats", accounts),
+        ("dead_letters", accounts),
+        ("events", deployment.read("events").len() as u64),
+        ("commands", deployment.read("commands").len() as u64),
+        ("waiting", 0),
+    ] {
+        assert_eq!(count(&whole, name), expected, "{name}: {whole}");
+    }
+    assert!(count(&whole, "forwarded") >= 3, "{whole}");
+
+    // As retention does it: outcomes first in one partition, commands first in another, both in the third.
+    for (topic, partition) in [("outcomes", 0), ("commands", 1), ("outcomes", 2), ("commands", 2), ("dead-letters", 2)]
+    {
+        let name = deployment.topic(topic);
+        kafka::delete_before(&name, partition, kafka::end(&name, partition) / 2);
+    }
+    let cut = deployment.log_check_json();
+    assert_eq!(cut["findings"], 0, "{cut}");
+    let unjudged = &cut["types"]["bank-account"]["not_judged"];
+    for what in ["events-without-kept-outcome", "commands-without-kept-outcome"] {
+        assert!(unjudged[what].as_u64() > Some(0), "{what}: {cut}");
+    }
+    assert!(
+        cut["types"]["bank-account"]["records"]["outcomes"].as_u64()
+            < whole["types"]["bank-account"]["records"]["outcomes"].as_u64()
+    );
+}
+
+#[test]
+fn what_cannot_be_checked_is_no_good_log() {
+    let deployment = Deployment::new();
+    let missing = deployment.run_log_check(&[]);
+    assert_eq!(missing.code, Some(2), "{missing:?}");
+    assert!(missing.errors.contains(&deployment.topic("commands")), "{missing:?}");
+    let unknown = deployment.run_log_check(&["--type", "pirate-ship"]);
+    assert_eq!(unknown.code, Some(2), "{unknown:?}");
+    assert!(unknown.errors.contains("pirate-ship"), "{unknown:?}");
+}
+
+/// A log that is copied record by record, to be written elsewhere with faults in it.
+struct Copy {
+    commands: Vec<Record>,
+    events: Vec<Record>,
+    outcomes: Vec<Record>,
+    letters: Vec<Record>,
+    /// Commands that come when the group's offset is committed already.
+    late: Vec<Record>,
+}
+
+impl Copy {
+    fn of(deployment: &Deployment) -> Self {
+        Self {
+            commands: deployment.read("commands"),
+            events: deployment.read("events"),
+            outcomes: deployment.read("outcomes"),
+            letters: deployment.read("dead-letters"),
+            late: Vec::new(),
+        }
+    }
+
+    /// Where the command of an account with this id lies that was sent as the `nth` one of that id.
+    #[track_caller]
+    fn command(&self, id: &str, command_id: &str, nth: usize) -> usize {
+        let is_it = |record: &Record| {
+            record.partition == own_partition(id)
+                && record.key.as_deref() == Some(id.as_bytes())
+                && record.header("ce_id").as_deref() == Some(command_id)
+        };
+        let mut found = self.commands.iter().enumerate().filter(|(_, record)| is_it(record));
+        found.nth(nth).unwrap_or_else(|| panic!("{id} has no command {command_id}")).0
+    }
+
+    /// Its outcome.
+    #[track_caller]
+    fn outcome(&self, id: &str, command_id: &str, nth: usize) -> usize {
+        let command = &self.commands[self.command(id, command_id, nth)];
+        let end = format!("/{}/{}", command.partition, command.offset);
+        let is_it = |record: &Record| record.header("millrace_position").is_some_and(|at| at.ends_with(&end));
+        let found = self.outcomes.iter().position(is_it);
+        found.unwrap_or_else(|| panic!("{id} has no outcome of {command_id}"))
+    }
+
+    /// An event.
+    #[track_caller]
+    fn event(&self, id: &str, sequence: u64) -> usize {
+        let ce_id = format!("bank-account/{id}/{sequence}");
+        let found = self.events.iter().position(|record| record.header("ce_id").as_ref() == Some(&ce_id));
+        found.unwrap_or_else(|| panic!("{id} has no event {sequence}"))
+    }
+
+    /// A dead letter.
+    #[track_caller]
+    fn letter(&self, id: &str) -> usize {
+        let found = self.letters.iter().position(|record| record.key.as_deref() == Some(id.as_bytes()));
+        found.unwrap_or_else(|| panic!("{id} has no dead letter"))
+    }
+
+    /// Changes a field of an outcome of the last refusal of an account, which nothing follows on.
+    fn change_refusal(&mut self, id: &str, field: &str, value: Avro) {
+        let at = self.outcome(id, "more", 0);
+        set_field(&mut self.outcomes[at], field, &value);
+    }
+}
+
+/// All copies have three partitions.
+fn own_partition(id: &str) -> i32 {
+    millrace_tests::account::partition_of(id.as_bytes(), 3)
+}
+
+fn set_field(record: &mut Record, field: &str, value: &Avro) {
+    let bytes = record.value.as_deref().expect("records have values");
+    record.value = Some(Registry::shared().rewrite(bytes, |name, old| {
+        if name == field {
+            *old = value.clone();
+        }
+    }));
+}
+
+fn set_header(record: &mut Record, name: &str, value: Option<&str>) {
+    record.headers.retain(|(header, _)| header != name);
+    record.headers.extend(value.map(|value| (name.to_owned(), Some(value.as_bytes().to_vec()))));
+}
+
+fn text(text: &str) -> Avro {
+    Avro::Union(1, Box::new(Avro::String(text.to_owned())))
+}
+
+/// Makes an event into one of another sequence.
+fn renumber(event: &mut Record, id: &str, sequence: u64) {
+    set_header(event, "ce_sequence", Some(&sequence.to_string()));
+    set_header(event, "ce_id", Some(&format!("bank-account/{id}/{sequence}")));
+}
+
+type Plant = fn(&mut Copy, &str);
+
+/// Each fault is planted in an account of its own: what is found there, and how it comes about.
+const FAULTS: &[(&[&str], Plant)] = &[
+    (&["command-lost"], |copy, id| {
+        let at = copy.outcome(id, "more", 0);
+        copy.outcomes.remove(at);
+    }),
+    (&["command-lost"], |copy, id| {
+        let at = copy.letter(id);
+        copy.letters.remove(at);
+    }),
+    (&["handled-twice"], |copy, id| {
+        let at = copy.outcome(id, "more", 0);
+        copy.outcomes.insert(at, copy.outcomes[at].clone());
+    }),
+    // Another answer to the same command.
+    (&["handled-twice"], |copy, id| {
+        let at = copy.outcome(id, "more", 0);
+        let mut other = copy.outcomes[at].clone();
+        set_field(&mut other, "version", &Avro::Long(4));
+        copy.outcomes.insert(at + 1, other);
+    }),
+    (&["out-of-order"], |copy, id| {
+        let (first, second) = (copy.outcome(id, "much", 0), copy.outcome(id, "more", 0));
+        let earlier = copy.outcomes.remove(first);
+        copy.outcomes.insert(second, earlier);
+    }),
+    (&["outcome-differs"], |copy, id| copy.change_refusal(id, "fingerprint", Avro::Bytes(vec![7; 16]))),
+    (&["outcome-differs"], |copy, id| {
+        copy.change_refusal(id, "command_id", Avro::String("another".into()));
+        let at = copy.outcome(id, "more", 0);
+        copy.outcomes[at].key = Some(b"another".to_vec());
+    }),
+    (&["two-outcomes"], |copy, id| {
+        let at = copy.outcome(id, "deposit", 1);
+        set_header(&mut copy.outcomes[at], "millrace_replayed", None);
+    }),
+    (&["repeat-differs"], |copy, id| {
+        let at = copy.outcome(id, "deposit", 1);
+        set_field(&mut copy.outcomes[at], "at", &Avro::TimestampMicros(1));
+    }),
+    // Refused as reused, but never used before.
+    (&["repeat-differs"], |copy, id| copy.change_refusal(id, "reason", text("idempotency-key-reused"))),
+    (&["outcome-version"], |copy, id| copy.change_refusal(id, "version", Avro::Long(2))),
+    (&["outcome-malformed"], |copy, id| {
+        copy.change_refusal(id, "reason", Avro::Union(0, Box::new(Avro::Null)));
+    }),
+    (&["outcome-without-events"], |copy, id| {
+        let at = copy.event(id, 3);
+        copy.events.remove(at);
+    }),
+    (&["event-without-outcome"], |copy, id| {
+        let mut event = copy.events[copy.event(id, 2)].clone();
+        renumber(&mut event, id, 4);
+        set_header(&mut event, "ce_commandid", Some("nobody"));
+        set_time(&mut event, "2100-01-01T00:00:00.000000Z", 4_102_444_800_000);
+        copy.events.push(event);
+    }),
+    // The events of a refused command.
+    (&["events-differ"], |copy, id| {
+        let mut event = copy.events[copy.event(id, 3)].clone();
+        renumber(&mut event, id, 4);
+        set_header(&mut event, "ce_commandid", Some("more"));
+        copy.events.push(event);
+    }),
+    // Another event than the outcome names.
+    (&["events-differ"], |copy, id| {
+        let (at, from) = (copy.event(id, 3), copy.events[copy.event(id, 2)].clone());
+        copy.events[at].value = from.value;
+        set_header(&mut copy.events[at], "ce_type", Some("millrace.bank_account.events.MoneyDeposited"));
+    }),
+    (&["outcome-without-events", "sequence-gap"], |copy, id| {
+        let at = copy.event(id, 2);
+        copy.events.remove(at);
+    }),
+    (&["sequence-repeat"], |copy, id| {
+        let at = copy.event(id, 3);
+        copy.events.push(copy.events[at].clone());
+    }),
+    // The same effect once more, as a zombie would have written it.
+    (&["events-differ"], |copy, id| {
+        let mut event = copy.events[copy.event(id, 3)].clone();
+        renumber(&mut event, id, 4);
+        copy.events.push(event);
+    }),
+    (&["time-backwards"], |copy, id| {
+        let at = copy.event(id, 3);
+        set_time(&mut copy.events[at], "2001-01-01T00:00:00.000000Z", 978_307_200_000);
+    }),
+    (&["rule-broken"], |copy, id| {
+        let at = copy.event(id, 3);
+        set_field(&mut copy.events[at], "amount_minor", &Avro::Long(11));
+    }),
+    (&["wrong-partition"], |copy, id| {
+        let mut event = copy.events[copy.event(id, 3)].clone();
+        event.partition = (event.partition + 1) % 3;
+        copy.events.push(event);
+    }),
+    (&["wrong-partition"], |copy, id| {
+        let mut outcome = copy.outcomes[copy.outcome(id, "more", 0)].clone();
+        outcome.partition = (outcome.partition + 1) % 3;
+        copy.outcomes.push(outcome);
+    }),
+    (&["unreadable"], |copy, id| {
+        let at = copy.event(id, 3);
+        let mut event = copy.events[at].clone();
+        renumber(&mut event, id, 4);
+        event.value = Some(b"garbage".to_vec());
+        copy.events.push(event);
+    }),
+    (&["headers"], |copy, id| on_event(copy, id, "content-type", Some("application/json"))),
+    (&["headers"], |copy, id| on_event(copy, id, "ce_specversion", None)),
+    (&["headers"], |copy, id| on_event(copy, id, "ce_id", Some("bank-account/another/3"))),
+    (&["headers"], |copy, id| on_event(copy, id, "ce_source", None)),
+    (&["headers"], |copy, id| on_event(copy, id, "ce_type", Some("MoneyWithdrawn"))),
+    (&["headers"], |copy, id| on_event(copy, id, "ce_subject", Some("another"))),
+    (&["headers"], |copy, id| on_event(copy, id, "traceparent", Some("00-0-0-00"))),
+    (&["headers"], |copy, id| on_event(copy, id, "ce_correlationid", Some("two words"))),
+    (&["headers"], |copy, id| {
+        let at = copy.event(id, 3);
+        copy.events[at].timestamp_ms += 1;
+    }),
+    (&["headers"], |copy, id| {
+        let at = copy.event(id, 3);
+        let time = copy.events[at].header("ce_time").expect("events have times");
+        set_header(&mut copy.events[at], "ce_time", Some(&time.replace('Z', "+00:00")));
+    }),
+    (&["headers", "outcome-without-events"], |copy, id| on_event(copy, id, "ce_sequence", None)),
+    (&["headers", "outcome-without-events"], |copy, id| on_event(copy, id, "ce_time", Some("yesterday"))),
+    (&["headers", "outcome-without-events"], |copy, id| on_event(copy, id, "ce_commandid", None)),
+    (&["headers"], |copy, id| {
+        let at = copy.outcome(id, "more", 0);
+        copy.outcomes[at].key = Some(b"another".to_vec());
+    }),
+    (&["command-lost", "headers"], |copy, id| {
+        let at = copy.outcome(id, "more", 0);
+        set_header(&mut copy.outcomes[at], "millrace_position", None);
+    }),
+    (&["command-lost", "headers"], |copy, id| {
+        let at = copy.outcome(id, "more", 0);
+        set_header(&mut copy.outcomes[at], "millrace_origin", Some("somewhere/0/0"));
+    }),
+];
+
+fn on_event(copy: &mut Copy, id: &str, header: &str, value: Option<&str>) {
+    let at = copy.event(id, 3);
+    set_header(&mut copy.events[at], header, value);
+}
+
+fn set_time(event: &mut Record, time: &str, millis: i64) {
+    set_header(event, "ce_time", Some(time));
+    event.timestamp_ms = millis;
+}
+
+/// Writes a copy into the topics of a deployment whose services are stopped, with offsets and topic ids put right, and
+/// commits the group's offsets.
+struct Writer<'a> {
+    deployment: &'a Deployment,
+    /// Prefix of the copied topics.
+    from: String,
+    topic_id: String,
+    /// Offsets of copied commands.
+    moved: HashMap<(i32, i64), i64>,
+    producer: Producer,
+}
+
+impl Writer<'_> {
+    /// A place in the copied topics, here.
+    fn place(&self, place: &str, topic: &str) -> String {
+        let mut parts = place.rsplitn(3, '/');
+        let offset = parts.next().and_then(|offset| offset.parse().ok()).expect("a place ends with an offset");
+        let partition = parts.next().and_then(|partition| partition.parse().ok()).expect("a place has a partition");
+        format!("{topic}/{partition}/{}", self.moved.get(&(partition, offset)).copied().unwrap_or(offset))
+    }
+
+    fn send(&self, topic: &str, record: &Record) {
+        let commands = self.deployment.topic("commands");
+        let headers = record.headers.iter().map(|(name, value)| {
+            let text = value.as_deref().map(String::from_utf8_lossy);
+            let value = match (name.as_str(), text) {
+                ("millrace_origin", Some(text)) if text.starts_with(&self.from) => {
+                    Some(self.place(&text, &commands).into_bytes())
+                }
+                ("millrace_position", Some(text)) => Some(self.place(&text, &self.topic_id).into_bytes()),
+                _ => value.clone(),
+            };
+            (&*name.clone().leak(), value)
+        });
+        let draft = Draft {
+            partition: Some(record.partition),
+            key: record.key.clone(),
+            value: record.value.clone(),
+            headers: headers.collect(),
+            timestamp_ms: Some(record.timestamp_ms),
+        };
+        self.producer.send(&self.deployment.topic(topic), &draft);
+    }
+
+    fn write(&mut self, copy: &Copy) {
+        let topic = self.deployment.topic("commands");
+        let mut ends: Vec<_> = (0..3).map(|partition| kafka::end(&topic, partition)).collect();
+        for record in copy.commands.iter().chain(&copy.late) {
+            let end = &mut ends[record.partition as usize];
+            self.moved.entry((record.partition, record.offset)).or_insert(*end);
+            *end += 1;
+        }
+        copy.commands.iter().for_each(|record| self.send("commands", record));
+        let group = format!("{}.command", self.deployment.prefix);
+        for partition in 0..3 {
+            kafka::commit(&group, &topic, partition, kafka::end(&topic, partition));
+        }
+        copy.late.iter().for_each(|record| self.send("commands", record));
+        copy.events.iter().for_each(|record| self.send("events", record));
+        copy.outcomes.iter().for_each(|record| self.send("outcomes", record));
+        copy.letters.iter().for_each(|record| self.send("dead-letters", record));
+    }
+}
+
+/// Kinds of findings by account, or by place where no account is named.
+fn found(checked: &Value) -> BTreeMap<String, BTreeSet<String>> {
+    let mut found: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+    let findings = checked["types"]["bank-account"]["findings"].as_array().expect("findings are a list");
+    for finding in findings {
+        let place = format!("{}/{}", finding["topic"].as_str().unwrap_or_default(), finding["partition"]);
+        let of = finding["aggregate"].as_str().map_or(place, str::to_owned);
+        found.entry(of).or_default().insert(finding["kind"].as_str().unwrap_or_default().to_owned());
+    }
+    found
+}
+
+/// Topics with nothing but what makes them a command topic's: one decided command, whose outcome tells the topic's id.
+fn empty_deployment() -> (Deployment, String) {
+    let deployment = Deployment::new();
+    let mut service: Service = deployment.command_service("c1");
+    let (id, key) = (new_id(), new_key());
+    let producer = Producer::new("murmur2_random");
+    producer.send(&deployment.topic("commands"), &Draft::new(&id, commands::deposit(1)).header("ce_id", &key));
+    let (record, _) = deployment.outcome(&key);
+    let position = record.header("millrace_position").expect("outcomes have positions");
+    service.terminate();
+    let topic_id = position.split('/').next().expect("positions begin with a topic id").to_owned();
+    (deployment, topic_id)
+}
+
+#[test]
+fn g01_to_g04_every_planted_fault_is_found_and_nothing_else() {
+    let good = Deployment::new();
+    let ids: Vec<_> =
+        (0..FAULTS.len() + 8).map(|number| good.id_in(i32::try_from(number % 3).expect("small"))).collect();
+    let (empty, ()) = thread::scope(|scope| {
+        let empty = scope.spawn(empty_deployment);
+        let mut service = good.command_service("c1");
+        tell(&good, &ids, FAULTS.len());
+        service.terminate();
+        good.check_log();
+        (empty.join().expect("topics can be made"), ())
+    });
+    let (deployment, topic_id) = empty;
+    let mut copy = Copy::of(&good);
+    let mut expected: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for ((kinds, plant), id) in FAULTS.iter().zip(&ids) {
+        plant(&mut copy, id);
+        expected.insert(id.clone(), kinds.iter().map(|kind| (*kind).to_owned()).collect());
+    }
+    // What concerns two partitions: of the accounts whose commands were forwarded.
+    let forwarded = |copy: &Copy, from: &str| {
+        let is_it = |record: &Record| {
+            record.header("millrace_forwarded").is_some()
+                && record.header("ce_id").as_deref() == Some("more")
+                && !expected
+                    .contains_key(&String::from_utf8_lossy(record.key.as_deref().unwrap_or_default()).into_owned())
+        };
+        let at = copy.commands.iter().position(is_it);
+        at.unwrap_or_else(|| panic!("{from}: no command was forwarded of an account without fault"))
+    };
+    let at = forwarded(&copy, "a forward that is lost");
+    let lost = copy.commands.remove(at);
+    let end = format!("/{}/{}", lost.partition, lost.offset);
+    copy.outcomes.retain(|record| !record.header("millrace_position").is_some_and(|place| place.ends_with(&end)));
+    let origin = lost.header("millrace_origin").expect("it has an origin");
+    let origin: Vec<_> = origin.rsplit('/').collect();
+    let lost_from = format!("{}/{}", deployment.topic("commands"), origin[1]);
+    // A forward that is done twice, before anybody handled the second one.
+    let twice = copy.commands[forwarded(&copy, "a forward that is done twice")].clone();
+    expected.insert(
+        String::from_utf8_lossy(twice.key.as_deref().unwrap_or_default()).into_owned(),
+        ["handled-twice".to_owned()].into(),
+    );
+    copy.late.push(twice);
+    expected.insert(lost_from, ["command-lost".to_owned()].into());
+
+    let moved = HashMap::new();
+    let producer = Producer::new("murmur2_random");
+    Writer { deployment: &deployment, from: good.prefix.clone(), topic_id, moved, producer }.write(&copy);
+    let checked = deployment.log_check_json();
+    let found = found(&checked);
+    let differ: Vec<_> = expected.keys().chain(found.keys()).filter(|of| found.get(*of) != expected.get(*of)).collect();
+    for of in &differ {
+        eprintln!("{of}: expected {:?}, found {:?}", expected.get(*of), found.get(*of));
+    }
+    assert!(differ.is_empty(), "{checked}");
+    assert_eq!(deployment.run_log_check(&[]).code, Some(1));
+}
