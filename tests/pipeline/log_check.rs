@@ -528,9 +528,43 @@ fn g01_to_g04_every_planted_fault_is_found_and_nothing_else() {
     copy.late.push(twice);
     expected.insert(lost_from, ["command-lost".to_owned()].into());
 
+    // What names no account, each in a partition of its own.
+    let free = &ids[FAULTS.len() + 2..];
+    let with_letter = |partition| free.iter().find(|id| own_partition(id) == partition).expect("ids spread");
+    let doubled = copy.letters[copy.letter(with_letter(0))].clone();
+    copy.letters.push(doubled);
+    let mut at = copy.letters[copy.letter(with_letter(1))].clone();
+    set_header(&mut at, "millrace_error", None);
+    copy.letters.push(at);
+    let garbage = Record { value: Some(b"garbage".to_vec()), ..copy.outcomes[0].clone() };
+    copy.outcomes.push(Record { partition: 2, ..garbage });
+    for (topic, partition, kind) in
+        [("commands", 0, "handled-twice"), ("dead-letters", 1, "headers"), ("outcomes", 2, "unreadable")]
+    {
+        let place = format!("{}/{partition}", deployment.topic(topic));
+        expected.entry(place).or_default().insert(kind.to_owned());
+    }
+
     let moved = HashMap::new();
     let producer = Producer::new("murmur2_random");
     Writer { deployment: &deployment, from: good.prefix.clone(), topic_id, moved, producer }.write(&copy);
+    is_found(&deployment, &expected);
+
+    // What concerns whole topics.
+    let (events, commands) = (deployment.topic("events"), deployment.topic("commands"));
+    let (before, beyond) = (kafka::read(&events, Some(0))[1].offset, kafka::end(&commands, 1) + 1);
+    kafka::delete_before(&events, 0, before);
+    kafka::commit(&format!("{}.command", deployment.prefix), &commands, 1, beyond);
+    let checked = deployment.log_check_json();
+    let kinds: BTreeSet<_> = found(&checked).into_values().flatten().collect();
+    for kind in ["events-deleted", "offset-beyond-end"] {
+        assert!(kinds.contains(kind), "{kind}: {checked}");
+    }
+}
+
+/// Checks that the log check finds exactly this.
+#[track_caller]
+fn is_found(deployment: &Deployment, expected: &BTreeMap<String, BTreeSet<String>>) {
     let checked = deployment.log_check_json();
     let found = found(&checked);
     let differ: Vec<_> = expected.keys().chain(found.keys()).filter(|of| found.get(*of) != expected.get(*of)).collect();
@@ -538,5 +572,9 @@ fn g01_to_g04_every_planted_fault_is_found_and_nothing_else() {
         eprintln!("{of}: expected {:?}, found {:?}", expected.get(*of), found.get(*of));
     }
     assert!(differ.is_empty(), "{checked}");
-    assert_eq!(deployment.run_log_check(&[]).code, Some(1));
+    let printed = deployment.run_log_check(&[]);
+    assert_eq!(printed.code, Some(1), "{printed:?}");
+    for kind in expected.values().flatten() {
+        assert!(printed.output.contains(kind), "{kind}: {printed:?}");
+    }
 }

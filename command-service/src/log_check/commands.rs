@@ -292,9 +292,14 @@ impl<A: Aggregate> PartitionCheck<'_, A> {
             // matter of offsets here.
             let may_be_read = if partition == self.partition { (first..end).contains(&offset) } else { first == 0 };
             if may_be_read {
-                let topic = self.kind.topic(Topic::Commands);
-                let detail = format!("the command from {topic}/{partition}/{offset} has a dead letter too many");
-                self.found_at(Kind::HandledTwice, Topic::DeadLetters, offset, None, detail);
+                self.report.add(Finding {
+                    kind: Kind::HandledTwice,
+                    topic: self.kind.topic(Topic::Commands).to_owned(),
+                    partition,
+                    offset,
+                    aggregate: None,
+                    detail: format!("it has more dead letters in partition {} than it should", self.partition),
+                });
             }
         }
     }
