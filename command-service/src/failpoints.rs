@@ -13,10 +13,7 @@ use std::{
     time::Duration,
 };
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::getpid,
-};
+use nix::sys::signal::{Signal, raise};
 
 /// Where a test may interfere.
 #[derive(Clone, Copy, Debug)]
@@ -74,8 +71,9 @@ impl FailPoints {
             // Another thread was here first.
             return;
         }
+        // To this very thread: one sent to the process may be taken by another thread, and this one go on for a moment.
         let signal = |signal| {
-            if let Err(error) = kill(getpid(), signal) {
+            if let Err(error) = raise(signal) {
                 tracing::error!(%error, "a fail point can't signal its process");
             }
         };

@@ -181,8 +181,9 @@ impl Writer {
         served: &mut HashMap<Slot, Served>,
         r#as: As<'_>,
     ) -> Result<(), Failure> {
-        let started = Instant::now();
+        // A stall is not time for deciding.
         self.fail_points.reach(Point::Begin);
+        let started = Instant::now();
         let mut transaction = producer.begin(&self.fail_points)?;
         let now = Timestamp::now();
         let mut decided = Vec::with_capacity(batch.len());
