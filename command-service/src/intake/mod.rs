@@ -49,6 +49,8 @@ const FULL_WAIT: Duration = Duration::from_millis(1);
 const FULL_PATIENCE: Duration = Duration::from_millis(100);
 const RESTORE_RETRY: Duration = Duration::from_secs(1);
 const SEEK_TIMEOUT: Duration = Duration::from_secs(10);
+/// Beyond the session time-out: a silent instance is to be replaced within 10 s more, all in all.
+const POLL_GRACE: Duration = Duration::from_secs(5);
 
 /// What the consumer is told from outside.
 pub enum ToIntake {
@@ -127,6 +129,9 @@ impl Intake {
             .set("partition.assignment.strategy", "cooperative-sticky")
             .set("session.timeout.ms", session.to_string())
             .set("heartbeat.interval.ms", (session / 4).max(1).to_string())
+            // Heartbeats come from a thread of librdkafka's, and go on when the one that polls here hangs: for as long as
+            // this is, by default five minutes, no rebalance ends without its answer.
+            .set("max.poll.interval.ms", (session + POLL_GRACE.as_millis()).to_string())
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
             .set("auto.offset.reset", "error")
