@@ -25,6 +25,10 @@ use crate::{
 /// Longest wait for the acknowledgement of a command's record.
 const PRODUCE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// When the service ends, those who wait get their outcome for so long, and then hear that it is not known: before their
+/// connections are closed (5 s).
+const ENDING_GRACE: Duration = Duration::from_secs(4);
+
 /// Submits commands.
 pub struct Submitter {
     producer: FutureProducer<Logged>,
@@ -134,7 +138,14 @@ impl Submitter {
                 Err(_) => Err(Error::Unknown(format!("no outcome within {:?}", self.outcome_timeout))),
             }
         };
-        let answer = answer.await?;
+        let ending = async {
+            self.shutdown.cancelled().await;
+            tokio::time::sleep(ENDING_GRACE).await;
+        };
+        let answer = tokio::select! {
+            answer = answer => answer?,
+            () = ending => return Err(Error::Unknown("the service is ending".to_owned())),
+        };
         // A duplicate that the broker dropped is acknowledged without an offset.
         let own_offset = own_offset.filter(|offset| *offset >= 0);
         let differs = answer.command_offset.zip(own_offset).is_some_and(|(answered, own)| answered != own);
