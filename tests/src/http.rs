@@ -14,7 +14,6 @@ static AGENT: LazyLock<Agent> = LazyLock::new(|| {
     Agent::config_builder()
         .http_status_as_error(false)
         .max_redirects(0)
-        .timeout_global(Some(LIMIT))
         // Services are killed and started again on the same port: a kept connection would be a dead one.
         .max_idle_connections(0)
         .build()
@@ -28,6 +27,7 @@ pub struct Request {
     url: String,
     headers: Vec<(String, Vec<u8>)>,
     body: Option<Vec<u8>>,
+    limit: Duration,
 }
 
 /// A GET.
@@ -45,7 +45,13 @@ pub fn post(url: &str) -> Request {
 impl Request {
     /// Any method.
     pub fn new(method: &str, url: &str) -> Self {
-        Self { method: method.to_owned(), url: url.to_owned(), headers: Vec::new(), body: None }
+        Self { method: method.to_owned(), url: url.to_owned(), headers: Vec::new(), body: None, limit: LIMIT }
+    }
+
+    /// Waits at most so long for the answer.
+    pub fn within(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
     }
 
     /// Adds a header.
@@ -76,9 +82,16 @@ impl Request {
         for (name, value) in &self.headers {
             builder = builder.header(name, HeaderValue::from_bytes(value).map_err(|e| e.to_string())?);
         }
+        let limit = Some(self.limit);
         let sent = match &self.body {
-            Some(body) => AGENT.run(builder.body(body.as_slice()).map_err(|e| e.to_string())?),
-            None => AGENT.run(builder.body(()).map_err(|e| e.to_string())?),
+            Some(body) => {
+                let request = builder.body(body.as_slice()).map_err(|e| e.to_string())?;
+                AGENT.run(AGENT.configure_request(request).timeout_global(limit).build())
+            }
+            None => {
+                let request = builder.body(()).map_err(|e| e.to_string())?;
+                AGENT.run(AGENT.configure_request(request).timeout_global(limit).build())
+            }
         };
         let response = sent.map_err(|error| format!("{} {}: {error}", self.method, self.url))?;
         let (parts, mut body) = response.into_parts();

@@ -189,6 +189,25 @@ impl Producer {
     /// Sends a record and waits until it is there; returns `topic/partition/offset`.
     #[track_caller]
     pub fn send(&self, topic: &str, draft: &Draft) -> Place {
+        let told = self.queue(topic, draft);
+        let (partition, offset) =
+            told.recv_timeout(LIMIT).expect("the broker answers").unwrap_or_else(|e| panic!("{topic}: {e}"));
+        Place { topic: topic.to_owned(), partition, offset }
+    }
+
+    /// Sends a record many times, as fast as can be, and waits until all are there.
+    #[track_caller]
+    pub fn flood(&self, topic: &str, draft: &Draft, count: usize) {
+        // As many as the client queues at once.
+        for portion in (0..count).collect::<Vec<_>>().chunks(50_000) {
+            let queued: Vec<_> = portion.iter().map(|_| self.queue(topic, draft)).collect();
+            for told in queued {
+                told.recv_timeout(LIMIT).expect("the broker answers").unwrap_or_else(|e| panic!("{topic}: {e}"));
+            }
+        }
+    }
+
+    fn queue(&self, topic: &str, draft: &Draft) -> mpsc::Receiver<Delivered> {
         let (tell, told) = mpsc::channel();
         let mut record: BaseRecord<'_, [u8], [u8], _> = BaseRecord::with_opaque_to(topic, Arc::new(tell));
         let mut headers = OwnedHeaders::new();
@@ -201,9 +220,7 @@ impl Producer {
         record.payload = draft.value.as_deref();
         record.timestamp = draft.timestamp_ms;
         self.0.send(record).map_err(|(error, _)| error).expect("a record can be queued");
-        let (partition, offset) =
-            told.recv_timeout(LIMIT).expect("the broker answers").unwrap_or_else(|e| panic!("{topic}: {e}"));
-        Place { topic: topic.to_owned(), partition, offset }
+        told
     }
 }
 

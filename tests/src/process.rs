@@ -164,6 +164,11 @@ impl Process {
         Ended { code: status.code(), signal: status.signal(), took: since.elapsed() }
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal.
     pub fn signal(&mut self, signal: Signal) {
         if self.status().is_none() {

@@ -242,6 +242,65 @@ impl Service {
         self.process.end(Signal::SIGKILL, Duration::from_secs(10));
     }
 
+    /// SIGSTOP: none of its threads runs until [`Service::thaw`].
+    #[track_caller]
+    pub fn freeze(&mut self) {
+        self.process.signal(Signal::SIGSTOP);
+        self.wait_frozen();
+    }
+
+    /// Waits until none of its threads runs.
+    #[track_caller]
+    pub fn wait_frozen(&self) {
+        eventually(&format!("{} that is frozen", self.kind), || match self.status("State:") {
+            state if state.starts_with('T') => Ok(()),
+            state => Err(state),
+        });
+    }
+
+    /// SIGCONT.
+    pub fn thaw(&mut self) {
+        self.process.signal(Signal::SIGCONT);
+    }
+
+    /// SIGTERM, without waiting.
+    pub fn tell_to_end(&mut self) {
+        self.process.signal(Signal::SIGTERM);
+    }
+
+    /// Waits until it has ended, by whatever.
+    #[track_caller]
+    pub fn wait_ended(&mut self) {
+        eventually(&format!("end of {}", self.kind), || {
+            self.process.status().map(|_| ()).ok_or_else(|| "it still runs".to_owned())
+        });
+    }
+
+    /// Bytes of physical memory that it has taken at most so far.
+    #[track_caller]
+    pub fn peak_memory(&self) -> u64 {
+        let text = self.status("VmHWM:");
+        let kilobytes: u64 = text.trim_end_matches("kB").trim().parse().expect("the kernel writes a number");
+        kilobytes << 10
+    }
+
+    /// A line of what the kernel says about the process.
+    #[track_caller]
+    fn status(&self, name: &str) -> String {
+        let path = format!("/proc/{}/status", self.process.id());
+        let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        let value = text.lines().find_map(|line| line.strip_prefix(name));
+        value.unwrap_or_else(|| panic!("{path} has no {name}")).trim().to_owned()
+    }
+
+    /// A metric's value, by its name with its labels; 0 while it isn't there.
+    #[track_caller]
+    pub fn metric(&self, name: &str) -> f64 {
+        let text = get(&format!("{}/metrics", self.ops_url())).send().text();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.map_or(0.0, |value| value.trim().parse().expect("metrics are numbers"))
+    }
+
     /// Starts it again after its end, with the same settings; does not wait.
     pub fn launch(&mut self) {
         assert!(!self.runs(), "{} still runs", self.kind);
