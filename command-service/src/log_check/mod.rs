@@ -75,7 +75,7 @@ pub enum Error {
     /// Nothing came for too long.
     #[error(
         "{0}: no progress for {1:?}{2}; when the brokers answer, a transaction hangs: committed records behind it can't \
-         be read until it is ended (kafka-transactions.sh find-hanging, then abort)"
+         be read until it is ended (kafka-transactions.sh find-hanging; README, Operations, says how)"
     )]
     Stalled(String, Duration, String),
     /// Kafka's retention, or command-service, was faster.

@@ -108,6 +108,11 @@ impl Job<'_> {
         let committed = self.committed_offsets(grants)?;
         let watcher = watcher(self.bootstrap, "millrace-restore")?;
         let mut reader = BulkReader::new(&reader_config(self.bootstrap, "millrace-restore"))?;
+        let mut kinds: Vec<usize> = grants.iter().map(|grant| grant.slot.kind).collect();
+        kinds.dedup();
+        for kind in kinds {
+            reader.meet(&[types[kind].topic(Topic::Events), types[kind].topic(Topic::Outcomes)])?;
+        }
         let mut sources: HashMap<(String, i32), (usize, Topic, i64)> = HashMap::new();
         let (mut all, mut total) = (Vec::new(), 0);
         for (at, grant) in grants.iter().enumerate() {

@@ -246,6 +246,9 @@ impl Writer {
             }
             return result;
         }
+        if decided.is_empty() {
+            return Ok(());
+        }
         self.fail_points.reach(Point::Committed);
         let commands: usize = decided.iter().map(|(_, count, _)| count).sum();
         for (slot, count, _) in decided {

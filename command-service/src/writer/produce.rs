@@ -62,7 +62,7 @@ impl Handle {
         let parts = [
             Vu { vtype: Vtype::RD_KAFKA_VTYPE_RKT, u: Union { rkt: self.0 } },
             Vu { vtype: Vtype::RD_KAFKA_VTYPE_PARTITION, u: Union { i32_: record.partition } },
-            Vu { vtype: Vtype::RD_KAFKA_VTYPE_MSGFLAGS, u: Union { i: RD_KAFKA_MSG_F_COPY as i32 } },
+            Vu { vtype: Vtype::RD_KAFKA_VTYPE_MSGFLAGS, u: Union { i: RD_KAFKA_MSG_F_COPY } },
             Vu { vtype: Vtype::RD_KAFKA_VTYPE_KEY, u: Union { mem: memory(record.key) } },
             Vu { vtype: Vtype::RD_KAFKA_VTYPE_VALUE, u: Union { mem: memory(record.value) } },
             Vu { vtype: Vtype::RD_KAFKA_VTYPE_TIMESTAMP, u: Union { i64_: record.timestamp_ms } },
