@@ -26,7 +26,7 @@ fn only_what_the_contract_tells(troubles: &std::collections::BTreeMap<String, us
 
 #[test]
 fn g01_g02_g03_instances_are_added_and_removed_under_load() {
-    let rounds = if *LONG { 20 } else { 2 };
+    let rounds = if *LONG { 20 } else { 1 };
     let deployment = deployment();
     let mut first = deployment.command_service("c1");
     let (mut second, mut third) = thread::scope(|scope| {
@@ -70,7 +70,7 @@ fn g15_a_rolling_restart_of_three_instances_under_full_load() {
         let starting = ["c1", "c2", "c3"].map(|name| scope.spawn(|| deployment.command_service(name)));
         starting.map(|starting| starting.join().expect("it is ready"))
     });
-    let load = Load::start(services.iter().map(Service::url).collect(), 24, 30);
+    let load = Load::full(services.iter().map(Service::url).collect(), 24, 30);
     for _ in 0..rounds {
         for service in &mut services {
             load.wait_for_more(100);

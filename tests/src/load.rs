@@ -23,6 +23,8 @@ use crate::{
 
 /// Longest time a client goes on asking for one command.
 const CLIENT_LIMIT: Duration = Duration::from_secs(60);
+/// What a client does between two commands: the machine has tests beside this one.
+const THINKING: Duration = Duration::from_millis(10);
 /// A client whose instance is silent for so long asks another one; services answer within 10 s.
 const SILENCE: Duration = Duration::from_secs(15);
 
@@ -36,6 +38,7 @@ pub struct Load {
 #[derive(Debug)]
 struct Shared {
     urls: Vec<String>,
+    thinking: Duration,
     ids: Vec<String>,
     over: AtomicBool,
     told: Mutex<Vec<Told>>,
@@ -44,10 +47,21 @@ struct Shared {
 }
 
 impl Load {
-    /// Opens `accounts` accounts and starts `clients` clients, which share them and all instances.
+    /// Opens `accounts` accounts and starts `clients` clients, which share them and all instances, and think for a
+    /// moment after each answer.
     pub fn start(urls: Vec<String>, clients: usize, accounts: usize) -> Self {
+        Self::thinking(urls, clients, accounts, THINKING)
+    }
+
+    /// The same with clients that don't think.
+    pub fn full(urls: Vec<String>, clients: usize, accounts: usize) -> Self {
+        Self::thinking(urls, clients, accounts, Duration::ZERO)
+    }
+
+    fn thinking(urls: Vec<String>, clients: usize, accounts: usize, thinking: Duration) -> Self {
         let shared = Arc::new(Shared {
             urls,
+            thinking,
             ids: (0..accounts).map(|_| new_id()).collect(),
             over: AtomicBool::new(false),
             told: Mutex::default(),
@@ -130,6 +144,7 @@ impl Shared {
                 }
             }
             last = Some((id.clone(), command, body, key, answer));
+            thread::sleep(self.thinking);
         }
         Ok(())
     }
@@ -203,6 +218,7 @@ impl TopicLoad {
                 let id = &ids[at % ids.len()];
                 let elsewhere = (deployment.partition_of(id) + 1) % deployment.partitions;
                 let misrouted = at % 11 == 10;
+                thread::sleep(THINKING);
                 send(id, commands::deposit(1), misrouted.then_some(elsewhere), 1 + usize::from(at % 7 == 6));
             }
             sent
