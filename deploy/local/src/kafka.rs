@@ -122,6 +122,11 @@ fn properties(layout: &Layout, id: u16) -> BTreeMap<&'static str, String> {
         (1..=layout.controllers()).map(|id| format!("{id}@127.0.0.1:{}", layout.controller(id))).collect();
     let (roles, listeners) =
         if votes { ("broker,controller", format!("{broker},{controller}")) } else { ("broker", broker.clone()) };
+    let (mut listeners, mut advertised) = (listeners, broker);
+    if layout.proxied {
+        listeners += &format!(",PROXIED://127.0.0.1:{}", layout.behind_proxy(id));
+        advertised += &format!(",PROXIED://127.0.0.1:{}", layout.proxy(id));
+    }
     let mut properties = BTreeMap::from([
         ("node.id", id.to_string()),
         ("process.roles", roles.to_owned()),
@@ -129,8 +134,8 @@ fn properties(layout: &Layout, id: u16) -> BTreeMap<&'static str, String> {
         ("controller.listener.names", "CONTROLLER".to_owned()),
         ("inter.broker.listener.name", "PLAINTEXT".to_owned()),
         ("listeners", listeners),
-        ("advertised.listeners", broker),
-        ("listener.security.protocol.map", "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT".to_owned()),
+        ("advertised.listeners", advertised),
+        ("listener.security.protocol.map", "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXIED:PLAINTEXT".to_owned()),
         ("log.dirs", log_dir(id)),
     ]);
     for key in [
@@ -177,7 +182,7 @@ mod tests {
     use super::*;
 
     fn layout(brokers: u16) -> Layout {
-        Layout { offset: 1000, brokers, instances: 1, redis_cluster: false, infra_only: true }
+        Layout { offset: 1000, brokers, instances: 1, redis_cluster: false, infra_only: true, proxied: false }
     }
 
     #[test]
@@ -204,6 +209,13 @@ mod tests {
         assert_eq!(third["min.insync.replicas"], "2");
         assert_eq!(third["advertised.listeners"], "PLAINTEXT://127.0.0.1:10096");
         assert_eq!(third["controller.quorum.voters"].split(',').count(), 3);
+    }
+
+    #[test]
+    fn clients_behind_a_proxy_are_sent_to_it() {
+        let third = properties(&Layout { proxied: true, ..layout(3) }, 3);
+        assert_eq!(third["advertised.listeners"], "PLAINTEXT://127.0.0.1:10096,PROXIED://127.0.0.1:10197");
+        assert!(third["listeners"].ends_with(",PROXIED://127.0.0.1:10097"), "{}", third["listeners"]);
     }
 
     #[test]

@@ -12,6 +12,9 @@ const REDIS_CLUSTER_NODES: u16 = 6;
 /// A Redis node of a cluster also listens here, seen from its own port.
 const REDIS_BUS: u16 = 10_000;
 
+/// A proxy in front of a broker listens here, seen from the broker's port for it.
+const PROXY: u16 = 100;
+
 /// The shape of one run: how many of what, and the offset of its ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
@@ -20,6 +23,8 @@ pub struct Layout {
     pub instances: u16,
     pub redis_cluster: bool,
     pub infra_only: bool,
+    /// Whether brokers listen a second time, for clients that come through a proxy.
+    pub proxied: bool,
 }
 
 /// The two listeners of a service; the projector has no public one.
@@ -54,6 +59,16 @@ impl Layout {
     /// The port of the Kafka broker `id` (from 1) for clients.
     pub fn broker(&self, id: u16) -> u16 {
         9092 + 2 * (id - 1) + self.offset
+    }
+
+    /// The port of the Kafka broker `id` (from 1) for a proxy.
+    pub fn behind_proxy(&self, id: u16) -> u16 {
+        self.broker(id) + 1
+    }
+
+    /// Where a proxy in front of the Kafka broker `id` (from 1) has to listen.
+    pub fn proxy(&self, id: u16) -> u16 {
+        self.behind_proxy(id) + PROXY
     }
 
     /// The port of the Kafka controller `id` (from 1).
@@ -122,6 +137,10 @@ impl Layout {
         let mut ports = Vec::new();
         for id in 1..=self.brokers {
             ports.push((at_zero.broker(id), format!("Kafka broker {id}")));
+            if self.proxied {
+                ports.push((at_zero.behind_proxy(id), format!("Kafka broker {id} behind a proxy")));
+                ports.push((at_zero.proxy(id), format!("a proxy in front of Kafka broker {id}")));
+            }
         }
         for id in 1..=self.controllers() {
             ports.push((at_zero.controller(id), format!("Kafka controller {id}")));
@@ -176,7 +195,8 @@ mod tests {
 
     use super::*;
 
-    const ONE: Layout = Layout { offset: 0, brokers: 1, instances: 1, redis_cluster: false, infra_only: false };
+    const ONE: Layout =
+        Layout { offset: 0, brokers: 1, instances: 1, redis_cluster: false, infra_only: false, proxied: false };
 
     #[test]
     fn defaults_are_those_the_services_use_on_their_own() {
@@ -203,7 +223,7 @@ mod tests {
 
     #[test]
     fn no_port_is_used_twice_in_the_largest_layout() {
-        let largest = Layout { brokers: 9, instances: 10, redis_cluster: true, ..ONE };
+        let largest = Layout { brokers: 9, instances: 10, redis_cluster: true, proxied: true, ..ONE };
         largest.check().unwrap();
         let mut seen = HashSet::new();
         for (port, what) in largest.ports() {

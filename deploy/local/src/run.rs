@@ -58,6 +58,9 @@ pub struct Options {
     /// Open some accounts and move money about all the time, so that there is something to see
     #[arg(long, conflicts_with = "infra_only")]
     demo: bool,
+    /// Each broker also listens one port higher, for a proxy 100 ports above that (none is started)
+    #[arg(long, hide = true)]
+    proxied: bool,
     /// Stop when standard input ends: a program that starts this one cannot leave it behind
     #[arg(long)]
     stop_at_eof: bool,
@@ -73,6 +76,7 @@ pub fn run(options: &Options) -> Result<()> {
         instances: options.instances,
         redis_cluster: options.redis_cluster,
         infra_only: options.infra_only,
+        proxied: options.proxied,
     };
     layout.check()?;
     let data = DataDir::open(&options.data, options.fresh, options.brokers)?;

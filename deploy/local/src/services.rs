@@ -92,7 +92,8 @@ pub fn env_file(layout: &Layout, get: impl Fn(&str) -> Option<String>) -> BTreeM
 mod tests {
     use super::*;
 
-    const LAYOUT: Layout = Layout { offset: 10, brokers: 1, instances: 2, redis_cluster: false, infra_only: false };
+    const LAYOUT: Layout =
+        Layout { offset: 10, brokers: 1, instances: 2, redis_cluster: false, infra_only: false, proxied: false };
 
     #[test]
     fn every_instance_has_its_own_listeners_and_name() {
