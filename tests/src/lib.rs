@@ -4,11 +4,13 @@
 //! Reading order: [`stack`] starts Kafka, the registry and Redis, [`services`] the three services on top of them;
 //! [`http`], [`kafka`] and [`avro`] talk to them; [`account`] is a second implementation of what a bank account is,
 //! which the services are compared with; [`log_check`] asks whether the log keeps the guarantees.
-//! For faults: [`fail_points`] stop a service at a chosen instant, [`group`] says who owns what, [`load`] keeps clients
-//! busy meanwhile, and its [`ledger`] compares what they were told with the log.
+//! For faults: [`brokers`] and the network ([`proxy`]) are hurt, [`fail_points`] stop a service at a chosen instant,
+//! [`group`] says who owns what, [`load`] keeps clients busy meanwhile, and its [`ledger`] compares what they were told
+//! with the log.
 
 pub mod account;
 pub mod avro;
+pub mod brokers;
 pub mod commands;
 pub mod fail_points;
 pub mod group;
@@ -18,6 +20,7 @@ pub mod ledger;
 pub mod load;
 pub mod log_check;
 pub mod process;
+pub mod proxy;
 pub mod python;
 pub mod services;
 pub mod stack;

@@ -1,4 +1,4 @@
-//! Kafka, the schema registry and Redis: one of each for all tests of this program.
+//! Kafka, the schema registry and Redis, shared by all tests of a program. What they look like depends on the program.
 
 use std::{
     collections::HashMap,
@@ -16,6 +16,38 @@ use crate::process::{binary, command, tail};
 
 const START_LIMIT: Duration = Duration::from_secs(120);
 
+/// Bytes of the disk of the program `disk`.
+pub const DISK_BYTES: u64 = 512 << 20;
+
+/// What a program's stack looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shape {
+    /// One broker.
+    Single,
+    /// Three brokers, which can also be reached through a [`crate::proxy::Proxy`].
+    Cluster,
+    /// One broker, and all data on a small disk.
+    SmallDisk,
+}
+
+impl Shape {
+    /// That of this program, told by its name.
+    fn of_this_program() -> Self {
+        let path = std::env::current_exe().expect("a program knows its own path");
+        let name = path.file_stem().and_then(|name| name.to_str()).expect("programs have names");
+        // `cluster-<hash>`
+        match name.rsplit_once('-').map_or(name, |(name, _)| name) {
+            "cluster" => Self::Cluster,
+            "disk" => Self::SmallDisk,
+            _ => Self::Single,
+        }
+    }
+
+    fn brokers(self) -> u16 {
+        if self == Self::Cluster { 3 } else { 1 }
+    }
+}
+
 /// What the services need, running on this machine.
 #[derive(Debug)]
 pub struct Stack {
@@ -27,6 +59,8 @@ pub struct Stack {
     pub redis: String,
     /// Logs and data of this test run.
     pub dir: PathBuf,
+    /// Data of Kafka and Redis, as this program sees it.
+    pub data: PathBuf,
     // Everything stops when this pipe closes, which the kernel does for us however we end.
     _input: ChildStdin,
 }
@@ -47,6 +81,7 @@ impl Stack {
     }
 
     fn start() -> Result<Self, String> {
+        let shape = Shape::of_this_program();
         let local = binary("millrace-local");
         let dir = scratch();
         let (data, log) = (dir.join("data"), dir.join("millrace-local.log"));
@@ -54,16 +89,37 @@ impl Stack {
         // A shell around it removes the data afterwards and leaves the logs.
         let script = r#"data=$1; shift; "$@"; find "$data" -mindepth 1 -maxdepth 1 ! -name logs -exec rm -rf {} +"#;
         let mut shell = command("sh");
-        shell.arg("-c").arg(script).arg("sh").arg(&data).arg(local);
-        shell.args(["run", "--infra-only", "--stop-at-eof", "--port-offset", &free_offset().to_string(), "--data"]);
-        shell.arg(&data).stdin(Stdio::piped()).stdout(output.try_clone().map_err(|e| e.to_string())?).stderr(output);
+        if shape == Shape::SmallDisk {
+            // A mount that nobody else sees, and that ends with the last of its processes.
+            shell = command("unshare");
+            shell.args(["--map-root-user", "--mount", "sh"]);
+        }
+        shell.arg("-c").arg(match shape {
+            Shape::SmallDisk => format!(
+                "data=$1; mkdir \"$data\"; mount -t tmpfs -o size={DISK_BYTES} tmpfs \"$data\" || exit; shift; \"$@\"; \
+                 cp -r \"$data/logs\" \"$data.logs\""
+            ),
+            _ => script.to_owned(),
+        });
+        shell.arg("sh").arg(&data).arg(local);
+        shell.args(["run", "--infra-only", "--stop-at-eof", "--port-offset", &free_offset(shape).to_string()]);
+        shell.args(["--brokers", &shape.brokers().to_string()]);
+        if shape == Shape::Cluster {
+            shell.arg("--proxied");
+        }
+        shell.arg("--data").arg(&data);
+        shell.stdin(Stdio::piped()).stdout(output.try_clone().map_err(|e| e.to_string())?).stderr(output);
         // Ctrl-C at a terminal ends this program; the rest follows by the pipe, once.
         shell.process_group(0);
         let mut child = shell.spawn().map_err(|error| format!("a shell can't be started: {error}"))?;
         let input = child.stdin.take().ok_or("the shell has no input")?;
 
         let deadline = Instant::now() + START_LIMIT;
-        let env = data.join("env");
+        let seen = match shape {
+            Shape::SmallDisk => PathBuf::from(format!("/proc/{}/root{}", child.id(), data.display())),
+            _ => data.clone(),
+        };
+        let env = seen.join("env");
         while !env.exists() {
             let failed = |what| format!("Kafka, the registry and Redis {what}:\n{}", tail(&log, 40));
             if child.try_wait().map_err(|error| error.to_string())?.is_some() {
@@ -84,6 +140,7 @@ impl Stack {
             registry: get("MILLRACE_REGISTRY_URL")?,
             redis: get("MILLRACE_REDIS_URL")?,
             dir,
+            data: seen,
             _input: input,
         })
     }
@@ -107,11 +164,15 @@ fn scratch() -> PathBuf {
 }
 
 /// An offset whose ports are free, away from those that people use by hand.
-fn free_offset() -> u16 {
+fn free_offset(shape: Shape) -> u16 {
     let free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
     let start = 2_000 + u16::try_from(std::process::id() % 500).expect("below 500") * 10;
+    // A broker listens twice, and its proxy a hundred ports above.
+    let own = 0..2 * shape.brokers();
+    let ports = own.flat_map(|at| [9092 + at, 9192 + at, 19092 + at]).chain([8090, 6379]);
+    let ports: Vec<u16> = ports.collect();
     (start..start + 1_000)
         .step_by(10)
-        .find(|offset| [9092, 19092, 8090, 6379].iter().all(|port| free(port + offset)))
+        .find(|offset| ports.iter().all(|port| free(port + offset)))
         .expect("some port offset is free")
 }

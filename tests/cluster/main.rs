@@ -1,0 +1,54 @@
+//! Brokers that are killed and frozen, a network that is cut, a clock that jumps, on a cluster of three brokers: every
+//! command that was acknowledged is in the log, once, and the service is ready again in bounded time. Names begin with
+//! the guarantee that a test is about.
+//!
+//! `FAULTS=long` does more of everything.
+
+mod brokers;
+mod clock;
+mod network;
+
+use std::{
+    sync::LazyLock,
+    time::{Duration, Instant},
+};
+
+use millrace_tests::{Deployment, eventually_within, ledger, load::Load, services::Service};
+
+/// Whether this is the long run.
+static LONG: LazyLock<bool> = LazyLock::new(|| match std::env::var("FAULTS").as_deref() {
+    Ok("long") => true,
+    Ok("" | "short") | Err(std::env::VarError::NotPresent) => false,
+    other => panic!("FAULTS is short or long, not {other:?}"),
+});
+
+/// Prints what a test is at, and when.
+fn note(what: &str) {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    println!("{:6.1} s: {what}", START.elapsed().as_secs_f64());
+}
+
+const CLIENTS: usize = 8;
+const ACCOUNTS: usize = 6;
+/// From the end of a fault until the service is ready: a session, and a restore.
+const READY_LIMIT: Duration = Duration::from_secs(20);
+
+/// Clients keep `services` busy while `hurt` does what it does; then they are told about many more commands, all
+/// services are ready, and the log holds what clients were told.
+#[track_caller]
+fn busy_while(deployment: &Deployment, services: &mut [Service], hurt: impl FnOnce(&Load, &mut [Service])) {
+    let load = Load::start(services.iter().map(Service::url).collect(), CLIENTS, ACCOUNTS);
+    load.wait_for_more(50);
+    note("busy");
+    hurt(&load, services);
+    note("hurt");
+    load.wait_for_more(100);
+    note("answered");
+    for service in &*services {
+        eventually_within(READY_LIMIT, "readiness after the fault", || service.ready());
+    }
+    let (told, troubles) = load.stop();
+    note(&format!("{} commands; asked again: {troubles:?}", told.len()));
+    ledger::check(deployment, &told, &services[0], if *LONG { 200 } else { 20 });
+    note("checked");
+}
