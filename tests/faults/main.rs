@@ -5,10 +5,10 @@
 //! `FAULTS=long` does more of everything; see `deploy/local/test --help`.
 //!
 //! Do they find a wrong design? The one that is known to be wrong was tried once by hand: `Captures::fence` changed to ask
-//! the consumer for its metadata just before the commit, whoever owns the partition by then. Three cases failed, in each a
-//! command was decided twice: an instance frozen at `begin` whose consumer rejoined before its writer went on (log
-//! check: handled-twice, sequence-repeat), and writers that hung at `begin` and at `produced` through a rebalance. All that
-//! wake at once pass also with that design, since there is nothing fresh to be had yet. In cases after `produced` the open
+//! the consumer for its metadata just before the commit, whoever owns the partition by then. Three cases failed:
+//! an instance frozen at `begin` whose consumer rejoined before its writer went on, and a writer that hung at `begin`
+//! through a rebalance (log check: handled-twice, sequence-repeat); and a writer that hung at `produced`, which decided a
+//! command after its partition had gone. All that wake at once pass also with that design, since there is nothing fresh to be had yet. In cases after `produced` the open
 //! transaction itself protects: the successor waits for its end before it serves.
 
 mod bounds;
