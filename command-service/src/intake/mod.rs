@@ -359,21 +359,16 @@ impl Intake {
     }
 
     fn seek(&self, grant: &Grant, offset: i64) -> Result<(), KafkaError> {
-        let deadline = Instant::now() + SEEK_TIMEOUT;
-        loop {
-            let mut list = TopicPartitionList::new();
-            list.add_partition_offset(&grant.topic, grant.slot.partition, Offset::Offset(offset))?;
-            let sought = self.consumer.seek_partitions(list, SEEK_TIMEOUT)?;
-            match sought.elements().first().map_or(Ok(()), |element| element.error()) {
-                Ok(()) => return Ok(()),
-                // A partition that was assigned a moment ago may not be under way yet.
-                Err(error) if Instant::now() > deadline => return Err(error),
-                Err(error) => {
-                    tracing::debug!(%error, "seeking again");
-                    std::thread::sleep(POLL_WAIT);
-                }
-            }
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&grant.topic, grant.slot.partition, Offset::Offset(offset))?;
+        let sought = self.consumer.seek_partitions(list.clone(), SEEK_TIMEOUT)?;
+        if let Some(Err(error)) = sought.elements().first().map(|element| element.error()) {
+            // Its fetcher has stopped: it was asked for an offset that was deleted before the pause took hold.
+            tracing::debug!(%error, "assigning again instead of seeking");
+            self.consumer.incremental_unassign(&list)?;
+            self.consumer.incremental_assign(&list)?;
         }
+        Ok(())
     }
 
     /// A partition that is ours gets another grant, to be restored: what was read for the old one counts no more.

@@ -141,16 +141,21 @@ impl Job<'_> {
             all.push(Some(restoring));
         }
         let mut progress = Progress::new(total);
+        let mut failed = None;
         loop {
             for place in &mut all {
                 if place.as_ref().is_some_and(|restoring| restoring.open.is_empty())
                     && let Some(restoring) = place.take()
                 {
-                    ready(restoring.done(started)?);
+                    // One that can't begin does not hold up the others.
+                    match restoring.done(started) {
+                        Ok(restored) => ready(restored),
+                        Err(error) => failed = failed.or(Some(error)),
+                    }
                 }
             }
             if all.iter().flatten().next().is_none() {
-                return Ok(());
+                return failed.map_or(Ok(()), Err);
             }
             if !grants.iter().any(|grant| (self.wanted)(grant)) {
                 return Ok(());

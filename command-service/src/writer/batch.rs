@@ -71,21 +71,16 @@ impl Writer {
     /// What is waiting, up to the caps; partitions that are held, or whose grants have ended, are let be.
     pub(super) fn assemble(&self, served: &HashMap<Slot, Served>) -> Vec<Part> {
         let now = Instant::now();
-        let mut room = MAX_TRANSACTION_COMMANDS;
-        let mut batch = Vec::new();
-        for (slot, partition) in served {
-            if partition.held.as_ref().is_some_and(|hold| hold.until > now)
-                || !self.captures.holds(partition.grant.number)
-            {
-                continue;
-            }
-            let count = partition.queue.len().min(self.batch_commands).min(room);
-            if count > 0 {
-                batch.push(Part { slot: *slot, count });
-                room -= count;
-            }
-        }
-        batch
+        let is_ready = |partition: &Served| {
+            !partition.queue.is_empty()
+                && partition.held.as_ref().is_none_or(|hold| hold.until <= now)
+                && self.captures.holds(partition.grant.number)
+        };
+        let ready: Vec<_> = served.iter().filter(|(_, partition)| is_ready(partition)).collect();
+        // The same share for each, so that none is always left out.
+        let most = self.batch_commands.min(MAX_TRANSACTION_COMMANDS / ready.len().max(1)).max(1);
+        let part = |(slot, partition): (&Slot, &Served)| Part { slot: *slot, count: partition.queue.len().min(most) };
+        ready.into_iter().map(part).collect()
     }
 
     /// Writes a batch. When the cause of a failure lies in it, it is taken apart: by partition first, then by halves,
@@ -145,7 +140,15 @@ impl Writer {
     ) -> Result<(), Failure> {
         tracing::error!(partition = part.slot.partition, reason, "a command can't be written; it goes to dead letters");
         match self.write_again(producer, &[part], served, As::DeadLetters(reason, true)) {
-            Err(Failure::Poison(_)) => self.write_again(producer, &[part], served, As::DeadLetters(reason, false)),
+            Err(Failure::Poison(_)) => {}
+            result => return result,
+        }
+        match self.write_again(producer, &[part], served, As::DeadLetters(reason, false)) {
+            Err(Failure::Poison(reason)) => {
+                tracing::error!(partition = part.slot.partition, reason, "nor its dead letter; the partition waits");
+                served.get_mut(&part.slot).map(Served::hold);
+                Ok(())
+            }
             result => result,
         }
     }

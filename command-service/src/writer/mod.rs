@@ -140,6 +140,8 @@ impl Writer {
                 pause = if waiting { MIN_PAUSE } else { Duration::ZERO };
                 continue;
             }
+            // Before the transaction: the group may call back while it is aborted.
+            let renewals = self.captures.renewals();
             match self.work(&made, &batch, &mut served) {
                 Ok(()) => {
                     pause = Duration::ZERO;
@@ -163,7 +165,7 @@ impl Writer {
                     tracing::warn!(writer = self.number, ?failure, "transaction aborted; the batch runs again");
                     count_failed("aborted");
                     if matches!(failure, Failure::Refused(_)) {
-                        refused = Some((self.captures.renewals(), Instant::now()));
+                        refused = Some((renewals, Instant::now()));
                     }
                     pause = (pause * 2).clamp(MIN_PAUSE, MAX_PAUSE);
                     producer = Some(made);
