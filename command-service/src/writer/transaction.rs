@@ -62,11 +62,15 @@ pub struct Producer {
 impl Producer {
     /// Makes one. Its id is stable over restarts, so that a restarted process ends its own open transaction at once.
     pub fn new(settings: &ProducerSettings, types: &[Arc<dyn CommandType>], writer: usize) -> Result<Self, KafkaError> {
-        let timeout = settings.transaction_timeout.as_millis().to_string();
+        let timeout = settings.transaction_timeout.as_millis();
+        // Less than the transaction may take, as librdkafka wants it.
+        let socket_timeout = timeout.saturating_sub(100).max(900).to_string();
+        let timeout = timeout.to_string();
         let inner: ThreadedProducer<Deliveries> = client_config(&settings.bootstrap, "millrace-writer")
             .set("transactional.id", settings.names.transactional_id(&settings.instance, writer))
             .set("transaction.timeout.ms", &timeout)
             .set("message.timeout.ms", &timeout)
+            .set("socket.timeout.ms", &socket_timeout)
             .set("enable.idempotence", "true")
             .set("acks", "all")
             .set("linger.ms", "0")

@@ -29,6 +29,10 @@ pub fn client_config(bootstrap: &str, client_id: &str) -> ClientConfig {
         // A broker that comes back is noticed soon; librdkafka waits up to 10 s by default.
         .set("reconnect.backoff.max.ms", "1000")
         .set("socket.keepalive.enable", "true")
+        // A broker that is frozen or cut off is given up as soon: librdkafka's 60 s held commands up for as long, when
+        // such a broker was asked for a new producer id or a fetch (seen).
+        .set("socket.timeout.ms", REQUEST_TIMEOUT.as_millis().to_string())
+        .set("socket.connection.setup.timeout.ms", REQUEST_TIMEOUT.as_millis().to_string())
         .set_log_level(RDKafkaLogLevel::Warning);
     config
 }
