@@ -32,12 +32,17 @@ pub fn open(owner: &str, currency: &str) -> Vec<u8> {
     encode(id, schema, vec![("owner", Avro::String(owner.into())), ("currency", Avro::String(currency.into()))])
 }
 
-/// `Deposit`.
+/// `Deposit` without a reference.
 pub fn deposit(amount_minor: i64) -> Vec<u8> {
+    deposit_for(amount_minor, None)
+}
+
+/// `Deposit`.
+pub fn deposit_for(amount_minor: i64, reference: Option<&str>) -> Vec<u8> {
     static ID: OnceLock<u32> = OnceLock::new();
     let schema = schema("Deposit", &payment_fields());
     let (id, schema) = registered(&ID, &schema);
-    encode(id, schema, payment(amount_minor, None))
+    encode(id, schema, payment(amount_minor, reference))
 }
 
 /// `Withdraw` with a reference.

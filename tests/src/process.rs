@@ -26,8 +26,11 @@ use crate::wait::eventually_within;
 /// The path of a program of this workspace.
 pub fn binary(name: &str) -> PathBuf {
     let own = std::env::current_exe().expect("a program knows its own path");
-    // target/release/deps/pipeline-<hash> → target/release
-    let folder = own.ancestors().nth(2).expect("the test lies two folders deep");
+    // target/release/deps/pipeline-<hash> or target/release/millrace-bench → target/release
+    let mut folder = own.parent().expect("a program lies in a folder");
+    if folder.ends_with("deps") {
+        folder = folder.parent().expect("a program's folder has a parent");
+    }
     let path = folder.join(name);
     assert!(
         path.is_file(),

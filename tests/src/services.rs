@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     ops::Deref,
     panic,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         OnceLock,
         atomic::{AtomicU32, Ordering},
@@ -40,6 +40,8 @@ pub struct Deployment {
     pub partitions: i32,
     /// All settings, by variable.
     pub env: BTreeMap<String, String>,
+    /// Where the programs of the services are, unless it is where our own is.
+    pub bin_dir: Option<PathBuf>,
     query_port: u16,
 }
 
@@ -67,7 +69,16 @@ impl Deployment {
             ("MILLRACE_SESSION_TIMEOUT_MS", "6000".to_owned()),
         ];
         let env = env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        Self { prefix, partitions, env, query_port }
+        Self { prefix, partitions, env, bin_dir: None, query_port }
+    }
+
+    /// A fresh one with the services' own defaults: what is measured is what users get.
+    pub fn with_defaults() -> Self {
+        let mut deployment = Self { partitions: 12, ..Self::new() };
+        for name in ["MILLRACE_PARTITIONS", "MILLRACE_SESSION_TIMEOUT_MS"] {
+            deployment.env.remove(name);
+        }
+        deployment
     }
 
     /// The same with another setting.
@@ -157,6 +168,7 @@ pub struct Service {
     http: Option<u16>,
     ops: u16,
     env: BTreeMap<String, String>,
+    program: PathBuf,
     process: Process,
 }
 
@@ -173,14 +185,15 @@ impl Service {
         set("MILLRACE_OPS_ADDR", format!("127.0.0.1:{ops}"));
         set("MILLRACE_INSTANCE_ID", instance.to_owned());
         let log = Stack::shared().log(&format!("{}-{kind}-{instance}", deployment.prefix));
-        let process = Self::spawn(kind, &env, &log);
-        let mut service = Self { kind, log, http, ops, env, process };
+        let program = deployment.bin_dir.as_ref().map_or_else(|| binary(kind), |dir| dir.join(kind));
+        let process = Self::spawn(&program, &env, &log);
+        let mut service = Self { kind, log, http, ops, env, program, process };
         service.wait_ready();
         service
     }
 
-    fn spawn(kind: &str, env: &BTreeMap<String, String>, log: &std::path::Path) -> Process {
-        let mut command = command(binary(kind));
+    fn spawn(program: &Path, env: &BTreeMap<String, String>, log: &Path) -> Process {
+        let mut command = command(program);
         command.envs(env);
         Process::start(&command, log)
     }
@@ -234,6 +247,11 @@ impl Service {
         assert_eq!(ended.code, Some(0), "{} ended with {ended:?}:\n{}", self.kind, tail(&self.log, 30));
         assert!(ended.took <= TERM_LIMIT, "{} took {:?} to end:\n{}", self.kind, ended.took, tail(&self.log, 30));
         ended
+    }
+
+    /// Its process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
     }
 
     /// kill -9.
@@ -304,7 +322,7 @@ impl Service {
     /// Starts it again after its end, with the same settings; does not wait.
     pub fn launch(&mut self) {
         assert!(!self.runs(), "{} still runs", self.kind);
-        self.process = Self::spawn(self.kind, &self.env, &self.log);
+        self.process = Self::spawn(&self.program, &self.env, &self.log);
     }
 
     /// Starts it again after its end and waits until it is ready.

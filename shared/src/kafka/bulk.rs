@@ -10,6 +10,7 @@
 use std::{
     ffi::{CStr, c_char, c_void},
     ptr, slice,
+    sync::Arc,
     time::Duration,
 };
 
@@ -20,7 +21,7 @@ use rdkafka::{
         rd_kafka_message_t, rd_kafka_message_timestamp, rd_kafka_queue_destroy, rd_kafka_queue_get_consumer,
         rd_kafka_queue_t, rd_kafka_resp_err_t, rd_kafka_timestamp_type_t, rd_kafka_topic_name,
     },
-    consumer::{BaseConsumer, Consumer},
+    consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::{KafkaError, KafkaResult, RDKafkaErrorCode},
     message::BorrowedMessage,
 };
@@ -31,16 +32,16 @@ use super::{Logged, REQUEST_TIMEOUT};
 const BATCH: usize = 1024;
 
 /// A consumer of assigned partitions that reads in bulk. Stays on one thread at a time.
-pub struct BulkReader {
+pub struct BulkReader<C: ConsumerContext = Logged> {
     // Declared before the consumer: a queue must be let go before its client.
     queue: Queue,
-    consumer: BaseConsumer<Logged>,
+    consumer: Arc<BaseConsumer<C>>,
     buffer: Vec<*mut rd_kafka_message_t>,
 }
 
 // SAFETY: the pointers in `buffer` are only live within `read`, which takes `&mut self`; librdkafka's handles may be
 // used from any thread.
-unsafe impl Send for BulkReader {}
+unsafe impl<C: ConsumerContext> Send for BulkReader<C> {}
 
 /// What a reader comes upon.
 #[derive(Debug)]
@@ -70,7 +71,14 @@ pub enum Item<'a> {
 impl BulkReader {
     /// A reader without partitions. `config` comes from [`super::reader_config`].
     pub fn new(config: &ClientConfig) -> KafkaResult<Self> {
-        let consumer: BaseConsumer<Logged> = config.create_with_context(Logged)?;
+        Self::over(Arc::new(config.create_with_context(Logged)?))
+    }
+}
+
+impl<C: ConsumerContext> BulkReader<C> {
+    /// Reads what a consumer is assigned. While this reads, the consumer's callbacks are not called: a rebalance is
+    /// seen only by the consumer's own `poll`.
+    pub fn over(consumer: Arc<BaseConsumer<C>>) -> KafkaResult<Self> {
         // SAFETY: the client lives as long as `consumer`, which outlives the queue.
         let queue = Queue(unsafe { rd_kafka_queue_get_consumer(consumer.client().native_ptr()) });
         if queue.0.is_null() {
@@ -131,7 +139,7 @@ impl BulkReader {
     }
 }
 
-impl std::fmt::Debug for BulkReader {
+impl<C: ConsumerContext> std::fmt::Debug for BulkReader<C> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("BulkReader")
     }
