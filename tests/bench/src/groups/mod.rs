@@ -1,0 +1,42 @@
+//! The groups of figures, one file for each.
+
+mod http;
+mod takeover;
+mod write;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::report::Figure;
+
+/// How to measure.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// One short round.
+    pub quick: bool,
+    /// Rounds.
+    pub rounds: usize,
+    /// Where the services' programs are, unless beside ours.
+    pub bin_dir: Option<PathBuf>,
+}
+
+impl Settings {
+    /// Accounts of the bank.
+    pub fn accounts(&self) -> usize {
+        if self.quick { 5_000 } else { 100_000 }
+    }
+}
+
+/// Figures that are measured together.
+pub struct Group {
+    /// First part of their names.
+    pub name: &'static str,
+    /// Their names, and what each is.
+    pub figures: &'static [(&'static str, &'static str)],
+    /// Measures those of them that are wanted.
+    pub run: fn(&Settings, &[&'static str]) -> Result<Vec<Figure>>,
+}
+
+/// All groups.
+pub const GROUPS: &[Group] = &[write::GROUP, http::GROUP, takeover::GROUP];
