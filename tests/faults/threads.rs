@@ -37,8 +37,8 @@ fn g01_g02_g03_an_instance_whose_consumer_hangs_is_replaced_and_its_writer_refus
         deployment.wait_for_owner("c2");
         let took = Timestamp::now().duration_since(hung_at);
         assert!(
-            took.as_secs() <= 2 + 10 + 10,
-            "a silent owner is replaced within session time-out and 10 s (and 10 for a busy machine), not {took:?}"
+            took.as_secs() <= 2 + 5 + 10,
+            "an owner that hangs is replaced 5 s later than a silent one (session time-out and 10 s), not {took:?}"
         );
         for id in &ids {
             if id == &ids[0] {
