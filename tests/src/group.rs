@@ -7,6 +7,7 @@ use rdkafka::{
     admin::{AdminClient, AdminOptions},
     client::DefaultClientContext,
     consumer::{BaseConsumer, CommitMode, Consumer},
+    groups::GroupMemberInfo,
 };
 
 use crate::{Deployment, eventually};
@@ -35,12 +36,18 @@ impl Deployment {
         let mut owners = BTreeMap::new();
         for group in groups.groups().iter().filter(|group| group.state() == "Stable") {
             for member in group.members() {
-                let instance = member.client_id().trim_start_matches("millrace-command-");
                 let partitions = assigned(member.assignment().unwrap_or_default(), &self.topic("commands"));
-                owners.extend(partitions.into_iter().flatten().map(|partition| (partition, instance.to_owned())));
+                owners.extend(partitions.into_iter().flatten().map(|partition| (partition, instance(member))));
             }
         }
         owners
+    }
+
+    /// The instances that are members of the group.
+    #[track_caller]
+    pub fn members(&self) -> Vec<String> {
+        let groups = self.consumer().fetch_group_list(Some(&self.group()), LIMIT).expect("the broker answers");
+        groups.groups().iter().flat_map(|group| group.members()).map(instance).collect()
     }
 
     /// Waits until the group has given out every partition as it is to be.
@@ -101,6 +108,11 @@ impl Deployment {
         }
         self.consumer().commit(&list, CommitMode::Sync).expect("offsets can be set");
     }
+}
+
+/// The instance that a member is.
+fn instance(member: &GroupMemberInfo) -> String {
+    member.client_id().trim_start_matches("millrace-command-").to_owned()
 }
 
 /// The partitions of a topic in an assignment of Kafka's consumer protocol: version, then for each topic its name and
