@@ -49,6 +49,14 @@ impl Headers {
         self.ends.push((name_end, value_end));
     }
 
+    /// Adds one whose value is put together.
+    pub fn push_joined(&mut self, name: &str, parts: &[&str]) {
+        self.bytes.extend_from_slice(name.as_bytes());
+        let name_end = self.bytes.len();
+        parts.iter().for_each(|part| self.bytes.extend_from_slice(part.as_bytes()));
+        self.ends.push((name_end, Some(self.bytes.len())));
+    }
+
     /// In order. Names are any bytes but zero.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&[u8], Option<&[u8]>)> {
         let mut from = 0;

@@ -5,7 +5,6 @@
 //! (apache-avro 0.22 recurses without limit).
 
 use std::{
-    collections::HashMap,
     marker::PhantomData,
     sync::{Arc, Mutex, RwLock},
     time::{Duration, Instant},
@@ -16,6 +15,7 @@ use apache_avro::{
 };
 
 use crate::{
+    fast_hash::FastMap,
     records::Records,
     registry::{self, Registry},
 };
@@ -69,7 +69,7 @@ pub struct Codec<R> {
     /// By record type and version.
     readers: Vec<Vec<GenericDatumReader<'static>>>,
     schemas: Vec<Vec<&'static Schema>>,
-    known: RwLock<HashMap<u32, Arc<Known>>>,
+    known: RwLock<FastMap<u32, Arc<Known>>>,
     /// Since when, and why, the registry can't be asked.
     unavailable: Mutex<Option<(Instant, String)>>,
     records: PhantomData<fn() -> R>,

@@ -1,7 +1,5 @@
 //! What travels in record headers: CloudEvents in Kafka's binary mode, and Millrace's own.
 
-use std::fmt::{self, Write as _};
-
 use jiff::Timestamp;
 use rdkafka::message::{Header, OwnedHeaders};
 
@@ -119,8 +117,8 @@ pub struct EventHeaders<'a> {
     pub namespace: &'a str,
     /// Record name.
     pub record: &'a str,
-    /// When it happened.
-    pub time: Timestamp,
+    /// When it happened: RFC 3339 in UTC with six digits of a second.
+    pub time: &'a str,
     /// The command that caused it.
     pub command_id: &'a str,
     /// Passed on from the command.
@@ -130,34 +128,48 @@ pub struct EventHeaders<'a> {
 }
 
 impl EventHeaders<'_> {
-    /// Hands over each header, in the contract's order.
-    pub fn write(&self, mut put: impl FnMut(&str, &[u8])) {
-        let mut text = String::with_capacity(128);
-        let compose = |text: &mut String, arguments: fmt::Arguments<'_>| {
-            text.clear();
-            // A string takes everything.
-            let _ = text.write_fmt(arguments);
-        };
-        put("content-type", b"application/avro");
-        put("ce_specversion", b"1.0");
-        compose(&mut text, format_args!("{}/{}/{}", self.aggregate_type, self.aggregate_id, self.sequence));
-        put(names::ID, text.as_bytes());
-        compose(&mut text, format_args!("/millrace/{}", self.aggregate_type));
-        put("ce_source", text.as_bytes());
-        compose(&mut text, format_args!("{}.{}", self.namespace, self.record));
-        put("ce_type", text.as_bytes());
-        put("ce_subject", self.aggregate_id.as_bytes());
-        compose(&mut text, format_args!("{:.6}", self.time));
-        put(names::TIME, text.as_bytes());
-        compose(&mut text, format_args!("{}", self.sequence));
-        put(names::SEQUENCE, text.as_bytes());
-        put(names::COMMAND_ID, self.command_id.as_bytes());
+    /// Hands over each header, in the contract's order, with the parts that its value is put together from.
+    pub fn write(&self, mut put: impl FnMut(&str, &[&str])) {
+        let mut digits = itoa::Buffer::new();
+        let sequence = digits.format(self.sequence);
+        put("content-type", &["application/avro"]);
+        put("ce_specversion", &["1.0"]);
+        put(names::ID, &[self.aggregate_type, "/", self.aggregate_id, "/", sequence]);
+        put("ce_source", &["/millrace/", self.aggregate_type]);
+        put("ce_type", &[self.namespace, ".", self.record]);
+        put("ce_subject", &[self.aggregate_id]);
+        put(names::TIME, &[self.time]);
+        put(names::SEQUENCE, &[sequence]);
+        put(names::COMMAND_ID, &[self.command_id]);
         if let Some(correlation_id) = self.correlation_id {
-            put(names::CORRELATION_ID, correlation_id.as_bytes());
+            put(names::CORRELATION_ID, &[correlation_id]);
         }
         if let Some(traceparent) = self.traceparent.filter(|text| is_sampled(text)) {
-            put(names::TRACEPARENT, traceparent.as_bytes());
+            put(names::TRACEPARENT, &[traceparent]);
         }
+    }
+}
+
+/// A time as text, kept for when it is asked for again.
+#[derive(Debug)]
+pub struct Rfc3339 {
+    time: Timestamp,
+    text: String,
+}
+
+impl Default for Rfc3339 {
+    fn default() -> Self {
+        Self { time: Timestamp::UNIX_EPOCH, text: rfc3339_micros(Timestamp::UNIX_EPOCH) }
+    }
+}
+
+impl Rfc3339 {
+    /// As [`rfc3339_micros`] gives it.
+    pub fn text(&mut self, time: Timestamp) -> &str {
+        if time != self.time {
+            *self = Self { time, text: rfc3339_micros(time) };
+        }
+        &self.text
     }
 }
 

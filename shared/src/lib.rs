@@ -9,6 +9,7 @@ pub mod codec;
 pub mod config;
 pub mod domain;
 pub mod envelope;
+pub mod fast_hash;
 pub mod fingerprint;
 pub mod http;
 pub mod kafka;

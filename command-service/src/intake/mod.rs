@@ -129,7 +129,8 @@ impl Intake {
             .set("group.protocol", "classic")
             .set("partition.assignment.strategy", "cooperative-sticky")
             .set("session.timeout.ms", session.to_string())
-            .set("heartbeat.interval.ms", (session / 4).max(1).to_string())
+            // The members that stay learn by their next heartbeat that one is gone.
+            .set("heartbeat.interval.ms", (session / 4).clamp(1, 1000).to_string())
             // Heartbeats come from a thread of librdkafka's, and go on when the one that polls here hangs: for as long as
             // this is, by default five minutes, no rebalance ends without its answer.
             .set("max.poll.interval.ms", (session + POLL_GRACE.as_millis()).to_string())

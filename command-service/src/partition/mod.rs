@@ -11,7 +11,6 @@ pub mod restore;
 mod tests;
 
 use std::{
-    collections::HashMap,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::Duration,
@@ -21,9 +20,10 @@ use jiff::Timestamp;
 use millrace_shared::{
     codec::{DecodeError, Foreign},
     domain::{Aggregate, AggregateId},
-    envelope::CommandHeaders,
+    envelope::{CommandHeaders, Rfc3339},
+    fast_hash::FastMap,
     fingerprint::{Fingerprint, fingerprint},
-    kafka::partition_of,
+    kafka::{partition_of, topics::Topic},
     outcome::Outcome,
     records::Records,
 };
@@ -32,10 +32,10 @@ use serde_json::{Map, Value, json};
 use crate::{
     grant::Slot,
     record::{CommandRecord, Headers, Sink},
-    types::TypeOf,
+    types::{CommandType, TypeOf},
     waiters::{Answer, Awaited, Waiters},
 };
-use memory::Memory;
+use memory::{CommandKey, Memory};
 use publish::Counts;
 
 /// A record that is forwarded, or goes to dead letters, gets a few headers more; it must stay below Kafka's limit.
@@ -114,7 +114,7 @@ pub struct RestoreError(pub String);
 pub struct Partition<A: Aggregate> {
     context: Arc<TypeOf<A>>,
     settings: Settings,
-    aggregates: HashMap<Box<str>, Entry<A::State>>,
+    aggregates: FastMap<Box<str>, Entry<A::State>>,
     memory: Memory,
     decided_up_to: Option<i64>,
     /// What the aggregates of this batch were before it.
@@ -123,6 +123,11 @@ pub struct Partition<A: Aggregate> {
     counts: Counts,
     /// For the headers of the record that is being sent.
     headers: Headers,
+    /// The time of the last event, as text: the next one's is often the same millisecond.
+    time: Rfc3339,
+    /// What a command's origin begins with, and its position.
+    origin: String,
+    position: String,
 }
 
 /// An aggregate's id and what was known of it.
@@ -160,10 +165,15 @@ struct Readable<C> {
     command_id: String,
     command: C,
     fingerprint: Fingerprint,
-    /// Where it first lay.
-    origin: String,
+    /// Where it first lay, when it was forwarded.
+    origin: Option<String>,
+}
+
+impl<C> Readable<C> {
     /// Under what its outcome is remembered.
-    remembered_as: String,
+    fn key(&self) -> CommandKey<'_> {
+        CommandKey { aggregate_id: self.aggregate_id.as_str(), command_id: &self.command_id }
+    }
 }
 
 /// What was decided about it.
@@ -191,11 +201,15 @@ impl Refused {
 impl<A: Aggregate> Partition<A> {
     /// An empty one.
     pub fn new(context: Arc<TypeOf<A>>, settings: Settings) -> Self {
+        let number = settings.slot.partition;
         Self {
+            origin: format!("{}/{number}/", context.topic(Topic::Commands)),
+            position: format!("{}/{number}/", settings.topic_id),
+            time: Rfc3339::default(),
             context,
             memory: Memory::new(settings.window),
             settings,
-            aggregates: HashMap::new(),
+            aggregates: FastMap::default(),
             decided_up_to: None,
             before: Vec::new(),
             answers: Vec::new(),
@@ -205,21 +219,24 @@ impl<A: Aggregate> Partition<A> {
     }
 
     /// Reads a command, or says why it is a dead letter.
-    fn read(&self, record: &CommandRecord, headers: CommandHeaders) -> Result<Readable<A::Command>, DecodeError> {
+    fn read(&self, record: &CommandRecord, mut headers: CommandHeaders) -> Result<Readable<A::Command>, DecodeError> {
         let aggregate_id = AggregateId::from_key(record.key()).map_err(DecodeError::Malformed)?;
         let value = record.value().ok_or_else(|| DecodeError::Malformed("the record has no value".into()))?;
         let command = self.context.commands.decode(value, Foreign::Resolve, &self.settings.runtime)?;
         let fingerprint =
             fingerprint(command.name(), &command).map_err(|error| DecodeError::Malformed(error.to_string()))?;
-        let origin = self.origin(record, &headers);
-        let command_id = headers.id.clone().unwrap_or_else(|| origin.clone());
-        let remembered_as = memory::key(aggregate_id.as_str(), &command_id);
-        Ok(Readable { aggregate_id, headers, command_id, command, fingerprint, origin, remembered_as })
+        let origin = self.given_origin(&headers).map(str::to_owned);
+        let from_origin = || origin.clone().unwrap_or_else(|| self.own_origin(record));
+        let command_id = headers.id.take().unwrap_or_else(from_origin);
+        Ok(Readable { aggregate_id, headers, command_id, command, fingerprint, origin })
     }
 
-    /// Applies the rules. The state is changed on a copy, so that a refusal or a panic leaves nothing behind.
-    fn judge(&self, command: &Readable<A::Command>, at: Timestamp) -> Result<Decision<A>, Refused> {
-        let mut entry = self.aggregates.get(command.aggregate_id.as_str()).cloned().unwrap_or_default();
+    /// Applies the rules to a copy of the aggregate, so that a refusal or a panic leaves nothing behind.
+    fn judge(
+        mut entry: Entry<A::State>,
+        command: &Readable<A::Command>,
+        at: Timestamp,
+    ) -> Result<Decision<A>, Refused> {
         if let Some(reason) = &entry.unreadable {
             return Err(Refused::new("unavailable", json!({"cause": &**reason})));
         }
@@ -257,16 +274,19 @@ impl<A: Aggregate> Partition<A> {
         now: Timestamp,
         sink: &mut dyn Sink,
     ) -> Result<(), String> {
-        if let Some(known) = self.memory.recall(&command.remembered_as, now) {
-            let known = known.clone();
-            return self.repeat(record, command, &known, now, sink);
+        if let Some(known) = self.memory.recall(command.key(), now) {
+            let (fingerprint, outcome) = (known.fingerprint, known.outcome.to_vec());
+            return self.repeat(record, command, (fingerprint, &outcome), now, sink);
         }
-        let last = self.aggregates.get(command.aggregate_id.as_str()).map_or(Timestamp::MIN, |entry| entry.last_time);
         let given = record.timestamp_ms.and_then(|millis| Timestamp::from_millisecond(millis).ok()).unwrap_or(now);
-        let at = given.min(now).max(last);
-        match catch_unwind(AssertUnwindSafe(|| self.judge(command, at))) {
-            Ok(Ok(decision)) => self.accept(record, command, decision, (at, now), sink),
-            Ok(Err(refused)) => self.refuse(record, command, refused, now, sink),
+        let judge = || {
+            let entry = self.aggregates.get(command.aggregate_id.as_str()).cloned().unwrap_or_default();
+            let at = given.min(now).max(entry.last_time);
+            (at, Self::judge(entry, command, at))
+        };
+        match catch_unwind(AssertUnwindSafe(judge)) {
+            Ok((at, Ok(decision))) => self.accept(record, command, decision, (at, now), sink),
+            Ok((_, Err(refused))) => self.refuse(record, command, refused, now, sink),
             Err(_) => Err("the domain panicked".to_owned()),
         }
     }

@@ -1,6 +1,6 @@
 //! What a partition sends: events, outcomes, dead letters, and commands that belong elsewhere.
 
-use std::sync::Arc;
+use std::{mem, sync::Arc};
 
 use jiff::Timestamp;
 use millrace_shared::{
@@ -53,20 +53,20 @@ impl Counts {
 }
 
 impl<A: Aggregate> Partition<A> {
-    /// `topic/partition/offset` of where the record first lay. Anybody may write that header, so only what we could
-    /// have written is believed.
-    pub(super) fn origin(&self, record: &CommandRecord, headers: &CommandHeaders) -> String {
+    /// `topic/partition/offset` of where a forwarded record first lay. Anybody may write that header, so only what we
+    /// could have written is believed.
+    pub(super) fn given_origin<'a>(&self, headers: &'a CommandHeaders) -> Option<&'a str> {
         let topic = self.context.topic(Topic::Commands);
         let is_ours = |origin: &str| {
             let (partition, offset) = origin.strip_prefix(topic)?.strip_prefix('/')?.split_once('/')?;
             Some(parse_version(partition).is_some() && parse_version(offset).is_some())
         };
-        let given = headers.origin.as_deref().filter(|origin| headers.forwarded && is_ours(origin) == Some(true));
-        given.map_or_else(|| format!("{topic}/{}/{}", self.settings.slot.partition, record.offset), str::to_owned)
+        headers.origin.as_deref().filter(|origin| headers.forwarded && is_ours(origin) == Some(true))
     }
 
-    fn position(&self, record: &CommandRecord) -> String {
-        format!("{}/{}/{}", self.settings.topic_id, self.settings.slot.partition, record.offset)
+    /// `topic/partition/offset` of where the record lies.
+    pub(super) fn own_origin(&self, record: &CommandRecord) -> String {
+        format!("{}{}", self.origin, record.offset)
     }
 
     pub(super) fn dead_letter(
@@ -78,7 +78,7 @@ impl<A: Aggregate> Partition<A> {
         sink: &mut dyn Sink,
     ) {
         let given = CommandHeaders::read(record.headers()).unwrap_or_default();
-        let origin = self.origin(record, &given);
+        let origin = self.given_origin(&given).map_or_else(|| self.own_origin(record), str::to_owned);
         tracing::warn!(
             topic = self.context.topic(Topic::Commands),
             partition = self.settings.slot.partition,
@@ -110,7 +110,7 @@ impl<A: Aggregate> Partition<A> {
 
     /// Puts a command whose producer used another partitioner where it belongs.
     pub(super) fn forward(&mut self, record: &CommandRecord, partition: i32, now: Timestamp, sink: &mut dyn Sink) {
-        let origin = self.origin(record, &CommandHeaders::default());
+        let origin = self.own_origin(record);
         self.counts.forwarded += 1;
         self.headers.clear();
         copy_headers(record, &[names::ORIGIN, names::FORWARDED], &mut self.headers);
@@ -134,10 +134,14 @@ impl<A: Aggregate> Partition<A> {
         sent: Sent,
         sink: &mut dyn Sink,
     ) {
-        let position = self.position(record);
+        let mut digits = itoa::Buffer::new();
+        let offset = digits.format(record.offset);
         self.headers.clear();
-        self.headers.push(names::ORIGIN.as_bytes(), Some(command.origin.as_bytes()));
-        self.headers.push(names::POSITION.as_bytes(), Some(position.as_bytes()));
+        match &command.origin {
+            Some(origin) => self.headers.push(names::ORIGIN.as_bytes(), Some(origin.as_bytes())),
+            None => self.headers.push_joined(names::ORIGIN, &[&self.origin, offset]),
+        }
+        self.headers.push_joined(names::POSITION, &[&self.position, offset]);
         if sent.replayed {
             self.headers.push(names::REPLAYED.as_bytes(), Some(b"1"));
         }
@@ -180,18 +184,18 @@ impl<A: Aggregate> Partition<A> {
         &mut self,
         record: &CommandRecord,
         command: &Readable<A::Command>,
-        known: &Remembered,
+        (fingerprint, known): (Fingerprint, &[u8]),
         now: Timestamp,
         sink: &mut dyn Sink,
     ) -> Result<(), String> {
-        if known.fingerprint != command.fingerprint {
+        if fingerprint != command.fingerprint {
             let refused = Refused::new("idempotency-key-reused", json!({}));
             return self.refuse(record, command, refused, now, sink);
         }
         self.counts.replayed += 1;
-        self.send_outcome(record, command, &known.outcome, Sent { now, replayed: true }, sink);
+        self.send_outcome(record, command, known, Sent { now, replayed: true }, sink);
         if self.settings.waiters.any() {
-            let decoded = self.context.outcomes.decode(&known.outcome, Foreign::Refuse, &self.settings.runtime);
+            let decoded = self.context.outcomes.decode(known, Foreign::Refuse, &self.settings.runtime);
             let OutcomeRecord::Outcome(outcome) = decoded.map_err(|error| error.to_string())?;
             self.answer(record, &outcome, command.fingerprint, true);
         }
@@ -231,13 +235,13 @@ impl<A: Aggregate> Partition<A> {
                 sequence,
                 namespace: A::Event::NAMESPACE,
                 record: event.name(),
-                time: at,
+                time: self.time.text(at),
                 command_id: &command.command_id,
                 correlation_id: command.headers.correlation_id.as_deref(),
                 traceparent: command.headers.traceparent.as_deref(),
             };
             self.headers.clear();
-            headers.write(|name, value| self.headers.push(name.as_bytes(), Some(value)));
+            headers.write(|name, parts| self.headers.push_joined(name, parts));
             sink.send(OutRecord {
                 topic: Topic::Events,
                 partition: self.settings.slot.partition,
@@ -248,11 +252,14 @@ impl<A: Aggregate> Partition<A> {
             });
             begin = end;
         }
-        let id: Box<str> = command.aggregate_id.as_str().into();
-        let before = self.aggregates.insert(id.clone(), decision.entry);
-        self.before.push((id, before));
+        let id = command.aggregate_id.as_str();
+        let before = match self.aggregates.get_mut(id) {
+            Some(entry) => Some(mem::replace(entry, decision.entry)),
+            None => self.aggregates.insert(id.into(), decision.entry),
+        };
+        self.before.push((id.into(), before));
         self.counts.accepted += 1;
-        self.publish(record, command, &outcome, encoded, sink);
+        self.publish(record, command, &outcome, &encoded, sink);
         Ok(())
     }
 
@@ -274,7 +281,7 @@ impl<A: Aggregate> Partition<A> {
         };
         let (outcome, encoded) = self.encode_outcome(outcome)?;
         self.counts.rejected += 1;
-        self.publish(record, command, &outcome, encoded, sink);
+        self.publish(record, command, &outcome, &encoded, sink);
         Ok(())
     }
 
@@ -299,15 +306,15 @@ impl<A: Aggregate> Partition<A> {
         record: &CommandRecord,
         command: &Readable<A::Command>,
         outcome: &Outcome,
-        encoded: Vec<u8>,
+        encoded: &[u8],
         sink: &mut dyn Sink,
     ) {
         let now = outcome.time();
-        self.send_outcome(record, command, &encoded, Sent { now, replayed: false }, sink);
+        self.send_outcome(record, command, encoded, Sent { now, replayed: false }, sink);
         self.answer(record, outcome, command.fingerprint, false);
         if is_remembered(outcome) {
-            let remembered = Remembered { fingerprint: command.fingerprint, outcome: encoded.into(), at: now };
-            self.memory.remember(&command.remembered_as, remembered);
+            let remembered = Remembered { fingerprint: command.fingerprint, outcome: encoded, at: now };
+            self.memory.remember(command.key(), remembered);
         }
     }
 }

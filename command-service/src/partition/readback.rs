@@ -12,7 +12,7 @@ use millrace_shared::{
 
 use super::{
     Partition, RestoreError, Settings, Stored, is_remembered,
-    memory::{self, Remembered},
+    memory::{CommandKey, Remembered},
 };
 use crate::types::CommandType;
 
@@ -71,8 +71,9 @@ impl<A: Aggregate> Partition<A> {
         };
         let Ok(fingerprint) = Fingerprint::try_from(outcome.fingerprint.as_slice()) else { return Ok(()) };
         if is_remembered(&outcome) && !self.memory.is_past(outcome.time(), now) {
-            let remembered = Remembered { fingerprint, outcome: value.into(), at: outcome.time() };
-            self.memory.remember(&memory::key(&outcome.aggregate_id, &outcome.command_id), remembered);
+            let remembered = Remembered { fingerprint, outcome: value, at: outcome.time() };
+            let key = CommandKey { aggregate_id: &outcome.aggregate_id, command_id: &outcome.command_id };
+            self.memory.remember(key, remembered);
             self.memory.commit();
         }
         Ok(())

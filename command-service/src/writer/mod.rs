@@ -75,15 +75,14 @@ impl Writer {
     pub fn run(self) {
         let mut served: HashMap<Slot, Served> = HashMap::new();
         let mut producer: Option<Producer> = None;
-        let mut pause = Duration::ZERO;
+        // After a failure no transaction begins before then.
+        let (mut pause, mut not_before) = (Duration::ZERO, Instant::now());
         let mut refused = None;
         loop {
             let waiting = served.values().any(|partition| !partition.queue.is_empty());
-            let wait = match (waiting, pause.is_zero()) {
-                (true, true) => Duration::ZERO,
-                (true, false) => pause,
-                (false, _) if producer.is_none() => pause.max(MIN_PAUSE),
-                (false, _) => IDLE_WAIT,
+            let wait = match waiting || producer.is_none() {
+                true => not_before.saturating_duration_since(Instant::now()),
+                false => IDLE_WAIT,
             };
             let first = match wait.is_zero() {
                 true => self.inbox.try_recv().ok(),
@@ -116,6 +115,9 @@ impl Writer {
                     ToWriter::End => return,
                 }
             }
+            if Instant::now() < not_before {
+                continue;
+            }
             // Made before anything is there to be written: it ends an open transaction of this instance's former life,
             // which the restores wait for.
             let made = match producer.take() {
@@ -124,7 +126,7 @@ impl Writer {
                     Ok(made) => made,
                     Err(error) => {
                         tracing::warn!(writer = self.number, %error, "no transactional producer yet; trying again");
-                        pause = MAX_PAUSE;
+                        not_before = Instant::now() + MAX_PAUSE;
                         continue;
                     }
                 },
@@ -136,8 +138,9 @@ impl Writer {
             if batch.is_empty() {
                 producer = Some(made);
                 // What waits is held, or its grant has ended and word of it is on the way.
-                let waiting = served.values().any(|partition| !partition.queue.is_empty());
-                pause = if waiting { MIN_PAUSE } else { Duration::ZERO };
+                if served.values().any(|partition| !partition.queue.is_empty()) {
+                    not_before = Instant::now() + MIN_PAUSE;
+                }
                 continue;
             }
             // Before the transaction: the group may call back while it is aborted.
@@ -168,6 +171,7 @@ impl Writer {
                         refused = Some((renewals, Instant::now()));
                     }
                     pause = (pause * 2).clamp(MIN_PAUSE, MAX_PAUSE);
+                    not_before = Instant::now() + pause;
                     producer = Some(made);
                 }
             }

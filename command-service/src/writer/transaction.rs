@@ -35,6 +35,8 @@ use crate::{
 /// 4.2 ms; when transactions follow each other it is the other way round).
 const LATELY: Duration = Duration::from_millis(3);
 const INIT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longer than a batch is decided.
+const LINGER_MS: &str = "50";
 /// Largest record that is produced: a dead letter holds a record of the largest size and its headers.
 const MAX_RECORD_BYTES: &str = "2097152";
 
@@ -73,7 +75,9 @@ impl Producer {
             .set("socket.timeout.ms", &socket_timeout)
             .set("enable.idempotence", "true")
             .set("acks", "all")
-            .set("linger.ms", "0")
+            // The flush before the commit ends it. Without it the sending thread is woken for each record while the next one
+            // is still being decided (measured: 4.4 against 3.2 us of that thread's time per command).
+            .set("linger.ms", LINGER_MS)
             .set("retry.backoff.ms", "10")
             .set("message.max.bytes", MAX_RECORD_BYTES)
             .set("queue.buffering.max.messages", "200000")
