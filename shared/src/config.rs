@@ -7,6 +7,8 @@ use std::{collections::BTreeSet, fmt, net::SocketAddr, path::PathBuf, time::Dura
 
 use clap::{Args, CommandFactory, Parser, ValueEnum, error::ContextKind};
 
+use crate::serve::Limits;
+
 /// Exit status of a service whose settings are wrong.
 pub const EXIT_CONFIG: i32 = 2;
 const ENV_PREFIX: &str = "MILLRACE_";
@@ -122,6 +124,24 @@ pub struct ApiSettings {
     pub api_open: bool,
 }
 
+/// What callers may hold of the API.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct HttpSettings {
+    /// Connections of callers at a time; further ones wait
+    #[arg(long, env = "MILLRACE_MAX_CONNECTIONS", default_value_t = 12_000, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub max_connections: u32,
+    /// Longest wait for a request to be sent whole, for the next one on a connection, and for an answer to be taken
+    #[arg(long, env = "MILLRACE_HTTP_TIMEOUT_MS", default_value_t = 30_000, value_name = "MS", value_parser = clap::value_parser!(u64).range(100..=600_000))]
+    pub http_timeout_ms: u64,
+}
+
+impl HttpSettings {
+    /// As the listener takes them.
+    pub fn limits(self) -> Limits {
+        Limits { connections: self.max_connections as usize, timeout: Duration::from_millis(self.http_timeout_ms) }
+    }
+}
+
 /// How long a command id is known.
 #[derive(Args, Clone, Copy, Debug)]
 pub struct WindowSettings {
@@ -145,6 +165,9 @@ pub struct CommandSettings {
     #[command(flatten)]
     #[allow(missing_docs, reason = "documented at its type")]
     pub api: ApiSettings,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "documented at its type")]
+    pub http: HttpSettings,
     #[command(flatten)]
     #[allow(missing_docs, reason = "documented at its type")]
     pub log: LogSettings,
@@ -242,6 +265,9 @@ pub struct QuerySettings {
     #[command(flatten)]
     #[allow(missing_docs, reason = "documented at its type")]
     pub api: ApiSettings,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "documented at its type")]
+    pub http: HttpSettings,
     #[command(flatten)]
     #[allow(missing_docs, reason = "documented at its type")]
     pub log: LogSettings,
