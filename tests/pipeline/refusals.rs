@@ -25,6 +25,7 @@ fn is_malformed(answer: &Answer, pointer: &str) {
         errors.iter().all(|error| error["detail"].as_str().is_some_and(|detail| !detail.is_empty())),
         "an error says nothing: {answer:?}"
     );
+    assert!(!answer.text().contains("invalid type"), "serde's words: {answer:?}");
     assert!(errors.iter().any(|error| error["pointer"] == pointer), "{pointer:?} expected: {answer:?}");
 }
 
