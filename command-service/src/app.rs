@@ -337,7 +337,9 @@ async fn prepare(
                 Ok(()) => Ok(()),
                 Err(topics::Error::Unavailable(reason)) => Err(Attempt::Again(reason)),
                 Err(error @ topics::Error::Missing(_)) => Err(Attempt::Again(error.to_string())),
-                Err(error @ topics::Error::Partitions { .. }) => Err(Attempt::Fatal(error)),
+                Err(error @ (topics::Error::Partitions { .. } | topics::Error::Settings(_))) => {
+                    Err(Attempt::Fatal(error))
+                }
             }
         }
     });

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fs, path::Path, process::Output, time::Duration};
 
 use millrace_tests::{
-    Services, Stack,
+    Deployment, Services, Stack, kafka,
     process::{binary, command, run},
 };
 
@@ -166,6 +166,34 @@ fn another_partition_count_is_refused() {
     // Nothing was changed by it.
     let id = services.open("Ada");
     services.deposit(&id, 1);
+}
+
+#[test]
+fn g01_topics_under_which_guarantees_break_are_refused_and_others_warned_of() {
+    let deployment = Deployment::new();
+    let mut service = deployment.command_service("c1");
+    service.terminate();
+    let clean = fs::read_to_string(&service.log).expect("there is a log");
+    assert!(!clean.contains("kafka-configs.sh"), "topics as we make them are as they should be: {clean}");
+    let (events, commands) = (deployment.topic("events"), deployment.topic("commands"));
+    let whole = ("message.timestamp.after.max.ms", "9223372036854775807");
+
+    kafka::alter_topic(&events, &[("retention.ms", "604800000"), whole]);
+    service.launch();
+    service.wait_ended();
+    let log = fs::read_to_string(&service.log).expect("there is a log");
+    let mended = format!("--entity-name {events} --add-config retention.ms=-1");
+    assert!(log.contains("retention.ms is 604800000") && log.contains(&mended), "{log}");
+
+    kafka::alter_topic(&events, &[("retention.ms", "-1"), ("local.retention.ms", "1000"), whole]);
+    kafka::alter_topic(&commands, &[("retention.ms", "86400000"), whole]);
+    service.start_again();
+    let log = fs::read_to_string(&service.log).expect("there is a log");
+    let warned: Vec<_> = log.lines().filter(|line| line.contains(" WARN ") && line.contains("--add-config")).collect();
+    assert!(
+        matches!(warned[..], [line] if line.contains(&format!("{commands} --add-config retention.ms=-1"))),
+        "{log}"
+    );
 }
 
 /// Every name that begins like a setting.
