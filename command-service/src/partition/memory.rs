@@ -27,8 +27,9 @@ pub struct Remembered {
 pub struct Memory {
     window: Duration,
     outcomes: HashMap<Arc<str>, Remembered>,
-    /// In the order of their coming.
-    order: VecDeque<Arc<str>>,
+    /// In the order of their coming, with their times: an id that is used again after its window is here twice, and the
+    /// first place must neither hold up those behind it nor take the new outcome with it.
+    order: VecDeque<(Arc<str>, Timestamp)>,
     /// How many of the last ones belong to the batch that is under way.
     uncommitted: usize,
 }
@@ -48,8 +49,8 @@ impl Memory {
     /// Remembers; counts as part of the batch until [`Memory::commit`].
     pub fn remember(&mut self, key: &str, remembered: Remembered) {
         let key: Arc<str> = key.into();
-        self.outcomes.insert(key.clone(), remembered);
-        self.order.push_back(key);
+        self.order.push_back((key.clone(), remembered.at));
+        self.outcomes.insert(key, remembered);
         self.uncommitted += 1;
     }
 
@@ -61,7 +62,7 @@ impl Memory {
     /// The batch is not in the log.
     pub fn rollback(&mut self) {
         for _ in 0..std::mem::take(&mut self.uncommitted) {
-            if let Some(key) = self.order.pop_back() {
+            if let Some((key, _)) = self.order.pop_back() {
                 self.outcomes.remove(&key);
             }
         }
@@ -70,14 +71,13 @@ impl Memory {
     /// Removes what has expired, in bounded steps.
     pub fn expire(&mut self, now: Timestamp) {
         for _ in 0..EXPIRE_AT_ONCE {
-            let Some(oldest) = self.order.front() else { return };
-            match self.outcomes.get(oldest) {
-                Some(known) if !self.is_past(known.at, now) => return,
-                _ => {
-                    if let Some(key) = self.order.pop_front() {
-                        self.outcomes.remove(&key);
-                    }
-                }
+            if self.order.front().is_none_or(|(_, at)| !self.is_past(*at, now)) {
+                return;
+            }
+            if let Some((key, at)) = self.order.pop_front()
+                && self.outcomes.get(&key).is_some_and(|known| known.at == at)
+            {
+                self.outcomes.remove(&key);
             }
         }
     }
@@ -96,4 +96,48 @@ impl Memory {
 /// A command id belongs to its aggregate. Neither of the two holds a space.
 pub fn key(aggregate_id: &str, command_id: &str) -> String {
     [aggregate_id, " ", command_id].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WINDOW: Duration = Duration::from_secs(100);
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn remember(memory: &mut Memory, key: &str, second: i64) {
+        memory.remember(key, Remembered { fingerprint: [0; 16], outcome: Arc::new([]), at: at(second) });
+    }
+
+    #[test]
+    fn g05_an_id_that_is_used_again_after_its_window_holds_nobody_up_and_is_remembered_anew() {
+        let mut memory = Memory::new(WINDOW);
+        remember(&mut memory, "again", 0);
+        remember(&mut memory, "other", 1);
+        memory.commit();
+        // Past the window, and not removed yet.
+        assert!(memory.recall("again", at(150)).is_none());
+        remember(&mut memory, "again", 150);
+        memory.commit();
+        memory.expire(at(151));
+        assert_eq!(memory.len(), 1, "what came behind the first one is past as well");
+        assert_eq!(memory.recall("again", at(250)).map(|known| known.at), Some(at(150)));
+        memory.expire(at(251));
+        assert_eq!((memory.len(), memory.order.len()), (0, 0));
+    }
+
+    #[test]
+    fn g05_a_rollback_forgets_the_batch_and_nothing_else() {
+        let mut memory = Memory::new(WINDOW);
+        remember(&mut memory, "kept", 0);
+        memory.commit();
+        remember(&mut memory, "lost", 1);
+        memory.rollback();
+        assert!(memory.recall("kept", at(2)).is_some() && memory.recall("lost", at(2)).is_none());
+        memory.expire(at(200));
+        assert_eq!(memory.len(), 0);
+    }
 }
