@@ -20,7 +20,7 @@ use millrace_shared::{
     ops::{self, Health},
     outcome::OutcomeRecord,
     registry::{self, Registry},
-    serve::{self, Attempt, blocking, wait_for},
+    serve::{self, Attempt, Limits, blocking, wait_for},
 };
 use tokio::{net::TcpListener, runtime::Handle};
 use tokio_util::sync::CancellationToken;
@@ -120,7 +120,7 @@ impl App {
         // Health is answered from the start, and until the very end.
         let ops_end = CancellationToken::new();
         let ops_router = ops::router(self.health.clone(), self.metrics.clone());
-        let ops = tokio::spawn(serve::http(self.ops, ops_router, ops_end.clone()));
+        let ops = tokio::spawn(serve::http(self.ops, ops_router, Limits::OPERATIONS, ops_end.clone()));
         tokio::spawn(probe_kafka(self.settings.kafka.kafka_bootstrap.clone(), self.health.clone(), shutdown.clone()));
 
         let prepared = prepare(&self.settings, &names, &self.registry, &shutdown).await?;
@@ -143,6 +143,7 @@ impl App {
             submitter: pipeline.submitter(&self.settings, shutdown.clone())?,
             query_url: self.settings.query_url.clone(),
             token: self.token,
+            body_timeout: self.settings.http.limits().timeout,
         };
         let trimmer = Trimmer {
             bootstrap: self.settings.kafka.kafka_bootstrap.clone(),
@@ -154,7 +155,7 @@ impl App {
         tokio::spawn(trimmer.run(shutdown.clone()));
         tracing::info!(http = %self.http.local_addr()?, "serving");
         // The listener ends first: requests that wait are still answered. Then the threads.
-        let served = serve::http(self.http, router(api), shutdown.clone()).await;
+        let served = serve::http(self.http, router(api), self.settings.http.limits(), shutdown.clone()).await;
         shutdown.cancel();
         end.cancel();
         let ended = tokio::time::timeout(END_TIMEOUT, blocking(move || pipeline.join())).await;
@@ -336,7 +337,9 @@ async fn prepare(
                 Ok(()) => Ok(()),
                 Err(topics::Error::Unavailable(reason)) => Err(Attempt::Again(reason)),
                 Err(error @ topics::Error::Missing(_)) => Err(Attempt::Again(error.to_string())),
-                Err(error @ topics::Error::Partitions { .. }) => Err(Attempt::Fatal(error)),
+                Err(error @ (topics::Error::Partitions { .. } | topics::Error::Settings(_))) => {
+                    Err(Attempt::Fatal(error))
+                }
             }
         }
     });

@@ -42,16 +42,16 @@ enum Tool {
 }
 
 fn main() -> ExitCode {
-    let arguments: Cli = config::parse();
-    serve::run(run(arguments))
+    let (arguments, listed) = config::parse();
+    serve::run(run(arguments, &listed))
 }
 
-async fn run(arguments: Cli) -> ExitCode {
+async fn run(arguments: Cli, listed: &str) -> ExitCode {
     let ended = match arguments.tool {
         Some(Tool::Import(arguments)) => return cli::import::run(arguments).await,
         Some(Tool::Export(arguments)) => return cli::export::run(arguments).await,
         Some(Tool::CheckLog(arguments)) => return cli::check_log::run(arguments).await,
-        None => serve(arguments.settings).await,
+        None => serve(arguments.settings, listed).await,
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -63,11 +63,11 @@ async fn run(arguments: Cli) -> ExitCode {
     }
 }
 
-async fn serve(settings: config::CommandSettings) -> Result<(), Error> {
+async fn serve(settings: config::CommandSettings, listed: &str) -> Result<(), Error> {
     if settings.log.check_config {
         settings.api.token(settings.http_addr)?;
         settings.registry.url()?;
-        println!("{settings:#?}");
+        print!("{listed}");
         return Ok(());
     }
     let metrics = telemetry::init(&settings.log)?;

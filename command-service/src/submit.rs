@@ -29,6 +29,10 @@ const PRODUCE_TIMEOUT: Duration = Duration::from_secs(10);
 /// connections are closed (5 s).
 const ENDING_GRACE: Duration = Duration::from_secs(4);
 
+/// When the service ends, those who wait for Kafka wait for so long: less than [`ENDING_GRACE`], so that they hear what
+/// is missing.
+const KAFKA_GRACE: Duration = Duration::from_secs(3);
+
 /// Submits commands.
 pub struct Submitter {
     producer: FutureProducer<Logged>,
@@ -119,7 +123,10 @@ impl Submitter {
         });
         let deadline = tokio::time::Instant::now() + self.outcome_timeout;
         if !served_here {
-            let follow = tokio::time::timeout_at(deadline, self.follower.follow(slot)).await;
+            let follow = tokio::select! {
+                follow = tokio::time::timeout_at(deadline, self.follower.follow(slot)) => follow,
+                () = self.ending(KAFKA_GRACE) => Ok(Err("the service is ending".to_owned())),
+            };
             follow
                 .unwrap_or_else(|_| Err("Kafka does not answer".to_owned()))
                 .map_err(|reason| Error::Unavailable(format!("its outcome topic can't be followed: {reason}")))?;
@@ -138,19 +145,21 @@ impl Submitter {
                 Err(_) => Err(Error::Unknown(format!("no outcome within {:?}", self.outcome_timeout))),
             }
         };
-        let ending = async {
-            self.shutdown.cancelled().await;
-            tokio::time::sleep(ENDING_GRACE).await;
-        };
         let answer = tokio::select! {
             answer = answer => answer?,
-            () = ending => return Err(Error::Unknown("the service is ending".to_owned())),
+            () = self.ending(ENDING_GRACE) => return Err(Error::Unknown("the service is ending".to_owned())),
         };
         // A duplicate that the broker dropped is acknowledged without an offset.
         let own_offset = own_offset.filter(|offset| *offset >= 0);
         let differs = answer.command_offset.zip(own_offset).is_some_and(|(answered, own)| answered != own);
         let replayed = answer.replayed || differs;
         Ok(Answered { answer, replayed })
+    }
+
+    /// The service has been ending for so long.
+    async fn ending(&self, grace: Duration) {
+        self.shutdown.cancelled().await;
+        tokio::time::sleep(grace).await;
     }
 
     fn permit(&self) -> Result<SemaphorePermit<'_>, Error> {
@@ -184,7 +193,14 @@ impl Submitter {
                 Error::Unavailable(error.to_string())
             }
         })?;
-        match sent.await {
+        // librdkafka would have to tell whether it ever sent the record; its error for a purged one is the same either way.
+        let delivered = tokio::select! {
+            delivered = sent => delivered,
+            () = self.ending(KAFKA_GRACE) => {
+                return Err(Error::Unknown("the service is ending; the command is not acknowledged yet".to_owned()));
+            }
+        };
+        match delivered {
             Ok(Ok(delivery)) => Ok(delivery.offset),
             Ok(Err((error, _))) if is_surely_not_written(&error) => Err(Error::Unavailable(error.to_string())),
             // A record that timed out, for one, may have been written.
@@ -210,4 +226,42 @@ fn is_surely_not_written(error: &KafkaError) -> bool {
             | Code::InvalidTimestamp
             | Code::NotEnoughReplicas
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::TypeOf;
+    use millrace_shared::{codec::Codec, domain::bank_account::BankAccount, registry::Registry};
+    use tokio::runtime::Handle;
+
+    /// Nobody listens there.
+    const NOWHERE: &str = "127.0.0.1:1";
+
+    #[tokio::test]
+    async fn g15_whoever_waits_for_kafka_is_answered_when_the_service_ends() {
+        let types: Arc<[Arc<dyn CommandType>]> = Arc::new([Arc::new(TypeOf::<BankAccount>::unregistered())]);
+        let (waiters, shutdown) = (Waiters::default(), CancellationToken::new());
+        let outcomes = Codec::reading(Registry::new("http://127.0.0.1:1").unwrap()).unwrap();
+        let (follower, _followed) =
+            crate::follower::follower(NOWHERE.into(), types.clone(), outcomes, waiters.clone(), Handle::current());
+        let submitter =
+            Submitter::new(NOWHERE, types, waiters.clone(), follower, 1, Duration::from_secs(60), 10, shutdown.clone());
+        let submitter = submitter.unwrap();
+        let submission = Submission {
+            kind: 0,
+            aggregate_id: AggregateId::new("a").unwrap(),
+            command_id: "c".into(),
+            headers: CommandHeaders::default(),
+            encoded: Encoded { value: vec![1], fingerprint: [0; 16] },
+        };
+        let both = async { tokio::join!(submitter.enqueue(&submission), submitter.submit(&submission)) };
+        tokio::pin!(both);
+        assert!(tokio::time::timeout(Duration::from_millis(100), &mut both).await.is_err(), "it waits for Kafka");
+        shutdown.cancel();
+        let (enqueued, submitted) = tokio::time::timeout(ENDING_GRACE, both).await.expect("an answer in time");
+        assert!(matches!(enqueued, Err(Error::Unknown(_))), "{enqueued:?}");
+        assert!(matches!(submitted, Err(Error::Unavailable(_))), "it was not produced yet");
+        assert!(!waiters.any());
+    }
 }

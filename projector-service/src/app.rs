@@ -94,7 +94,12 @@ impl App {
         let board = Board::new(health.clone());
         // Health stays there until the threads are done.
         let served = CancellationToken::new();
-        let ops = tokio::spawn(serve::http(self.ops, ops::router(health.clone(), self.metrics), served.clone()));
+        let ops = tokio::spawn(serve::http(
+            self.ops,
+            ops::router(health.clone(), self.metrics),
+            serve::Limits::OPERATIONS,
+            served.clone(),
+        ));
         let project = Project { settings: self.settings, redis: self.redis, registry: self.registry, health, board };
         let result = project.run(shutdown).await;
         served.cancel();

@@ -40,7 +40,7 @@ pub async fn topics(
             let check = move || topics::check(&bootstrap, &names, &types, partitions, |_| Said::Configured);
             blocking(check).await.map_err(|error| match error {
                 topics::Error::Unavailable(_) | topics::Error::Missing(_) => Attempt::Again(error.to_string()),
-                topics::Error::Partitions { .. } => Attempt::Fatal(Error::Topics(error)),
+                topics::Error::Partitions { .. } | topics::Error::Settings(_) => Attempt::Fatal(Error::Topics(error)),
             })
         }
     });

@@ -421,7 +421,8 @@ fn start(found: &Meta, topic_id: &str, first: i64, end: i64, when_trimmed: Trimm
         )),
         Some(offset) if offset < first && when_trimmed == Trimmed::Stop => Err(format!(
             "the views in Redis go up to offset {offset}, but the log begins at {first}: the records between them are \
-             gone, and going on would leave a hole; restore the log or a newer copy of Redis"
+             gone, and going on would leave a hole; restore the log or a newer copy of Redis, or empty Redis to build the \
+             views again from what is left, with the aggregates parked whose beginning is gone"
         )),
         Some(offset) => Ok(offset.max(first)),
     }

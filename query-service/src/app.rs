@@ -14,7 +14,8 @@ use millrace_shared::{
     http,
     kafka::topics::{self, Names, Said, Topic},
     ops::{self, Health, PROBE_INTERVAL},
-    registry, serve,
+    registry,
+    serve::{self, Limits},
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -109,9 +110,9 @@ impl App {
 
         tokio::spawn(feed.run(self.redis, timeout, shutdown.clone()));
         tokio::spawn(probe(store, health.clone(), shutdown.clone()));
-        let ops = serve::http(self.ops, ops::router(health, self.metrics), shutdown.clone());
+        let ops = serve::http(self.ops, ops::router(health, self.metrics), Limits::OPERATIONS, shutdown.clone());
         let shape = check_shape(kafka.kafka_bootstrap.clone(), names, kafka.partitions, shutdown.clone());
-        let queries = serve::http(self.http, router, shutdown);
+        let queries = serve::http(self.http, router, self.settings.http.limits(), shutdown);
         tokio::try_join!(async { Ok(ops.await?) }, async { Ok(queries.await?) }, shape)?;
         Ok(())
     }

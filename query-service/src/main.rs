@@ -15,8 +15,8 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
-    let Cli { settings } = config::parse();
-    match serve::run(run(settings)) {
+    let (Cli { settings }, listed) = config::parse();
+    match serve::run(run(settings, &listed)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Error::Config(error)) => config::exit_with(&error),
         Err(error) => {
@@ -26,11 +26,11 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(settings: config::QuerySettings) -> Result<(), Error> {
+async fn run(settings: config::QuerySettings, listed: &str) -> Result<(), Error> {
     if settings.log.check_config {
         settings.api.token(settings.http_addr)?;
         settings.redis.client()?;
-        println!("{settings:#?}");
+        print!("{listed}");
         return Ok(());
     }
     let metrics = telemetry::init(&settings.log).map_err(|error| config::Error(error.to_string()))?;

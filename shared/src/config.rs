@@ -5,7 +5,9 @@
 
 use std::{collections::BTreeSet, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{Args, CommandFactory, Parser, ValueEnum, error::ContextKind};
+use clap::{ArgMatches, Args, Command, CommandFactory, Parser, ValueEnum, error::ContextKind, parser::ValueSource};
+
+use crate::serve::Limits;
 
 /// Exit status of a service whose settings are wrong.
 pub const EXIT_CONFIG: i32 = 2;
@@ -122,6 +124,24 @@ pub struct ApiSettings {
     pub api_open: bool,
 }
 
+/// What callers may hold of the API.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct HttpSettings {
+    /// Connections of callers at a time; further ones wait
+    #[arg(long, env = "MILLRACE_MAX_CONNECTIONS", default_value_t = 12_000, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub max_connections: u32,
+    /// Longest wait for a request to be sent whole, for the next one on a connection, and for an answer to be taken
+    #[arg(long, env = "MILLRACE_HTTP_TIMEOUT_MS", default_value_t = 30_000, value_name = "MS", value_parser = clap::value_parser!(u64).range(100..=600_000))]
+    pub http_timeout_ms: u64,
+}
+
+impl HttpSettings {
+    /// As the listener takes them.
+    pub fn limits(self) -> Limits {
+        Limits { connections: self.max_connections as usize, timeout: Duration::from_millis(self.http_timeout_ms) }
+    }
+}
+
 /// How long a command id is known.
 #[derive(Args, Clone, Copy, Debug)]
 pub struct WindowSettings {
@@ -145,6 +165,9 @@ pub struct CommandSettings {
     #[command(flatten)]
     #[allow(missing_docs, reason = "documented at its type")]
     pub api: ApiSettings,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "documented at its type")]
+    pub http: HttpSettings,
     #[command(flatten)]
     #[allow(missing_docs, reason = "documented at its type")]
     pub log: LogSettings,
@@ -244,6 +267,9 @@ pub struct QuerySettings {
     pub api: ApiSettings,
     #[command(flatten)]
     #[allow(missing_docs, reason = "documented at its type")]
+    pub http: HttpSettings,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "documented at its type")]
     pub log: LogSettings,
     /// Address of the HTTP API
     #[arg(long, env = "MILLRACE_HTTP_ADDR", default_value = "127.0.0.1:8081", value_name = "IP:PORT")]
@@ -252,7 +278,7 @@ pub struct QuerySettings {
     #[arg(long, env = "MILLRACE_OPS_ADDR", default_value = "127.0.0.1:9081", value_name = "IP:PORT")]
     pub ops_addr: SocketAddr,
     /// Web origin whose pages may call the API, or `*`; none by default
-    #[arg(long, env = "MILLRACE_CORS_ORIGIN", value_name = "ORIGIN")]
+    #[arg(long, env = "MILLRACE_CORS_ORIGIN", value_name = "ORIGIN", value_parser = origin)]
     pub cors_origin: Option<String>,
 }
 
@@ -326,6 +352,15 @@ fn base_url(text: &str) -> Result<String, String> {
     Err("must be an http or https URL".to_owned())
 }
 
+fn origin(text: &str) -> Result<String, String> {
+    // As browsers send it: an origin that is spelled in another way would never match.
+    let is_origin = |url: reqwest::Url| url.has_host() && url.origin().ascii_serialization() == text;
+    if text == "*" || text.parse().is_ok_and(is_origin) {
+        return Ok(text.to_owned());
+    }
+    Err("must be an origin as browsers name it, such as https://dashboard.example, or *".to_owned())
+}
+
 /// A setting that is wrong in a way that clap can't see.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -385,14 +420,19 @@ impl ApiSettings {
     }
 }
 
-/// Reads a service's settings from flags and environment. Ends the process with status 2 and a message that names
-/// the setting when one is malformed, and with 0 after `--help` and `--version`.
-pub fn parse<S: Parser>() -> S {
+/// Reads a service's settings from flags and environment, and [lists](list) them. Ends the process with status 2 and a
+/// message that names the setting when one is malformed, and with 0 after `--help` and `--version`.
+pub fn parse<S: Parser>() -> (S, String) {
     if let Err(error) = check_variables(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok())) {
         exit_with(&error);
     }
-    match S::try_parse() {
-        Ok(settings) => settings,
+    let mut command = S::command();
+    let parsed = command.try_get_matches_from_mut(std::env::args_os()).and_then(|matches| {
+        let listed = list(&command, &matches);
+        Ok((S::from_arg_matches(&matches)?, listed))
+    });
+    match parsed {
+        Ok(parsed) => parsed,
         Err(error) => {
             let name = error.get(ContextKind::InvalidArg).map(ToString::to_string).unwrap_or_default();
             let _ = error.print();
@@ -403,6 +443,27 @@ pub fn parse<S: Parser>() -> S {
             std::process::exit(if error.exit_code() == 0 { 0 } else { EXIT_CONFIG });
         }
     }
+}
+
+/// The settings that count, one a line, as environment variables; those that are not set, as comments. What may hold a
+/// secret is shown only where it is the default.
+fn list(command: &Command, matches: &ArgMatches) -> String {
+    let mut lines = String::new();
+    for argument in command.get_arguments() {
+        let Some(name) = argument.get_env().map(|name| name.to_string_lossy()) else { continue };
+        let id = argument.get_id().as_str();
+        let given = matches.value_source(id).is_some_and(|source| source != ValueSource::DefaultValue);
+        let line = match matches.get_raw(id) {
+            Some(_) if given && argument.is_hide_env_values_set() => format!("{name}=<hidden>"),
+            Some(values) => {
+                let values: Vec<_> = values.map(|value| value.to_string_lossy()).collect();
+                format!("{name}={}", values.join(","))
+            }
+            None => format!("# {name} is not set"),
+        };
+        lines = lines + &line + "\n";
+    }
+    lines
 }
 
 /// Says what is wrong with a setting and ends the process with status 2.
@@ -508,6 +569,31 @@ mod tests {
     fn secrets_are_not_shown() {
         let api = ApiSettings { api_token: Some("s3cret".into()), api_token_file: None, api_open: false };
         assert!(!format!("{api:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn settings_are_listed_as_variables_and_secrets_are_not() {
+        let mut command = AllOfQuery::command();
+        let args = ["q", "--partitions", "7", "--redis-url", "redis://:s3cret@r:1", "--log", "a=debug"];
+        let matches = command.try_get_matches_from_mut(args).unwrap();
+        let listed = list(&command, &matches);
+        let lines: Vec<_> = listed.lines().collect();
+        for line in ["MILLRACE_PARTITIONS=7", "MILLRACE_REDIS_URL=<hidden>", "MILLRACE_LOG=a=debug"] {
+            assert!(lines.contains(&line), "{listed}");
+        }
+        assert!(lines.contains(&"MILLRACE_HTTP_ADDR=127.0.0.1:8081"), "defaults as well: {listed}");
+        assert!(lines.contains(&"# MILLRACE_CORS_ORIGIN is not set") && !listed.contains("s3cret"), "{listed}");
+    }
+
+    #[test]
+    fn an_origin_is_what_browsers_send() {
+        for good in ["*", "https://dashboard.example", "http://127.0.0.1:3000", "http://[::1]:3000"] {
+            assert_eq!(origin(good).as_deref(), Ok(good));
+        }
+        let bad = ["", "foo", "dashboard.example", "https://a.example/", "https://A.example", "http://a:80", "null"];
+        for bad in bad {
+            assert!(origin(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -44,6 +44,8 @@ kinds! {
         "There is nothing at this address, or nothing with this id yet.";
     METHOD_NOT_ALLOWED = "method-not-allowed" 405 "The method is not allowed here"
         "The header `Allow` names the methods that are.";
+    REQUEST_TIMEOUT = "request-timeout" 408 "The request did not come in time"
+        "Its body was not sent whole within the time that the service waits. Nothing happened. Send it again.";
     VERSION_CONFLICT = "version-conflict" 412 "The aggregate has another version"
         "`If-Match` names another version than the aggregate has (`actual_version`). Nothing happened. Read the \
          aggregate again, decide again, and send a new command with a new key.";

@@ -57,11 +57,13 @@ fn g01_g02_lost_offsets_are_repaired_from_the_outcomes() {
         }
         service.start_again();
         deployment.outcome("meanwhile");
+        // The partition whose offset is set back is the account's own, from which nothing is forwarded.
+        let again = if matches!(fate, Fate::OneSetBack) { 0 } else { 1 };
         // Behind all that there was to be read again; and once more, behind what that may have forwarded.
         for partition in (0..deployment.partitions).chain(0..deployment.partitions) {
             open_at(&service, &deployment.id_in(partition), "Ada");
         }
-        only_forwarded_twice(&deployment);
+        only_forwarded_twice(&deployment, again);
         ledger::compare(&deployment, &told, &service, 100);
         let opened = 2 * usize::try_from(deployment.partitions).expect("a count");
         let events = deployment.read("events").len();
@@ -76,21 +78,17 @@ fn g01_g02_lost_offsets_are_repaired_from_the_outcomes() {
             assert!(*offset > Some(was(*partition)), "{partition}: {offset:?} after {before:?}");
         }
         service.start_again();
-        only_forwarded_twice(&deployment);
+        only_forwarded_twice(&deployment, again);
         ledger::compare(&deployment, &told, &service, 30);
     });
 }
 
 /// What was forwarded behind the last outcome of its partition is forwarded again: that leaves no outcome there. The
-/// second one is a repeat where it arrives, and decided once, so the log check finds this and nothing else.
+/// second one is a repeat where it arrives, and decided once, so the log check counts it and finds nothing.
 #[track_caller]
-fn only_forwarded_twice(deployment: &Deployment) {
-    let checked = deployment.run_log_check(&[]);
-    let findings: Vec<_> = checked.output.lines().take_while(|line| !line.is_empty()).collect();
-    let clean = checked.code == Some(0);
-    let forwarded = |line: &&str| line.starts_with("handled-twice ") && line.contains("it was forwarded from");
-    assert!(
-        clean || (checked.code == Some(1) && !findings.is_empty() && findings.iter().all(forwarded)),
-        "{checked:?}"
-    );
+fn only_forwarded_twice(deployment: &Deployment, at_least: u64) {
+    let checked = deployment.log_check_json();
+    assert_eq!(checked["findings"], 0, "{checked}");
+    let again = checked["types"]["bank-account"]["records"]["forwarded_again"].as_u64();
+    assert!(again.is_some_and(|again| again >= at_least), "{checked}");
 }

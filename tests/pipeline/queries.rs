@@ -322,7 +322,10 @@ fn the_past_can_be_asked_for() {
     // Any offset of RFC 3339.
     assert_eq!(ask("as_of", "2999-12-31T23:59:59%2B01:00").json(), present);
     for version in ["0", "7", "1000"] {
-        ask("at_version", version).problem(404, "not-found");
+        let problem = ask("at_version", version).problem(404, "not-found");
+        let detail = problem["detail"].as_str().expect("a text");
+        assert!(detail.contains(&format!("no version {version}")) && detail.contains("1 to 6"), "{detail}");
+        assert_eq!(problem["aggregate"], json!({"type": "bank-account", "id": id, "version": 6}));
     }
 }
 

@@ -1,6 +1,10 @@
 //! What is refused over HTTP: how it is answered, and that it has no effect.
 
-use std::thread;
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    thread,
+};
 
 use millrace_tests::{
     Deployment, Services,
@@ -21,6 +25,7 @@ fn is_malformed(answer: &Answer, pointer: &str) {
         errors.iter().all(|error| error["detail"].as_str().is_some_and(|detail| !detail.is_empty())),
         "an error says nothing: {answer:?}"
     );
+    assert!(!answer.text().contains("invalid type"), "serde's words: {answer:?}");
     assert!(errors.iter().any(|error| error["pointer"] == pointer), "{pointer:?} expected: {answer:?}");
 }
 
@@ -355,5 +360,46 @@ fn g16_more_than_may_be_in_flight_is_answered_429() {
         assert_eq!(deployment.events(id).len(), usize::from(answer.status == 201), "{answer:?}");
         let again = command_at(&service, id, "open", &json!({"owner": "Ada", "currency": "EUR"})).key("open");
         assert_eq!(again.send_until_definite(millrace_tests::wait::PATIENCE).status, 201);
+    }
+}
+
+/// Sends a part of a request and waits for what comes until the connection is closed.
+fn stalled(url: &str, sent: &str) -> String {
+    let mut stream = TcpStream::connect(url.trim_start_matches("http://")).expect("somebody listens");
+    stream.set_read_timeout(Some(millrace_tests::wait::PATIENCE)).expect("a time-out can be set");
+    stream.write_all(sent.as_bytes()).expect("the service reads");
+    let mut read = String::new();
+    stream.read_to_string(&mut read).unwrap_or_else(|error| panic!("{url} is not closed: {error}"));
+    read
+}
+
+#[test]
+fn g16_a_request_that_is_never_sent_whole_is_given_up() {
+    let limited = Deployment::new().with("MILLRACE_HTTP_TIMEOUT_MS", "500").with("MILLRACE_MAX_CONNECTIONS", "2");
+    let service = limited.command_service("c1");
+    let body = "POST /v1/bank-accounts/x/deposit HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
+                Content-Length: 100\r\n\r\n{";
+    let answer = stalled(&service.url(), body);
+    assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("/problems/request-timeout"), "{answer}");
+    // Whoever holds all connections holds them for that long, and health is told meanwhile.
+    let all: Vec<_> = (0..2)
+        .map(|_| {
+            let mut stream = TcpStream::connect(service.url().trim_start_matches("http://")).expect("somebody listens");
+            stream.write_all(b"POST").expect("the service reads");
+            stream
+        })
+        .collect();
+    service.ready().expect("it is ready");
+    let id = new_id();
+    let open = command_at(&service, &id, "open", &json!({"owner": "Ada", "currency": "EUR"}));
+    assert_eq!(open.send().status, 201);
+    for mut stream in all {
+        assert_eq!(stream.read(&mut [0]).expect("it is closed in order"), 0);
+    }
+    let query = limited.query_service();
+    for url in [service.url(), query.url()] {
+        for head in ["", "GET /v1", "GET / HTTP/1.1\r\nHost: x\r\n"] {
+            assert_eq!(stalled(&url, head), "", "{url}");
+        }
     }
 }

@@ -12,7 +12,7 @@ use std::{
 use millrace_tests::{
     Deployment, Services, Stack, account, commands, eventually, eventually_within,
     http::{get, post},
-    kafka::{Draft, Producer},
+    kafka::{self, Draft, Producer},
     process::{Process, free_port},
     services::{Service, command_at, new_id, new_key, open_at},
 };
@@ -370,4 +370,41 @@ fn an_outcome_that_is_not_there_in_time_can_be_asked_for_again() {
     let answer = open(&patient);
     assert_eq!((answer.status, answer.header("idempotency-replayed")), (201, Some("true")), "{answer:?}");
     assert_eq!(deployment.events(&id).len(), 1);
+}
+
+#[test]
+fn g07_a_log_that_was_cut_stops_the_projection_and_nothing_is_jumped() {
+    let mut services = Services::start(Deployment::new());
+    let (deployment, topic) = (services.deployment.clone(), services.deployment.topic("events"));
+    let (cut, other) = (deployment.id_in(0), deployment.id_in(1));
+    for id in [&cut, &other] {
+        open_at(&services.command, id, "Ada");
+        let token = services.deposit(id, 1).token();
+        services.view_after(id, &token);
+    }
+    // While it runs: frozen, so that it does not read what is cut off.
+    services.projector.freeze();
+    for _ in 0..20 {
+        services.deposit(&cut, 1);
+    }
+    kafka::delete_before(&topic, 0, kafka::end(&topic, 0));
+    services.deposit(&cut, 1);
+    services.projector.thaw();
+    let stopped = |services: &Services| {
+        millrace_tests::eventually("projection that stops", || match services.projector.ready() {
+            Err(reason) if reason.contains("the log begins at") => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        let view = services.ask(&format!("/v1/bank-accounts/{cut}")).send();
+        assert!(view.json()["version"].as_u64() < Some(22), "it has jumped: {view:?}");
+    };
+    stopped(&services);
+    let log = fs::read_to_string(&services.projector.log).expect("there is a log");
+    assert!(log.contains("no longer projected") && log.contains("restore the log"), "{log}");
+    // The others go on, and a restart changes nothing.
+    let token = services.deposit(&other, 1).token();
+    assert_eq!(services.view_after(&other, &token)["balance_minor"], 2);
+    services.projector.terminate();
+    services.projector.launch();
+    stopped(&services);
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fs, path::Path, process::Output, time::Duration};
 
 use millrace_tests::{
-    Services, Stack,
+    Deployment, Services, Stack, kafka,
     process::{binary, command, run},
 };
 
@@ -48,6 +48,7 @@ fn a_malformed_setting_ends_the_service_and_is_named() {
         ("projector-service", "MILLRACE_CHANGES_WINDOW", "-5"),
         ("query-service", "MILLRACE_REDIS_URL", "nonsense"),
         ("query-service", "MILLRACE_HTTP_ADDR", "localhost"),
+        ("query-service", "MILLRACE_CORS_ORIGIN", "foo"),
     ] {
         let (code, _, stderr) = ends(service, &[], &[(name, value)]);
         assert_eq!(code, Some(2), "{service} {name}={value:?}: {stderr}");
@@ -137,7 +138,9 @@ fn services_tell_their_version_and_check_their_settings() {
         let env = [("MILLRACE_KAFKA_BOOTSTRAP", "127.0.0.1:1"), ("MILLRACE_PARTITIONS", "7")];
         let (code, stdout, stderr) = ends(service, &["--check-config"], &env);
         assert_eq!(code, Some(0), "{stderr}");
-        assert!(stdout.contains("127.0.0.1:1") && stdout.contains('7'), "what counts is shown: {stdout}");
+        for line in ["MILLRACE_KAFKA_BOOTSTRAP=127.0.0.1:1", "MILLRACE_PARTITIONS=7", "MILLRACE_LOG=info"] {
+            assert!(stdout.lines().any(|shown| shown == line), "what counts is shown: {stdout}");
+        }
     }
 }
 
@@ -163,6 +166,34 @@ fn another_partition_count_is_refused() {
     // Nothing was changed by it.
     let id = services.open("Ada");
     services.deposit(&id, 1);
+}
+
+#[test]
+fn g01_topics_under_which_guarantees_break_are_refused_and_others_warned_of() {
+    let deployment = Deployment::new();
+    let mut service = deployment.command_service("c1");
+    service.terminate();
+    let clean = fs::read_to_string(&service.log).expect("there is a log");
+    assert!(!clean.contains("kafka-configs.sh"), "topics as we make them are as they should be: {clean}");
+    let (events, commands) = (deployment.topic("events"), deployment.topic("commands"));
+    let whole = ("message.timestamp.after.max.ms", "9223372036854775807");
+
+    kafka::alter_topic(&events, &[("retention.ms", "604800000"), whole]);
+    service.launch();
+    service.wait_ended();
+    let log = fs::read_to_string(&service.log).expect("there is a log");
+    let mended = format!("--entity-name {events} --add-config retention.ms=-1");
+    assert!(log.contains("retention.ms is 604800000") && log.contains(&mended), "{log}");
+
+    kafka::alter_topic(&events, &[("retention.ms", "-1"), ("local.retention.ms", "1000"), whole]);
+    kafka::alter_topic(&commands, &[("retention.ms", "86400000"), whole]);
+    service.start_again();
+    let log = fs::read_to_string(&service.log).expect("there is a log");
+    let warned: Vec<_> = log.lines().filter(|line| line.contains(" WARN ") && line.contains("--add-config")).collect();
+    assert!(
+        matches!(warned[..], [line] if line.contains(&format!("{commands} --add-config retention.ms=-1"))),
+        "{log}"
+    );
 }
 
 /// Every name that begins like a setting.

@@ -8,7 +8,7 @@ use std::{
 
 use rdkafka::{
     ClientConfig, ClientContext, Message, Offset, TopicPartitionList,
-    admin::{AdminClient, AdminOptions},
+    admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier},
     client::DefaultClientContext,
     consumer::{BaseConsumer, CommitMode, Consumer},
     error::KafkaError,
@@ -250,14 +250,30 @@ pub fn commit(group: &str, topic: &str, partition: i32, offset: i64) {
 /// Deletes the records before an offset, as retention does.
 #[track_caller]
 pub fn delete_before(topic: &str, partition: i32, offset: i64) {
-    let admin: AdminClient<DefaultClientContext> =
-        ClientConfig::new().set("bootstrap.servers", &Stack::shared().kafka).create().expect("a client can be made");
     let mut list = TopicPartitionList::new();
     list.add_partition_offset(topic, partition, Offset::Offset(offset)).expect("an offset is valid");
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime can be made");
-    let deleted = runtime.block_on(admin.delete_records(&list, &AdminOptions::new())).expect("the broker answers");
+    let deleted = answered(admin().delete_records(&list, &AdminOptions::new()));
     let deleted = deleted.find_partition(topic, partition).expect("the partition is named");
     deleted.error().expect("records can be deleted");
+}
+
+/// Gives a topic these settings of its own and no others, as an operator may.
+#[track_caller]
+pub fn alter_topic(topic: &str, settings: &[(&str, &str)]) {
+    let config = AlterConfig::new(ResourceSpecifier::Topic(topic));
+    let config = settings.iter().fold(config, |config, (name, value)| config.set(name, value));
+    let altered = answered(admin().alter_configs([&config], &AdminOptions::new()));
+    assert!(altered.iter().all(Result::is_ok), "{altered:?}");
+}
+
+fn admin() -> AdminClient<DefaultClientContext> {
+    ClientConfig::new().set("bootstrap.servers", &Stack::shared().kafka).create().expect("a client can be made")
+}
+
+#[track_caller]
+fn answered<T>(asked: impl Future<Output = Result<T, KafkaError>>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime can be made");
+    runtime.block_on(asked).expect("the broker answers")
 }
 
 /// Where a record lies.

@@ -21,7 +21,9 @@ const CANNOT_CHECK: u8 = 2;
 /// Flags of `check-log`.
 #[derive(Args)]
 #[command(after_help = "Exit status: 0 nothing was found; 1 there are findings, one line each; 2 the log can't be \
-    checked, or a setting is wrong.")]
+    checked, or a setting is wrong.\n\nOnce retention has deleted outcomes or dead letters of a partition, a command before the \
+    first one that is kept counts as not judged: its own may be deleted. Where dead letters were deleted and none is kept, \
+    no command of the partition can be found lost.")]
 pub struct Arguments {
     /// Only this aggregate type [default: all]
     #[arg(long = "type", value_name = "TYPE")]
@@ -98,6 +100,7 @@ fn print(name: &str, report: &Report, seconds: f64) {
         ("aggregates", counts.aggregates),
         ("commands", counts.commands),
         ("  forwarded", counts.forwarded),
+        ("    again", counts.forwarded_again),
         ("  waiting", counts.waiting),
         ("outcomes", counts.outcomes),
         ("  accepted", counts.accepted),

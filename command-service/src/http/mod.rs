@@ -2,7 +2,7 @@
 
 mod request;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -42,6 +42,8 @@ pub struct Api {
     pub query_url: String,
     /// Token that calls must carry.
     pub token: Option<String>,
+    /// Longest wait for a request's body.
+    pub body_timeout: Duration,
 }
 
 /// The routes of all types.
@@ -105,7 +107,7 @@ impl Api {
             return Err(Problem::new(&UNKNOWN_COMMAND, format!("{} takes the commands {commands}", info.collection)));
         }
         let options = Options::read(request.headers())?;
-        let body = request::json_body(request).await?;
+        let body = request::json_body(request, self.body_timeout).await?;
         let encoded = served.encode(command, &body).map_err(|error| match error {
             EncodeError::Command(CommandError::Malformed(errors)) => Problem::malformed(errors),
             EncodeError::Command(CommandError::Unknown) => Problem::new(&UNKNOWN_COMMAND, "there is no such command"),

@@ -1,5 +1,7 @@
 //! What a command's request carries beside its path.
 
+use std::time::Duration;
+
 use axum::{
     body::{Bytes, to_bytes},
     extract::Request,
@@ -7,7 +9,7 @@ use axum::{
 };
 use millrace_shared::{
     envelope::{CommandHeaders, is_command_id, is_traceparent, parse_version},
-    problem::{FieldError, Problem, TOO_LARGE, UNSUPPORTED_MEDIA_TYPE},
+    problem::{FieldError, Problem, REQUEST_TIMEOUT, TOO_LARGE, UNSUPPORTED_MEDIA_TYPE},
 };
 
 /// Largest body of a command.
@@ -87,8 +89,8 @@ fn version(entity_tag: &str) -> Option<u64> {
     parse_version(entity_tag.strip_prefix('"')?.strip_suffix('"')?)
 }
 
-/// The body, which must be JSON of a bounded size.
-pub async fn json_body(request: Request) -> Result<Bytes, Problem> {
+/// The body, which must be JSON of a bounded size, and there in time.
+pub async fn json_body(request: Request, timeout: Duration) -> Result<Bytes, Problem> {
     let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let media_type = content_type.and_then(|text| text.split(';').next()).unwrap_or_default().trim();
     if !media_type.eq_ignore_ascii_case("application/json") {
@@ -99,7 +101,9 @@ pub async fn json_body(request: Request) -> Result<Bytes, Problem> {
     if length.and_then(|text| text.parse().ok()).is_some_and(|length: u64| length > MAX_BODY_BYTES as u64) {
         return Err(too_large());
     }
-    to_bytes(request.into_body(), MAX_BODY_BYTES).await.map_err(|error| {
+    let body = tokio::time::timeout(timeout, to_bytes(request.into_body(), MAX_BODY_BYTES)).await;
+    let body = body.map_err(|_| Problem::new(&REQUEST_TIMEOUT, format!("the body did not come within {timeout:?}")))?;
+    body.map_err(|error| {
         let limited = std::error::Error::source(&error).is_some_and(|cause| cause.to_string().contains("length limit"));
         match limited {
             true => too_large(),

@@ -22,6 +22,8 @@ pub(super) struct Commands {
     /// By offset from the first on: about 9 bytes for each command.
     answers: Vec<Option<Answer>>,
     internal: Offsets,
+    /// Answered by a repeat: they had no effect.
+    repeats: Offsets,
     first_answered: Option<i64>,
     /// Dead letters by the place where their command first lay.
     letters: HashMap<(i32, i64), u32>,
@@ -109,7 +111,7 @@ impl Commands {
     }
 
     /// A command has an outcome; false when it had one before.
-    pub(super) fn answer(&mut self, offset: i64, answer: Answer, internal: bool) -> bool {
+    pub(super) fn answer(&mut self, offset: i64, answer: Answer, internal: bool, repeat: bool) -> bool {
         if self.over || offset < self.first {
             return true;
         }
@@ -119,6 +121,9 @@ impl Commands {
         }
         if internal {
             self.internal.insert(offset);
+        }
+        if repeat {
+            self.repeats.insert(offset);
         }
         self.answers[at].replace(answer).is_none()
     }
@@ -187,7 +192,12 @@ impl<A: Aggregate> PartitionCheck<'_, A> {
             self.report.counts.forwarded += 1;
             let arrived = self.commands.crossing.arrived.entry(partition).or_default();
             arrived.first.get_or_insert(from);
-            if !arrived.offsets.insert(from) {
+            if arrived.offsets.insert(from) {
+                // The first time.
+            } else if self.commands.repeats.has(offset) {
+                // What lies behind the last outcome of a partition is forwarded again after the group's offsets were lost.
+                self.report.counts.forwarded_again += 1;
+            } else {
                 let detail = format!("it was forwarded from {own_topic}/{partition}/{from} more than once");
                 self.found(Kind::HandledTwice, record, id, detail);
             }

@@ -132,6 +132,8 @@ pub struct Counts {
     pub repeats: u64,
     /// Commands that were forwarded to their partition.
     pub forwarded: u64,
+    /// Of these, those that had been forwarded before, and were answered as the repeats that they are.
+    pub forwarded_again: u64,
     /// Dead letters.
     pub dead_letters: u64,
     /// Events.
@@ -153,6 +155,7 @@ impl Counts {
         self.accepted += other.accepted;
         self.repeats += other.repeats;
         self.forwarded += other.forwarded;
+        self.forwarded_again += other.forwarded_again;
         self.dead_letters += other.dead_letters;
         self.events += other.events;
         self.aggregates += other.aggregates;

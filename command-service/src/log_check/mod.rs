@@ -4,9 +4,11 @@
 //! system, because of the order in which ends are taken and topics read:
 //!
 //! 1. the group's committed offsets: whatever lies before one was handled in a transaction that is decided;
-//! 2. the outcomes, `read_committed`, up to their high watermark (which lies behind all that such a transaction wrote);
-//! 3. *then* the ends of dead letters, commands and events, which are read up to there: they hold all that the
-//!    transactions of these outcomes wrote, so an outcome whose events are missing is a finding;
+//! 2. the outcomes' end, and after it that of the commands: both are high watermarks, so whatever such a transaction wrote
+//!    lies before the one, and every command that is answered there before the other. The outcomes are read,
+//!    `read_committed`;
+//! 3. *then* the dead letters' end, and when they and the commands are read the events', which are read last: they hold
+//!    all that the transactions of these outcomes wrote, so an outcome whose events are missing is a finding;
 //! 4. the outcomes once more, from where (2) ended, if there were events whose outcome is not known yet: the
 //!    transaction that wrote these events has ended by now, so its outcomes lie before the new end.
 //!

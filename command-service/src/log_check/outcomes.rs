@@ -172,7 +172,7 @@ impl<A: Aggregate> PartitionCheck<'_, A> {
         if record.key() != Some(outcome.command_id.as_bytes()) {
             self.found(Kind::Headers, record, Some(id), "its key is not its command id");
         }
-        if !self.position(record, &outcome) {
+        if !self.position(record, &outcome, replayed) {
             return Ok(());
         }
         if let Some(detail) = malformed(&outcome, A::TYPE) {
@@ -187,7 +187,7 @@ impl<A: Aggregate> PartitionCheck<'_, A> {
     }
 
     /// Notes which command was answered; false when that is wrong already.
-    fn position(&mut self, record: &Record<'_>, outcome: &Outcome) -> bool {
+    fn position(&mut self, record: &Record<'_>, outcome: &Outcome, replayed: bool) -> bool {
         let id = outcome.aggregate_id.as_str();
         let origin = headers::text(record, names::ORIGIN);
         let position = headers::text(record, names::POSITION);
@@ -226,7 +226,7 @@ impl<A: Aggregate> PartitionCheck<'_, A> {
         self.outcomes.last_position = last.max(Some(offset));
         let answer = Answer::new(id, &outcome.command_id, &outcome.fingerprint, origin);
         let internal = outcome.reason.as_deref() == Some(INTERNAL);
-        if !self.commands.answer(offset, answer, internal) || last == Some(offset) {
+        if !self.commands.answer(offset, answer, internal, replayed) || last == Some(offset) {
             let detail = format!("the command at {position} has an outcome already");
             self.found(Kind::HandledTwice, record, Some(id), detail);
             return false;

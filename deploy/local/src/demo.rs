@@ -1,4 +1,4 @@
-//! `--demo`: a steady trickle of deposits and withdrawals, so that the dashboard lives.
+//! `--demo`: a steady trickle of deposits and withdrawals, so that there is something to see.
 
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

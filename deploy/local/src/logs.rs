@@ -47,14 +47,16 @@ pub struct Follower {
     path: PathBuf,
     offset: u64,
     partial: Vec<u8>,
+    /// Parts that a service was said not to have, and was not yet said to have again.
+    missing: usize,
 }
 
 impl Follower {
     pub fn new(path: PathBuf) -> Follower {
-        Follower { path, offset: 0, partial: Vec::new() }
+        Follower { path, offset: 0, partial: Vec::new(), missing: 0 }
     }
 
-    /// Warnings and errors written since the last call.
+    /// Warnings and errors written since the last call, and that what was amiss is so no longer.
     pub fn poll(&mut self) -> Vec<String> {
         // A log that can't be read now is read next time; it is not worth stopping a run for.
         let bytes = self.read_on().unwrap_or_default();
@@ -65,7 +67,7 @@ impl Follower {
         let rest = self.partial.split_off(end + 1);
         let complete = std::mem::replace(&mut self.partial, rest);
         let text = String::from_utf8_lossy(&complete);
-        let mut shown: Vec<_> = text.lines().filter(|line| matters(line)).collect();
+        let mut shown: Vec<_> = text.lines().filter(|line| self.is_news(line)).collect();
         let left_out = shown.len().saturating_sub(MAX_LINES);
         shown.truncate(MAX_LINES);
         let mut shown: Vec<_> = shown.into_iter().map(str::to_owned).collect();
@@ -73,6 +75,14 @@ impl Follower {
             shown.push(format!("… and {left_out} more in {}", self.path.display()));
         }
         shown
+    }
+
+    /// Whether a line matters, or says that a service has a part again. A start says so of every part: that is no news.
+    fn is_news(&mut self, line: &str) -> bool {
+        let recovered = self.missing > 0 && says(line, "ready");
+        self.missing -= usize::from(recovered);
+        self.missing += usize::from(says(line, "not ready"));
+        recovered || matters(line)
     }
 
     fn read_on(&mut self) -> std::io::Result<Vec<u8>> {
@@ -94,6 +104,12 @@ fn matters(line: &str) -> bool {
         || line.contains("panicked at")
 }
 
+/// Whether a line of a service's log, as text or JSON, says this of one of the parts that it needs.
+fn says(line: &str, message: &str) -> bool {
+    let text = line.split_ascii_whitespace().skip(2).collect::<Vec<_>>().join(" ");
+    text.starts_with(&format!("{message} part=")) || line.contains(&format!(r#""message":"{message}","part":"#))
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write;
@@ -107,6 +123,24 @@ mod tests {
         assert!(matters("thread 'main' (7) panicked at src/main.rs:1:1:"));
         assert!(!matters("2026-01-01T00:00:00.000000Z  INFO http: GET /ERROR"));
         assert!(!matters("2026-01-01T00:00:00.000000Z  INFO a b c WARN"));
+    }
+
+    #[test]
+    fn a_part_that_is_there_again_is_news_and_the_start_is_none() {
+        for (ready, not_ready) in [
+            (r#"t  INFO ready part="redis""#, r#"t  WARN not ready part="redis" reason="gone""#),
+            (
+                r#"{"level":"INFO","fields":{"message":"ready","part":"redis"}}"#,
+                r#"{"level":"WARN","fields":{"message":"not ready","part":"redis","reason":"gone"}}"#,
+            ),
+        ] {
+            let mut follower = Follower::new(PathBuf::new());
+            assert!(!follower.is_news(ready));
+            assert!(follower.is_news(not_ready));
+            assert!(!follower.is_news("t  INFO serving"));
+            assert!(follower.is_news(ready));
+            assert!(!follower.is_news(ready));
+        }
     }
 
     #[test]

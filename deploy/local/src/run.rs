@@ -98,6 +98,7 @@ fn start_and_watch(layout: &Layout, data: &DataDir, options: &Options, parts: &m
     let started = Instant::now();
     // Looked for early: it would be a pity to say so only once Kafka runs.
     let services = if layout.infra_only { Vec::new() } else { services::prepare(layout, data)? };
+    services::check(&services)?;
     let fetched = fetch::parts()?;
     say(&format!("starting Kafka, the registry and Redis in {}", data.path.display()));
     parts.start(redis::prepare(layout, data)?)?;
@@ -154,7 +155,7 @@ fn table(layout: &Layout, data: &DataDir, took: Duration) -> String {
     if !layout.infra_only {
         rows.push(("commands", layout.command_url()));
         rows.push(("queries", layout.query_url()));
-        rows.push(("dashboard", format!("{}/", layout.query_url())));
+        rows.push(("web page", format!("{}/", layout.query_url())));
         let operations = (0..layout.instances).map(|i| {
             let command = layout.command_service(i).ops;
             let query = layout.query_service(i).ops;

@@ -1,7 +1,8 @@
 //! The three services of Millrace, configured by the variables that their README documents.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
@@ -36,6 +37,19 @@ pub fn prepare(layout: &Layout, data: &DataDir) -> Result<Vec<Spec>> {
         }
     }
     Ok(specs)
+}
+
+/// Has each service check its settings, so that a mistake is told before anything is started.
+pub fn check(specs: &[Spec]) -> Result<()> {
+    let mut checked = HashSet::new();
+    for Spec { program, .. } in specs.iter().filter(|spec| checked.insert(&spec.program.path)) {
+        let mut command = Command::new(&program.path);
+        command.arg("--check-config").envs(program.env.iter().cloned()).current_dir(&program.dir);
+        let output = command.output().with_context(|| format!("starting {}", program.path.display()))?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{} refuses its settings:\n{}", program.path.display(), said.trim_end());
+    }
+    Ok(())
 }
 
 /// The services are built into the folder where this program lies.

@@ -151,3 +151,23 @@ fn infrastructure_starts_refuses_company_ends_with_its_input_and_keeps_its_data(
     }
     fs::remove_dir_all(&scratch).expect("the scratch folder can be removed");
 }
+
+#[test]
+fn a_wrong_setting_is_told_before_anything_is_started() {
+    let data = std::env::temp_dir().join(format!("millrace-settings-{}", std::process::id()));
+    // Not where the other test looks.
+    let offset = free_offset() + 5;
+    let output = Command::new(env!("CARGO_BIN_EXE_millrace-local"))
+        .args(["run", "--data"])
+        .arg(&data)
+        .args(["--port-offset", &offset.to_string()])
+        .env("MILLRACE_BATCH_COMMANDS", "many")
+        .output()
+        .expect("the program starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "{said}");
+    assert!(said.contains("MILLRACE_BATCH_COMMANDS") && said.contains("command-service"), "{said}");
+    let logs = fs::read_dir(data.join("logs")).map_or(0, Iterator::count);
+    assert_eq!(logs, 0, "something was started");
+    fs::remove_dir_all(&data).expect("the scratch folder can be removed");
+}

@@ -11,8 +11,9 @@ use jiff::Timestamp;
 use millrace_shared::{
     domain::{Aggregate, Projection},
     http,
-    problem::Problem,
+    problem::{NOT_FOUND, Problem},
 };
+use serde_json::json;
 
 use super::versioned;
 use crate::{
@@ -40,9 +41,9 @@ pub(super) async fn get<A: Aggregate>(
     params.finish()?;
     let found = service.find(id.as_str(), &after).await?;
     let headers = caveats(found.stale, found.parked);
-    let missing = |headers: HeaderMap| (headers, not_found::<A>(&id)).into_response();
-    let Some((json, view)) = found.view else { return Ok(missing(headers)) };
+    let Some((json, view)) = found.view else { return Ok((headers, not_found::<A>(&id)).into_response()) };
     let present = A::Projection::version(&view);
+    let asked = if let When::AtVersion(version) = when { Some(version) } else { None };
     let past: Option<View<A>> = match when {
         When::Now => return Ok(versioned(&request, headers, present, json)),
         When::AtVersion(0) => None,
@@ -52,7 +53,14 @@ pub(super) async fn get<A: Aggregate>(
         }
         When::AsOf(time) => Replay::new(&*service, id.as_str()).until(|meta| meta.time <= time).await?,
     };
-    let Some(view) = past else { return Ok(missing(headers)) };
+    let Some(view) = past else {
+        let detail = match asked {
+            Some(version) => format!("{} {id} has no version {version}, but 1 to {present}", A::TYPE),
+            None => format!("{} {id} was not there yet at that time", A::TYPE),
+        };
+        let aggregate = json!({"type": A::TYPE, "id": id.as_str(), "version": present});
+        return Ok((headers, Problem::new(&NOT_FOUND, detail).with("aggregate", aggregate)).into_response());
+    };
     let json = serde_json::to_string(&view).map_err(|error| http::internal(&error))?;
     Ok(versioned(&request, headers, A::Projection::version(&view), json))
 }

@@ -36,7 +36,9 @@ impl Fields {
     /// When it is no JSON object, or names a field twice.
     pub fn parse(body: &[u8]) -> Result<Self, CommandError> {
         let whole = |detail: String| CommandError::Malformed(vec![FieldError::new("", detail)]);
-        let Pairs(rest) = serde_json::from_slice(body).map_err(|error| whole(format!("not a JSON object: {error}")))?;
+        let Pairs(rest) = serde_json::from_slice(body).map_err(|error| {
+            whole(if error.is_data() { "must be a JSON object".to_owned() } else { format!("is no JSON: {error}") })
+        })?;
         let mut seen = HashSet::new();
         let doubled: Vec<FieldError> = rest
             .iter()
@@ -80,13 +82,48 @@ impl Fields {
     }
 
     fn convert<T: DeserializeOwned>(&mut self, name: &str, value: Value) -> Option<T> {
+        let given = kind(&value);
         match T::deserialize(value) {
             Ok(value) => Some(value),
             Err(error) => {
-                self.errors.push(FieldError::new(pointer(name), error.to_string()));
+                self.errors.push(FieldError::new(pointer(name), in_words_of_json(&error, given)));
                 None
             }
         }
+    }
+}
+
+/// What a value is to somebody who thinks in JSON.
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(number) if number.is_f64() => "a number with a fraction or exponent",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// A value's own words (`must be …`) as they are; for a wrong type serde speaks of Rust's.
+fn in_words_of_json(error: &serde_json::Error, given: &str) -> String {
+    let text = error.to_string();
+    let Some((what, expected)) = text.split_once(", expected ") else { return text };
+    let expected = match expected {
+        "i8" | "i16" | "i32" | "i64" | "u8" | "u16" | "u32" | "u64" => "a whole number",
+        "f32" | "f64" => "a number",
+        "a sequence" => "an array",
+        "a map" => "an object",
+        expected if expected.starts_with("struct ") => "an object",
+        expected => expected,
+    };
+    if what.starts_with("invalid type: ") {
+        format!("must be {expected}, not {given}")
+    } else if what.starts_with("invalid value: integer") {
+        "is out of range".to_owned()
+    } else {
+        text
     }
 }
 
@@ -139,9 +176,31 @@ mod tests {
         let b: Option<i64> = fields.required("b");
         let all = errors(fields.finish(a.zip(b)));
         assert_eq!(all.len(), 3);
-        assert!(all[0].starts_with("/a invalid type: string"), "{all:?}");
+        assert_eq!(all[0], "/a must be a whole number, not a string");
         assert_eq!(all[1], "/b the field is missing");
         assert_eq!(all[2], "/c~1d there is no such field");
+    }
+
+    #[test]
+    fn g13_a_wrong_type_is_told_in_words_of_json() {
+        #[derive(Debug, Deserialize)]
+        struct Address {
+            #[allow(dead_code, reason = "only read")]
+            city: String,
+        }
+        fn told<T: DeserializeOwned + fmt::Debug>(value: &str) -> String {
+            let mut fields = Fields::parse(format!("{{\"a\": {value}}}").as_bytes()).unwrap();
+            let a: Option<T> = fields.required("a");
+            errors(fields.finish(a)).remove(0)
+        }
+        assert_eq!(told::<i64>("10.0"), "/a must be a whole number, not a number with a fraction or exponent");
+        assert_eq!(told::<i64>("null"), "/a must be a whole number, not null");
+        assert_eq!(told::<i64>("9223372036854775808"), "/a is out of range");
+        assert_eq!(told::<u32>("-1"), "/a is out of range");
+        assert_eq!(told::<String>("7"), "/a must be a string, not a number");
+        assert_eq!(told::<bool>("{}"), "/a must be a boolean, not an object");
+        assert_eq!(told::<Vec<i64>>("true"), "/a must be an array, not a boolean");
+        assert_eq!(told::<Address>("\"Bonn\""), "/a must be an object, not a string");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 pub mod bulk;
 mod partitioner;
 mod topic_id;
+mod topic_settings;
 pub mod topics;
 
 pub use partitioner::{murmur2, partition_of};

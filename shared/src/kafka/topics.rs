@@ -14,7 +14,7 @@ use rdkafka::{
 use super::{
     Logged, REQUEST_TIMEOUT,
     bulk::{BulkReader, Item},
-    client_config, reader_config, watcher,
+    client_config, reader_config, topic_settings, watcher,
 };
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -22,7 +22,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const MIN_OUTCOME_RETENTION: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// Largest batch of records that the command topic takes, in bytes.
-const MAX_COMMAND_BYTES: usize = (1 << 20) + 12;
+pub(super) const MAX_COMMAND_BYTES: usize = (1 << 20) + 12;
 
 /// One topic of an aggregate type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -53,7 +53,7 @@ impl Topic {
         }
     }
 
-    fn settings(self, shape: &Shape) -> Vec<(&'static str, String)> {
+    pub(super) fn settings(self, shape: &Shape) -> Vec<(&'static str, String)> {
         let keep = |time: Duration| ("retention.ms", time.as_millis().to_string());
         // A clock in the future is no reason to refuse a record (Kafka 4 does so beyond an hour): events are never dated
         // later than now, and a clock that was set back must not stop a partition.
@@ -77,8 +77,7 @@ impl Topic {
             ],
             // The trimmer finds in the outcomes what was handled when, so they outlive the commands.
             Self::Outcomes => {
-                let time = shape.idempotency_window.max(shape.commands_retention + DAY).max(MIN_OUTCOME_RETENTION);
-                vec![("cleanup.policy", "delete".into()), keep(time)]
+                vec![("cleanup.policy", "delete".into()), keep(outcome_retention(shape))]
             }
             Self::Snapshots => vec![("cleanup.policy", "compact".into())],
             // A dead letter is a record of the largest size and a few headers more.
@@ -91,6 +90,11 @@ impl Topic {
         settings.push(any_time);
         settings
     }
+}
+
+/// How long outcomes are kept.
+pub(super) fn outcome_retention(shape: &Shape) -> Duration {
+    shape.idempotency_window.max(shape.commands_retention + DAY).max(MIN_OUTCOME_RETENTION)
 }
 
 /// Names of topics and groups of one deployment.
@@ -156,6 +160,9 @@ pub enum Error {
         /// Who says so.
         said: Said,
     },
+    /// Settings of topics under which guarantees don't hold.
+    #[error("{0}")]
+    Settings(String),
 }
 
 /// Who says how many partitions there should be.
@@ -226,6 +233,7 @@ pub fn ensure(bootstrap: &str, names: &Names, types: &[&str], shape: &Shape) -> 
         if recorded.contains_key(aggregate_type) { Said::Recorded } else { Said::Configured }
     };
     check(bootstrap, names, types, shape.partitions, said)?;
+    topic_settings::compare(bootstrap, names, types, shape)?;
     for aggregate_type in types.iter().filter(|aggregate_type| !recorded.contains_key(**aggregate_type)) {
         record_partitions(&config, names, aggregate_type, shape.partitions)?;
     }
@@ -288,7 +296,7 @@ fn create(
 }
 
 /// Runs a future to its end on this thread, which is none of the async runtime's.
-fn futures_block<T>(future: impl Future<Output = T>) -> T {
+pub(super) fn futures_block<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Handle::current().block_on(future)
 }
 
