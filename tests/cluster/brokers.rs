@@ -1,13 +1,13 @@
 //! kill -9 and SIGSTOP of brokers.
 
 use millrace_tests::{
-    Deployment,
+    Deployment, LONG,
     brokers::{Broker, Brokers},
     eventually,
     load::Load,
 };
 
-use crate::{LONG, busy_while, note};
+use crate::{busy_while, note};
 
 /// One command-service under load, while brokers are hurt.
 #[track_caller]

@@ -13,14 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use millrace_tests::{Deployment, eventually_within, ledger, load::Load, services::Service};
-
-/// Whether this is the long run.
-static LONG: LazyLock<bool> = LazyLock::new(|| match std::env::var("FAULTS").as_deref() {
-    Ok("long") => true,
-    Ok("" | "short") | Err(std::env::VarError::NotPresent) => false,
-    other => panic!("FAULTS is short or long, not {other:?}"),
-});
+use millrace_tests::{Deployment, LONG, eventually_within, ledger, load::Load, services::Service};
 
 /// Prints what a test is at, and when.
 fn note(what: &str) {

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use millrace_tests::{
-    Deployment,
+    Deployment, LONG,
     brokers::Brokers,
     proxy::{Network, Proxy},
 };
 
-use crate::{LONG, busy_while, note};
+use crate::{busy_while, note};
 
 /// Opens the network again, also when the test fails.
 struct Opened(&'static Proxy);

@@ -7,7 +7,7 @@ use std::{
 };
 
 use millrace_tests::{
-    commands, eventually, eventually_within,
+    LONG, commands, eventually, eventually_within,
     fail_points::Action,
     kafka::{Draft, Producer},
     services::{Service, command_at, new_id, open_at},
@@ -15,7 +15,7 @@ use millrace_tests::{
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::json;
 
-use crate::{LONG, deployment};
+use crate::deployment;
 
 /// Physical memory of a command-service, at most; see README.
 const MEMORY_LIMIT: u64 = 640 << 20;

@@ -3,16 +3,18 @@
 use std::{thread, time::Duration};
 
 use millrace_tests::{
+    LONG,
     fail_points::Action,
     http::Answer,
     ledger::{self, Log, Told},
     load::{Load, TopicLoad},
     services::{Service, command_at, open_at},
+    side_by_side,
 };
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::{LONG, deployment, side_by_side};
+use crate::deployment;
 
 const LIMIT: Duration = Duration::from_secs(60);
 

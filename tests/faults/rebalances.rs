@@ -3,12 +3,12 @@
 use std::thread;
 
 use millrace_tests::{
-    ledger,
+    LONG, ledger,
     load::{Load, TopicLoad},
     services::Service,
 };
 
-use crate::{LONG, deployment};
+use crate::deployment;
 
 /// What a client of a service that ends may see beside answers: the port is closed, or its connection was not taken any
 /// more.

@@ -9,11 +9,12 @@ use millrace_tests::{
     kafka::{Draft, Producer},
     ledger::{self, Told},
     services::{Service, command_at, new_id, open_at},
+    side_by_side,
 };
 use serde_json::{Value, json};
 
 use crate::{
-    deployment, side_by_side,
+    deployment,
     zombies::{FROZEN_LIMIT, both_own, tell},
 };
 

@@ -8,11 +8,12 @@ use millrace_tests::{
     fail_points::Action,
     ledger::{self, Log, Told},
     services::command_at,
+    side_by_side,
 };
 use serde_json::json;
 
 use crate::{
-    deployment, side_by_side,
+    deployment,
     zombies::{FROZEN_LIMIT, accounts, both_own, tell, wait_until_it_restores},
 };
 

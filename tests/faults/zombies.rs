@@ -9,10 +9,9 @@ use millrace_tests::{
     http::Answer,
     ledger::{self, Told},
     services::{Service, command_at},
+    side_by_side,
 };
 use serde_json::{Value, json};
-
-use crate::side_by_side;
 
 /// Longest wait for an answer of an instance that is frozen meanwhile.
 pub const FROZEN_LIMIT: Duration = Duration::from_secs(90);
