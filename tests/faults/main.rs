@@ -17,6 +17,7 @@ mod kills;
 mod offsets;
 mod rebalances;
 mod repeats;
+mod stalls;
 mod threads;
 mod zombies;
 
