@@ -29,8 +29,8 @@ impl Alone {
     /// well, all partitions are taken over anew; else they go on.
     #[track_caller]
     pub fn start(brokers: &Brokers, broker: Broker, taken_over: bool) -> Self {
-        // A writer for each partition: a transaction can't end in a partition without a leader, not even by an abort,
-        // and until it has the writer's next one is refused by its coordinator.
+        // A writer for each partition: a transaction that wrote to a partition without a leader does not end, not even by
+        // an abort, until there is a leader again, and meanwhile its coordinator refuses the writer's next one.
         let fresh = || Deployment::new().with("MILLRACE_WRITERS", "3").with("MILLRACE_TRANSACTION_TIMEOUT_MS", "3000");
         let fits = |deployment: &Deployment| (brokers.group_coordinator(&deployment.group()) == broker) == taken_over;
         let deployment = (0..200).map(|_| fresh()).find(fits).expect("names spread over the coordinators");

@@ -132,10 +132,14 @@ fn g01_g02_g03_brokers_that_are_frozen_killed_and_restarted_lose_and_double_noth
         drop(frozen);
     });
     for round in 0..if *LONG { 5 } else { 1 } {
-        for (role, busy_one) in &busy {
+        // In a short run one kill is all: the coordinator of one deployment leads partitions of the other, too.
+        for (role, busy_one) in busy.iter().skip(if *LONG { 0 } else { busy.len() - 1 }) {
             brokers.wait_in_sync();
             let victim = role.holder(brokers, &busy_one.deployment);
             note(&format!("killing {victim:?}, {role:?}, round {round}"));
+            for (_, other) in busy.iter().filter(|_| !*LONG) {
+                assert!(Role::Leader.is_held_by(victim, brokers, &other.deployment), "{victim:?} leads nothing");
+            }
             victim.kill();
             wait_for_more(&busy, 20);
         }
