@@ -13,11 +13,12 @@ use millrace_tests::{
     process::{command, run},
 };
 
-use crate::{busy_while, note};
+use crate::{Busy, note};
 
 /// `clock.c`, compiled.
 fn library() -> PathBuf {
     let library = Stack::shared().dir.join("clock.so");
+    // deploy/local/install installs gcc.
     let mut compiler = command("cc");
     compiler.args(["-shared", "-fPIC", "-O2", "-o"]).arg(&library);
     compiler.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/cluster/clock.c"));
@@ -38,7 +39,7 @@ fn set(clock: &Path, hours: i64) {
 
 #[test]
 fn g01_g03_g04_events_never_run_backwards_when_the_clock_does() {
-    let _brokers = Brokers::take();
+    let _brokers = Brokers::share();
     let deployment = Deployment::new();
     let clock = Stack::shared().dir.join(format!("{}-clock", deployment.prefix));
     set(&clock, 0);
@@ -46,14 +47,13 @@ fn g01_g03_g04_events_never_run_backwards_when_the_clock_does() {
         .clone()
         .with("LD_PRELOAD", library().display().to_string())
         .with("CLOCK_OFFSET", clock.display().to_string());
-    let mut services = [faked.command_service("one")];
-    busy_while(&deployment, &mut services, |load, _| {
-        // Less in all than the window in which answers are remembered, which is counted by the same clock.
-        for hours in [1, -2, 20, -3, 0] {
-            set(&clock, hours);
-            load.wait_for_more(50);
-        }
-    });
+    let busy = Busy::start(deployment.clone(), vec![faked.command_service("one")]);
+    // Less in all than the window in which answers are remembered, which is counted by the same clock.
+    for hours in [1, -2, 20, -3, 0] {
+        set(&clock, hours);
+        busy.load.wait_for_more(50);
+    }
+    busy.check();
     // The clock did jump, as the events show.
     let times: Vec<String> = deployment.all_events().into_iter().map(|event| event.time).collect();
     let (first, last) = (times.iter().min().expect("there are events"), times.iter().max().expect("there are events"));

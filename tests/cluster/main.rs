@@ -4,6 +4,7 @@
 //!
 //! `FAULTS=long` does more of everything.
 
+mod alone;
 mod brokers;
 mod clock;
 mod network;
@@ -13,14 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use millrace_tests::{Deployment, eventually_within, ledger, load::Load, services::Service};
-
-/// Whether this is the long run.
-static LONG: LazyLock<bool> = LazyLock::new(|| match std::env::var("FAULTS").as_deref() {
-    Ok("long") => true,
-    Ok("" | "short") | Err(std::env::VarError::NotPresent) => false,
-    other => panic!("FAULTS is short or long, not {other:?}"),
-});
+use millrace_tests::{Deployment, LONG, eventually_within, ledger, load::Load, services::Service};
 
 /// Prints what a test is at, and when.
 fn note(what: &str) {
@@ -33,22 +27,36 @@ const ACCOUNTS: usize = 6;
 /// From the end of a fault until the service is ready: a session, and a restore.
 const READY_LIMIT: Duration = Duration::from_secs(20);
 
-/// Clients keep `services` busy while `hurt` does what it does; then they are told about many more commands, all
-/// services are ready, and the log holds what clients were told.
-#[track_caller]
-fn busy_while(deployment: &Deployment, services: &mut [Service], hurt: impl FnOnce(&Load, &mut [Service])) {
-    let load = Load::start(services.iter().map(Service::url).collect(), CLIENTS, ACCOUNTS);
-    load.wait_for_more(50);
-    note("busy");
-    hurt(&load, services);
-    note("hurt");
-    load.wait_for_more(100);
-    note("answered");
-    for service in &*services {
-        eventually_within(READY_LIMIT, "readiness after the fault", || service.ready());
+/// A deployment whose clients are kept busy.
+struct Busy {
+    deployment: Deployment,
+    services: Vec<Service>,
+    load: Load,
+}
+
+impl Busy {
+    /// With clients that have been told about some commands.
+    #[track_caller]
+    fn start(deployment: Deployment, services: Vec<Service>) -> Self {
+        let load = Load::start(services.iter().map(Service::url).collect(), CLIENTS, ACCOUNTS);
+        load.wait_for_more(50);
+        note("busy");
+        Self { deployment, services, load }
     }
-    let (told, troubles) = load.stop();
-    note(&format!("{} commands; asked again: {troubles:?}", told.len()));
-    ledger::check(deployment, &told, &services[0], if *LONG { 200 } else { 20 });
-    note("checked");
+
+    /// After a fault: clients are told about many more commands, all services are ready, and the log holds what clients
+    /// were told.
+    #[track_caller]
+    fn check(self) {
+        note("hurt");
+        self.load.wait_for_more(100);
+        note("answered");
+        for service in &self.services {
+            eventually_within(READY_LIMIT, "readiness after the fault", || service.ready());
+        }
+        let (told, troubles) = self.load.stop();
+        note(&format!("{} commands; asked again: {troubles:?}", told.len()));
+        ledger::check(&self.deployment, &told, &self.services[0], if *LONG { 200 } else { 20 });
+        note("checked");
+    }
 }

@@ -54,7 +54,7 @@ fn g01_g02_partitions_of_others_recover_from_a_frozen_instance_that_was_forwardi
         }
     }
     let log = ledger::check(&deployment, &told, &second, usize::MAX);
-    assert_eq!(log.events[&ids[1]].len(), 1 + 1 + 1 + 2);
+    assert_eq!(log.accounts[&ids[1]].version, 1 + 1 + 1 + 2);
     let forwarded = deployment
         .read("commands")
         .into_iter()

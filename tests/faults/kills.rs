@@ -3,16 +3,18 @@
 use std::{thread, time::Duration};
 
 use millrace_tests::{
+    LONG,
     fail_points::Action,
     http::Answer,
     ledger::{self, Log, Told},
     load::{Load, TopicLoad},
     services::{Service, command_at, open_at},
+    side_by_side,
 };
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::{LONG, deployment, side_by_side};
+use crate::deployment;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -89,11 +91,17 @@ fn g01_g02_g05_an_instance_is_killed_at_every_step_of_a_transaction() {
         assert_eq!((answer.status, answer.must("etag")), (200, "\"2\""), "{answer:?}");
         assert_eq!(answer.header("idempotency-replayed"), Some("true"), "{answer:?}");
         let path = format!("{}/deposit", ids[0]);
-        told.push(Told { id: ids[0].clone(), key: "victim".into(), path, body: body.clone(), answer });
+        told.push(Told { id: ids[0].clone(), key: "victim".into(), path, body: body.clone().into(), answer });
         for id in &ids {
             let body = json!({"amount_minor": 40});
             let answer = command_at(&service, id, "deposit", &body).key("later").send_until_definite(LIMIT);
-            told.push(Told { id: id.clone(), key: "later".into(), path: format!("{id}/deposit"), body, answer });
+            told.push(Told {
+                id: id.clone(),
+                key: "later".into(),
+                path: format!("{id}/deposit"),
+                body: body.into(),
+                answer,
+            });
         }
         let log: Log = ledger::check(&deployment, &told, &service, usize::MAX);
         assert_eq!(log.originals.len(), 2 * ids.len() + 1);

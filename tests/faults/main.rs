@@ -17,40 +17,13 @@ mod kills;
 mod offsets;
 mod rebalances;
 mod repeats;
+mod stalls;
 mod threads;
 mod zombies;
 
-use std::{
-    panic,
-    sync::LazyLock,
-    thread::{self, ScopedJoinHandle},
-};
-
 use millrace_tests::Deployment;
-
-/// Whether this is the long run.
-static LONG: LazyLock<bool> = LazyLock::new(|| match std::env::var("FAULTS").as_deref() {
-    Ok("long") => true,
-    Ok("" | "short") | Err(std::env::VarError::NotPresent) => false,
-    other => panic!("FAULTS is short or long, not {other:?}"),
-});
 
 /// A deployment whose silent instances are missed after two seconds, so that nobody has to wait for longer.
 fn deployment() -> Deployment {
     Deployment::new().with("MILLRACE_SESSION_TIMEOUT_MS", "2000").with("MILLRACE_TRANSACTION_TIMEOUT_MS", "3000")
-}
-
-/// Runs cases side by side: most of their time is waiting. Fails when one has, after all have ended.
-fn side_by_side<C: std::fmt::Debug + Sync>(cases: &[C], run: impl Fn(&C) + Sync) {
-    let failed: Vec<String> = thread::scope(|scope| {
-        let run = &run;
-        let start = |case| {
-            let builder = thread::Builder::new().name(format!("{case:?}"));
-            (case, builder.spawn_scoped(scope, move || run(case)).expect("a thread can be started"))
-        };
-        let running: Vec<(&C, ScopedJoinHandle<'_, ()>)> = cases.iter().map(start).collect();
-        let ended = running.into_iter().map(|(case, handle)| (case, handle.join()));
-        ended.filter(|(_, result)| result.is_err()).map(|(case, _)| format!("{case:?}")).collect()
-    });
-    assert!(failed.is_empty(), "failed, see above: {failed:#?}");
 }

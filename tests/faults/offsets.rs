@@ -8,9 +8,10 @@ use millrace_tests::{
     ledger,
     load::Load,
     services::{new_id, open_at},
+    side_by_side,
 };
 
-use crate::{deployment, side_by_side};
+use crate::deployment;
 
 /// What becomes of the group's offsets while no instance runs.
 #[derive(Clone, Copy, Debug)]

@@ -3,16 +3,16 @@
 use std::thread;
 
 use millrace_tests::{
-    ledger,
+    LONG, ledger,
     load::{Load, TopicLoad},
     services::Service,
 };
 
-use crate::{LONG, deployment};
+use crate::deployment;
 
 /// What a client of a service that ends may see beside answers: the port is closed, or its connection was not taken any
-/// more.
-const CONNECTING: [&str; 3] = ["Connection refused", "Connection reset by peer", "Broken pipe"];
+/// more; "Peer disconnected" is how ureq tells of one that was closed before the answer began.
+const CONNECTING: [&str; 4] = ["Connection refused", "Connection reset by peer", "Broken pipe", "Peer disconnected"];
 
 /// Every repeat was for a reason that the contract names.
 #[track_caller]

@@ -9,10 +9,9 @@ use millrace_tests::{
     http::Answer,
     ledger::{self, Told},
     services::{Service, command_at},
+    side_by_side,
 };
 use serde_json::{Value, json};
-
-use crate::side_by_side;
 
 /// Longest wait for an answer of an instance that is frozen meanwhile.
 pub const FROZEN_LIMIT: Duration = Duration::from_secs(90);
@@ -87,7 +86,7 @@ pub fn accounts(deployment: &Deployment, service: &Service, told: &mut Vec<Told>
 /// Asks until there is a definite answer.
 pub fn tell(service: &Service, id: &str, command: &str, body: Value, key: &str) -> Told {
     let answer = command_at(service, id, command, &body).key(key).send_until_definite(FROZEN_LIMIT);
-    Told { id: id.to_owned(), key: key.to_owned(), path: format!("{id}/{command}"), body, answer }
+    Told { id: id.to_owned(), key: key.to_owned(), path: format!("{id}/{command}"), body: body.into(), answer }
 }
 
 fn freeze(&(point, wake, until, decided_by): &Case) {
@@ -160,8 +159,13 @@ fn freeze(&(point, wake, until, decided_by): &Case) {
         }
         let answer: Answer = victim.join().expect("the victim is told");
         let body = json!({"amount_minor": 60});
-        let victim =
-            Told { id: ids[0].clone(), key: "victim".into(), path: format!("{}/withdraw", ids[0]), body, answer };
+        let victim = Told {
+            id: ids[0].clone(),
+            key: "victim".into(),
+            path: format!("{}/withdraw", ids[0]),
+            body: body.into(),
+            answer,
+        };
         // Nobody else has an outcome for it, and it waited long enough to learn of it.
         assert_eq!(victim.answer.status, 200, "{:?}", victim.answer);
         told.push(victim);
@@ -172,13 +176,13 @@ fn freeze(&(point, wake, until, decided_by): &Case) {
         }
         let log = ledger::check(&deployment, &told, &second, usize::MAX);
         assert_eq!(log.originals.len(), ids.len() * if until == Until::SuccessorWaits { 5 } else { 6 } + 1);
-        let (_, outcome) = &log.originals[&(ids[0].clone(), "victim".to_owned())];
-        let at = Timestamp::from_microsecond(outcome["at"].as_i64().expect("microseconds")).expect("a time");
+        let outcome = &log.originals[&(ids[0].clone(), "victim".to_owned())];
+        let at = outcome.at;
         match decided_by {
-            DecidedBy::First => assert!(at < frozen_at, "{at} is not before {frozen_at}: {outcome}"),
-            DecidedBy::Second => assert!(at > frozen_at, "{at} is not after {frozen_at}: {outcome}"),
+            DecidedBy::First => assert!(at < frozen_at, "{at} is not before {frozen_at}: {outcome:?}"),
+            DecidedBy::Second => assert!(at > frozen_at, "{at} is not after {frozen_at}: {outcome:?}"),
         }
-        assert!(point.is_none() || until == Until::SuccessorWaits || at < woken_at, "{at}: {outcome}");
+        assert!(point.is_none() || until == Until::SuccessorWaits || at < woken_at, "{at}: {outcome:?}");
     });
 }
 

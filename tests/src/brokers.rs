@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::Path,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::Duration,
 };
 
@@ -26,7 +26,13 @@ const IN_SYNC_LIMIT: Duration = Duration::from_secs(60);
 
 /// The brokers, which one test at a time may hurt.
 #[derive(Debug)]
-pub struct Brokers(#[expect(dead_code, reason = "held, not read")] MutexGuard<'static, ()>);
+pub struct Brokers(#[expect(dead_code, reason = "held, not read")] RwLockWriteGuard<'static, ()>);
+
+/// The brokers, which nobody hurts meanwhile.
+#[derive(Debug)]
+pub struct WellBrokers(#[expect(dead_code, reason = "held, not read")] RwLockReadGuard<'static, ()>);
+
+static TAKEN: RwLock<()> = RwLock::new(());
 
 /// One broker, by its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,9 +46,16 @@ impl Brokers {
     /// Waits for one's turn, and until all brokers are well.
     #[track_caller]
     pub fn take() -> Self {
-        static TAKEN: Mutex<()> = Mutex::new(());
-        let brokers = Self(TAKEN.lock().unwrap_or_else(PoisonError::into_inner));
+        let brokers = Self(TAKEN.write().unwrap_or_else(PoisonError::into_inner));
         brokers.wait_in_sync();
+        brokers
+    }
+
+    /// Waits for those who hurt them, and until all are well; others may share them.
+    #[track_caller]
+    pub fn share() -> WellBrokers {
+        let brokers = WellBrokers(TAKEN.read().unwrap_or_else(PoisonError::into_inner));
+        wait_in_sync();
         brokers
     }
 
@@ -59,6 +72,16 @@ impl Brokers {
             let topic = metadata.topics().first().ok_or("no such topic")?;
             let found = topic.partitions().iter().find(|found| found.id() == partition).ok_or("no such partition")?;
             if found.leader() > 0 { Ok(Broker(found.leader())) } else { Err("there is none".to_owned()) }
+        })
+    }
+
+    /// How many partitions of a topic a broker leads.
+    #[track_caller]
+    pub fn led_by(&self, broker: Broker, topic: &str) -> usize {
+        eventually(&format!("leaders of {topic}"), || {
+            let metadata = ask(Some(topic))?;
+            let topic = metadata.topics().first().ok_or("no such topic")?;
+            Ok(topic.partitions().iter().filter(|partition| partition.leader() == broker.0).count())
         })
     }
 
@@ -88,24 +111,16 @@ impl Brokers {
     /// Waits until every broker is there and has every record.
     #[track_caller]
     pub fn wait_in_sync(&self) {
-        eventually_within(IN_SYNC_LIMIT, "brokers in step", || {
-            let metadata = ask(None)?;
-            if metadata.brokers().len() < count() {
-                return Err(format!("{} of {} brokers are there", metadata.brokers().len(), count()));
-            }
-            let partitions =
-                metadata.topics().iter().flat_map(|topic| topic.partitions().iter().map(move |p| (topic.name(), p)));
-            for (topic, partition) in partitions {
-                if partition.leader() < 1 || partition.isr().len() < partition.replicas().len() {
-                    return Err(format!("{topic}/{} has {:?} in sync", partition.id(), partition.isr()));
-                }
-            }
-            Ok(())
-        });
+        wait_in_sync();
     }
 }
 
 impl Broker {
+    /// Its place among all.
+    pub fn index(self) -> usize {
+        usize::try_from(self.0 - 1).expect("numbers begin at one")
+    }
+
     /// kill -9. It is started again by `millrace-local`.
     #[track_caller]
     pub fn kill(self) {
@@ -164,6 +179,24 @@ impl Drop for Frozen {
 
 fn count() -> usize {
     Stack::shared().kafka.split(',').count()
+}
+
+#[track_caller]
+fn wait_in_sync() {
+    eventually_within(IN_SYNC_LIMIT, "brokers in step", || {
+        let metadata = ask(None)?;
+        if metadata.brokers().len() < count() {
+            return Err(format!("{} of {} brokers are there", metadata.brokers().len(), count()));
+        }
+        let partitions =
+            metadata.topics().iter().flat_map(|topic| topic.partitions().iter().map(move |p| (topic.name(), p)));
+        for (topic, partition) in partitions {
+            if partition.leader() < 1 || partition.isr().len() < partition.replicas().len() {
+                return Err(format!("{topic}/{} has {:?} in sync", partition.id(), partition.isr()));
+            }
+        }
+        Ok(())
+    });
 }
 
 fn ask(topic: Option<&str>) -> Result<Metadata, String> {

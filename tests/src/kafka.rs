@@ -8,12 +8,12 @@ use std::{
 
 use rdkafka::{
     ClientConfig, ClientContext, Message, Offset, TopicPartitionList,
-    admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier},
+    admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication},
     client::DefaultClientContext,
     consumer::{BaseConsumer, CommitMode, Consumer},
     error::KafkaError,
     message::{Header, Headers, OwnedHeaders},
-    producer::{BaseRecord, DeliveryResult, ProducerContext, ThreadedProducer},
+    producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer},
 };
 
 use crate::Stack;
@@ -67,6 +67,14 @@ impl std::fmt::Debug for Record {
 /// Everything that is committed in a topic, or in one partition of it, in order within each partition.
 #[track_caller]
 pub fn read(topic: &str, partition: Option<i32>) -> Vec<Record> {
+    let mut records = Vec::new();
+    for_each(topic, partition, |record| records.push(record));
+    records
+}
+
+/// The same one by one: a long run writes more than one wants to keep.
+#[track_caller]
+pub fn for_each(topic: &str, partition: Option<i32>, mut each: impl FnMut(Record)) {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", &Stack::shared().kafka)
         .set("group.id", "millrace-tests-reader")
@@ -88,12 +96,14 @@ pub fn read(topic: &str, partition: Option<i32>) -> Vec<Record> {
     }
     consumer.assign(&list).expect("partitions can be assigned");
 
-    let mut records = Vec::new();
-    let deadline = Instant::now() + LIMIT;
+    let mut moved = Instant::now();
     while !open.is_empty() {
-        assert!(Instant::now() < deadline, "the end of {topic} was not reached: {open:?}");
+        assert!(moved.elapsed() < LIMIT, "the end of {topic} was not reached: {open:?}");
         match consumer.poll(Duration::from_millis(100)) {
-            Some(Ok(message)) => records.push(detached(&message)),
+            Some(Ok(message)) => {
+                moved = Instant::now();
+                each(detached(&message));
+            }
             Some(Err(KafkaError::PartitionEOF(partition))) => {
                 open.remove(&partition);
             }
@@ -101,7 +111,6 @@ pub fn read(topic: &str, partition: Option<i32>) -> Vec<Record> {
             None => {}
         }
     }
-    records
 }
 
 fn detached(message: &impl Message) -> Record {
@@ -224,6 +233,50 @@ impl Producer {
     }
 }
 
+fn transactional(id: &str) -> BaseProducer {
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", &Stack::shared().kafka)
+        .set("transactional.id", id)
+        // Longer than any test.
+        .set("transaction.timeout.ms", "600000")
+        .create()
+        .expect("a producer can be made");
+    producer.init_transactions(LIMIT).expect("the broker answers");
+    producer
+}
+
+/// Makes the topics of the coordinators, which the first group and the first transaction would make.
+#[track_caller]
+pub fn make_coordinators() {
+    drop(transactional("millrace-tests-first"));
+    let mut list = TopicPartitionList::new();
+    list.add_partition("none", 0);
+    client("millrace-tests-first").committed_offsets(list, LIMIT).expect("the broker answers");
+}
+
+/// A transaction that nobody ends: a record lies in a partition, and whether it counts is open.
+pub struct OpenTransaction(BaseProducer);
+
+impl OpenTransaction {
+    /// Of a producer that nobody knows.
+    #[track_caller]
+    pub fn begin(topic: &str, partition: i32) -> Self {
+        let producer = transactional(&format!("stranger-of-{topic}-{partition}"));
+        producer.begin_transaction().expect("a transaction can be begun");
+        let record: BaseRecord<'_, str, str> =
+            BaseRecord::to(topic).partition(partition).key("nobody").payload("never");
+        producer.send(record).map_err(|(error, _)| error).expect("a record can be queued");
+        producer.flush(LIMIT).expect("the record arrives");
+        Self(producer)
+    }
+
+    /// Ends it: the record never was.
+    #[track_caller]
+    pub fn abort(self) {
+        self.0.abort_transaction(LIMIT).expect("a transaction can be aborted");
+    }
+}
+
 fn client(group: &str) -> BaseConsumer {
     let client = ClientConfig::new()
         .set("bootstrap.servers", &Stack::shared().kafka)
@@ -247,6 +300,23 @@ pub fn commit(group: &str, topic: &str, partition: i32, offset: i64) {
     client(group).commit(&list, CommitMode::Sync).expect("the group takes an offset");
 }
 
+/// Creates a topic whose partitions have their replicas on these brokers.
+#[track_caller]
+pub fn create(topic: &str, replicas: &[&[i32]], settings: &[(&str, &str)]) {
+    let count = i32::try_from(replicas.len()).expect("a count");
+    let mut new = NewTopic::new(topic, count, TopicReplication::Variable(replicas));
+    for (name, value) in settings {
+        new = new.set(name, value);
+    }
+    for result in answered(admin().create_topics(&[new], &AdminOptions::new())) {
+        result.expect("the topic can be created");
+    }
+}
+
+fn admin() -> AdminClient<DefaultClientContext> {
+    ClientConfig::new().set("bootstrap.servers", &Stack::shared().kafka).create().expect("a client can be made")
+}
+
 /// Deletes the records before an offset, as retention does.
 #[track_caller]
 pub fn delete_before(topic: &str, partition: i32, offset: i64) {
@@ -264,10 +334,6 @@ pub fn alter_topic(topic: &str, settings: &[(&str, &str)]) {
     let config = settings.iter().fold(config, |config, (name, value)| config.set(name, value));
     let altered = answered(admin().alter_configs([&config], &AdminOptions::new()));
     assert!(altered.iter().all(Result::is_ok), "{altered:?}");
-}
-
-fn admin() -> AdminClient<DefaultClientContext> {
-    ClientConfig::new().set("bootstrap.servers", &Stack::shared().kafka).create().expect("a client can be made")
 }
 
 #[track_caller]

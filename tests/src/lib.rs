@@ -26,6 +26,34 @@ pub mod services;
 pub mod stack;
 pub mod wait;
 
+use std::{
+    sync::LazyLock,
+    thread::{self, ScopedJoinHandle},
+};
+
 pub use services::{Deployment, Services};
 pub use stack::Stack;
 pub use wait::{eventually, eventually_within};
+
+/// Whether `FAULTS=long` asks for more kills, rounds and records than CI has time for.
+pub static LONG: LazyLock<bool> = LazyLock::new(|| match std::env::var("FAULTS").as_deref() {
+    Ok("long") => true,
+    Ok("" | "short") | Err(std::env::VarError::NotPresent) => false,
+    other => panic!("FAULTS is short or long, not {other:?}"),
+});
+
+/// Runs cases side by side: most of their time is waiting. Fails when one has, after all have ended.
+#[track_caller]
+pub fn side_by_side<C: std::fmt::Debug + Sync>(cases: &[C], run: impl Fn(&C) + Sync) {
+    let failed: Vec<String> = thread::scope(|scope| {
+        let run = &run;
+        let start = |case| {
+            let builder = thread::Builder::new().name(format!("{case:?}"));
+            (case, builder.spawn_scoped(scope, move || run(case)).expect("a thread can be started"))
+        };
+        let running: Vec<(&C, ScopedJoinHandle<'_, ()>)> = cases.iter().map(start).collect();
+        let ended = running.into_iter().map(|(case, handle)| (case, handle.join()));
+        ended.filter(|(_, result)| result.is_err()).map(|(case, _)| format!("{case:?}")).collect()
+    });
+    assert!(failed.is_empty(), "failed, see above: {failed:#?}");
+}

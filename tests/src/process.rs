@@ -78,7 +78,9 @@ pub fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {
 #[track_caller]
 pub fn run(mut command: Command, limit: Duration) -> Output {
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let child = command.spawn().unwrap_or_else(|error| panic!("{command:?} can't be started: {error}"));
+    let child = command.spawn().unwrap_or_else(|error| {
+        panic!("{command:?} can't be started: {error} (deploy/local/install installs what is needed)");
+    });
     let pid = pid(&child);
     let (done, ended) = mpsc::channel();
     thread::spawn(move || done.send(child.wait_with_output()));

@@ -142,9 +142,8 @@ impl Deployment {
     /// All outcomes: record and value.
     pub fn outcomes(&self) -> Vec<(kafka::Record, Value)> {
         let decode = |record: kafka::Record| {
-            let datum = Registry::shared().decode(record.value.as_deref().expect("outcomes have values"));
-            assert_eq!(datum.record, "millrace.Outcome");
-            (record, datum.fields)
+            let outcome = decode_outcome(&record);
+            (record, outcome)
         };
         self.read("outcomes").into_iter().map(decode).collect()
     }
@@ -156,6 +155,14 @@ impl Deployment {
             found.ok_or_else(|| "there is none".to_owned())
         })
     }
+}
+
+/// The value of a record of an outcomes topic.
+#[track_caller]
+pub fn decode_outcome(record: &kafka::Record) -> Value {
+    let datum = Registry::shared().decode(record.value.as_deref().expect("outcomes have values"));
+    assert_eq!(datum.record, "millrace.Outcome");
+    datum.fields
 }
 
 /// One running service.

@@ -19,6 +19,11 @@ const START_LIMIT: Duration = Duration::from_secs(120);
 /// Bytes of the disk of the program `disk`.
 pub const DISK_BYTES: u64 = 512 << 20;
 
+/// What may be missing on a machine where that disk can't be mounted.
+const SMALL_DISK_NEEDS: &str = "\nthis test mounts a tmpfs in a user namespace: where the kernel forbids that (sysctl \
+                                kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0, \
+                                user.max_user_namespaces), run it as root";
+
 /// What a program's stack looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shape {
@@ -121,7 +126,11 @@ impl Stack {
         };
         let env = seen.join("env");
         while !env.exists() {
-            let failed = |what| format!("Kafka, the registry and Redis {what}:\n{}", tail(&log, 40));
+            let hint = match shape {
+                Shape::SmallDisk => SMALL_DISK_NEEDS,
+                _ => "",
+            };
+            let failed = |what| format!("Kafka, the registry and Redis {what}:\n{}{hint}", tail(&log, 40));
             if child.try_wait().map_err(|error| error.to_string())?.is_some() {
                 return Err(failed("ended while starting"));
             }

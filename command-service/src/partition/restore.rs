@@ -114,23 +114,31 @@ impl Job<'_> {
             reader.meet(&[types[kind].topic(Topic::Events), types[kind].topic(Topic::Outcomes)])?;
         }
         let mut sources: HashMap<(String, i32), (usize, Topic, i64)> = HashMap::new();
-        let (mut all, mut total) = (Vec::new(), 0);
+        let (mut all, mut total, mut failed) = (Vec::new(), 0, None);
         for (at, grant) in grants.iter().enumerate() {
             let kind = &types[grant.slot.kind];
             let partition = grant.slot.partition;
+            let ends = |topic| watermarks(&watcher, kind.topic(topic), partition);
+            let asked = ends(Topic::Commands)
+                .and_then(|commands| Ok((commands, [ends(Topic::Events)?, ends(Topic::Outcomes)?])));
+            let (commands, found) = match asked {
+                Ok(found) => found,
+                // One without a leader does not hold up the others.
+                Err(error) => {
+                    failed = failed.or(Some(Error::from(error)));
+                    all.push(None);
+                    continue;
+                }
+            };
             let mut restoring = Restoring {
                 grant: grant.clone(),
                 decider: kind.clone().partition(settings(grant)),
                 committed: committed[at],
-                commands: watermarks(&watcher, kind.topic(Topic::Commands), partition)?,
-                outcomes_end: 0,
+                commands,
+                outcomes_end: found[1].1,
                 open: Vec::new(),
             };
-            for topic in [Topic::Events, Topic::Outcomes] {
-                let (first, end) = watermarks(&watcher, kind.topic(topic), partition)?;
-                if topic == Topic::Outcomes {
-                    restoring.outcomes_end = end;
-                }
+            for (topic, (first, end)) in [Topic::Events, Topic::Outcomes].into_iter().zip(found) {
                 if end > first {
                     total += end - first;
                     restoring.open.push(topic);
@@ -141,7 +149,6 @@ impl Job<'_> {
             all.push(Some(restoring));
         }
         let mut progress = Progress::new(total);
-        let mut failed = None;
         loop {
             for place in &mut all {
                 if place.as_ref().is_some_and(|restoring| restoring.open.is_empty())

@@ -122,7 +122,7 @@ fn passing_troubles_of_brokers_are_ridden_out() {
 }
 
 #[test]
-fn g01_a_refused_generation_aborts_and_waits_for_the_group() {
+fn g01_a_refused_generation_aborts_and_is_told_from_other_aborts() {
     let bench = Bench::new();
     for answer in [
         Answer::RD_KAFKA_RESP_ERR_ILLEGAL_GENERATION,
