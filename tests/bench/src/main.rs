@@ -24,7 +24,7 @@ use report::Figure;
 
 // The raw client gets what command-service has: with glibc's allocator it would take a third more CPU.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Measure Millrace against the raw limits of this machine, interleaved in one run, and print a table
 #[derive(Parser)]
