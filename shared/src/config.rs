@@ -420,7 +420,7 @@ impl ApiSettings {
     }
 }
 
-/// Reads a service's settings from flags and environment, and [lists](list) them. Ends the process with status 2 and a
+/// Reads a service's settings from flags and environment, and lists them. Ends the process with status 2 and a
 /// message that names the setting when one is malformed, and with 0 after `--help` and `--version`.
 pub fn parse<S: Parser>() -> (S, String) {
     if let Err(error) = check_variables(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok())) {
