@@ -34,7 +34,13 @@ impl Alone {
         let fresh = || Deployment::new().with("MILLRACE_WRITERS", "3").with("MILLRACE_TRANSACTION_TIMEOUT_MS", "3000");
         let fits = |deployment: &Deployment| (brokers.group_coordinator(&deployment.group()) == broker) == taken_over;
         let deployment = (0..200).map(|_| fresh()).find(fits).expect("names spread over the coordinators");
-        kafka::create(&deployment.topic("events"), &[&[1], &[2], &[3]], &[("min.insync.replicas", "1")]);
+        // What command-service insists on, or warns of, and one replica.
+        let settings = [
+            ("min.insync.replicas", "1"),
+            ("retention.ms", "-1"),
+            ("message.timestamp.after.max.ms", "9223372036854775807"),
+        ];
+        kafka::create(&deployment.topic("events"), &[&[1], &[2], &[3]], &settings);
         let service = deployment.command_service("alone");
         let mut ids: Vec<_> = (0..deployment.partitions).map(|partition| deployment.id_in(partition)).collect();
         for id in &ids {
