@@ -1,6 +1,9 @@
 //! Putting a command into its topic, and waiting for its outcome.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use millrace_shared::{
     domain::AggregateId,
@@ -12,7 +15,10 @@ use rdkafka::{
     producer::{FutureProducer, FutureRecord, Producer},
     types::RDKafkaErrorCode,
 };
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -43,6 +49,8 @@ pub struct Submitter {
     outcome_timeout: Duration,
     in_flight: Semaphore,
     shutdown: CancellationToken,
+    /// When somebody who waited saw it.
+    ending_since: OnceLock<Instant>,
 }
 
 /// A command to be submitted.
@@ -102,7 +110,8 @@ impl Submitter {
             .set("queue.buffering.max.messages", (max_in_flight.max(1_000) * 2).to_string())
             .create_with_context(Logged)?;
         let in_flight = Semaphore::new(max_in_flight);
-        Ok(Self { producer, types, waiters, follower, partitions, outcome_timeout, in_flight, shutdown })
+        let ending_since = OnceLock::new();
+        Ok(Self { producer, types, waiters, follower, partitions, outcome_timeout, in_flight, shutdown, ending_since })
     }
 
     /// Puts a command into its topic and waits until it is there for good.
@@ -121,7 +130,7 @@ impl Submitter {
             command_id: submission.command_id.clone(),
             fingerprint: submission.encoded.fingerprint,
         });
-        let deadline = tokio::time::Instant::now() + self.outcome_timeout;
+        let deadline = Instant::now() + self.outcome_timeout;
         if !served_here {
             let follow = tokio::select! {
                 follow = tokio::time::timeout_at(deadline, self.follower.follow(slot)) => follow,
@@ -159,7 +168,8 @@ impl Submitter {
     /// The service has been ending for so long.
     async fn ending(&self, grace: Duration) {
         self.shutdown.cancelled().await;
-        tokio::time::sleep(grace).await;
+        let since = *self.ending_since.get_or_init(Instant::now);
+        tokio::time::sleep_until(since + grace).await;
     }
 
     fn permit(&self) -> Result<SemaphorePermit<'_>, Error> {

@@ -193,7 +193,7 @@ pub struct CommandSettings {
     #[arg(long, env = "MILLRACE_QUEUE_COMMANDS", default_value_t = 8_192, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub queue_commands: u32,
     /// An open transaction of a lost instance is aborted after so long
-    #[arg(long, env = "MILLRACE_TRANSACTION_TIMEOUT_MS", default_value_t = 8_000, value_name = "MS", value_parser = clap::value_parser!(u64).range(1_000..=15_000))]
+    #[arg(long, env = "MILLRACE_TRANSACTION_TIMEOUT_MS", default_value_t = 10_000, value_name = "MS", value_parser = clap::value_parser!(u64).range(1_000..=15_000))]
     pub transaction_timeout_ms: u64,
     /// Longest wait of an HTTP request for its outcome
     #[arg(long, env = "MILLRACE_OUTCOME_TIMEOUT_MS", default_value_t = 10_000, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=300_000))]

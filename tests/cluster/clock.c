@@ -1,7 +1,7 @@
 /* A system clock that can be set, for one process: preloaded, it adds the seconds that lie in the file CLOCK_OFFSET to the
  * real time. What has passed (CLOCK_MONOTONIC) stays as it is, as when somebody sets a clock.
  *
- * libfaketime would do, but it does not get on with an allocator that asks for the time (mimalloc, which was ours), and it does not know
+ * libfaketime would do, but it does not get on with an allocator that asks for the time, as ours does, and it does not know
  * C11's threads, in which librdkafka waits: they would take the faked time for a real one. */
 
 #define _GNU_SOURCE

@@ -210,7 +210,8 @@ impl Intake {
     fn leave(&self) {
         self.consumer.unsubscribe();
         let deadline = Instant::now() + self.settings.session_timeout;
-        while member::is_member(&self.consumer) && Instant::now() < deadline {
+        let holds = || !self.consumer.context().state().grants.is_empty();
+        while (member::is_member(&self.consumer) || holds()) && Instant::now() < deadline {
             if let Some(Err(error)) = self.consumer.poll(POLL_WAIT) {
                 tracing::debug!(%error, "leaving the group");
             }

@@ -123,7 +123,7 @@ impl Job<'_> {
                 .and_then(|commands| Ok((commands, [ends(Topic::Events)?, ends(Topic::Outcomes)?])));
             let (commands, found) = match asked {
                 Ok(found) => found,
-                // One without a leader does not hold up the others.
+                // One without a leader holds up the others for the time of this question, not for good.
                 Err(error) => {
                     failed = failed.or(Some(Error::from(error)));
                     all.push(None);

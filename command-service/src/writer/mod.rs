@@ -77,10 +77,13 @@ impl Writer {
         let mut producer: Option<Producer> = None;
         // After a failure no transaction begins before then.
         let (mut pause, mut not_before) = (Duration::ZERO, Instant::now());
+        // What waits can't go on; others may come.
+        let mut held = false;
         let mut refused = None;
         loop {
             let waiting = served.values().any(|partition| !partition.queue.is_empty());
             let wait = match waiting || producer.is_none() {
+                true if held => MIN_PAUSE,
                 true => not_before.saturating_duration_since(Instant::now()),
                 false => IDLE_WAIT,
             };
@@ -138,11 +141,10 @@ impl Writer {
             if batch.is_empty() {
                 producer = Some(made);
                 // What waits is held, or its grant has ended and word of it is on the way.
-                if served.values().any(|partition| !partition.queue.is_empty()) {
-                    not_before = Instant::now() + MIN_PAUSE;
-                }
+                held = served.values().any(|partition| !partition.queue.is_empty());
                 continue;
             }
+            held = false;
             // Before the transaction: the group may call back while it is aborted.
             let renewals = self.captures.renewals();
             match self.work(&made, &batch, &mut served) {

@@ -31,11 +31,11 @@ use crate::{
     types::CommandType,
 };
 
-/// Whether the last commit is so long ago that sending offsets before the flush is faster (measured: 3.2 against
-/// 4.2 ms; when transactions follow each other it is the other way round).
+/// Whether the last commit is so long ago that sending offsets before the flush is faster (measured without a linger: 3.2
+/// against 4.2 ms; when transactions follow each other it is the other way round).
 const LATELY: Duration = Duration::from_millis(3);
 const INIT_TIMEOUT: Duration = Duration::from_secs(30);
-/// Longer than a batch is decided.
+/// Longer than most batches are decided.
 const LINGER_MS: &str = "50";
 /// Largest record that is produced: a dead letter holds a record of the largest size and its headers.
 const MAX_RECORD_BYTES: &str = "2097152";

@@ -77,7 +77,11 @@ impl Topic {
             ],
             // The trimmer finds in the outcomes what was handled when, so they outlive the commands.
             Self::Outcomes => {
-                vec![("cleanup.policy", "delete".into()), keep(outcome_retention(shape))]
+                vec![
+                    ("cleanup.policy", "delete".into()),
+                    keep(outcome_retention(shape)),
+                    ("retention.bytes", "-1".into()),
+                ]
             }
             Self::Snapshots => vec![("cleanup.policy", "compact".into())],
             // A dead letter is a record of the largest size and a few headers more.

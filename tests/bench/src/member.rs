@@ -45,7 +45,7 @@ impl Options {
             .set("group.id", &self.group)
             .set("partition.assignment.strategy", "cooperative-sticky")
             .set("session.timeout.ms", self.session_timeout_ms.to_string())
-            .set("heartbeat.interval.ms", (self.session_timeout_ms / 4).to_string())
+            .set("heartbeat.interval.ms", (self.session_timeout_ms / 4).min(1000).to_string())
             .set("enable.auto.commit", "false")
             .create()?;
         consumer.subscribe(&[&self.topic])?;

@@ -85,7 +85,7 @@ pub fn run(file: &Path) -> Result<()> {
         .set("group.id", &options.group)
         .set("partition.assignment.strategy", "cooperative-sticky")
         .set("session.timeout.ms", session.to_string())
-        .set("heartbeat.interval.ms", (session / 4).to_string())
+        .set("heartbeat.interval.ms", (session / 4).min(1000).to_string())
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
         .set("auto.offset.reset", "earliest")

@@ -96,7 +96,8 @@ pub fn start(
     config
         .set("enable.idempotence", "true")
         .set("acks", "all")
-        .set("linger.ms", "0")
+        // As in command-service; the flush ends it.
+        .set("linger.ms", "50")
         .set("queue.buffering.max.messages", "200000")
         .set("delivery.report.only.error", "true");
     if options.mode == Mode::Transactions {
