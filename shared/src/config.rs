@@ -187,7 +187,7 @@ pub struct CommandSettings {
     #[arg(long, env = "MILLRACE_WRITERS", value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub writers: Option<u16>,
     /// Commands of one partition in one transaction, at most
-    #[arg(long, env = "MILLRACE_BATCH_COMMANDS", default_value_t = 512, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, env = "MILLRACE_BATCH_COMMANDS", default_value_t = 2_048, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub batch_commands: u32,
     /// Commands waiting in one partition before the consumer waits for its writer; four times as many in all those that are not paused
     #[arg(long, env = "MILLRACE_QUEUE_COMMANDS", default_value_t = 8_192, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=100_000))]

@@ -23,6 +23,8 @@ use crate::{
 const MAX_TRANSACTION_COMMANDS: usize = 4096;
 /// Time for deciding in one transaction, about.
 const MAX_DECIDING: Duration = Duration::from_secs(1);
+/// A transaction of so long is told of.
+const SLOW: Duration = Duration::from_secs(3);
 /// How long a partition that can't go on waits before its next attempt; doubled each time.
 const MIN_WAIT: Duration = Duration::from_millis(500);
 const MAX_WAIT: Duration = Duration::from_secs(10);
@@ -241,6 +243,10 @@ impl Writer {
             (false, true) => transaction.abandon(),
             (false, false) => transaction.commit(fence),
         };
+        if started.elapsed() > SLOW {
+            let seconds = started.elapsed().as_secs_f64();
+            tracing::warn!(writer = self.number, seconds, "a transaction took long: a broker or the registry is slow");
+        }
         if result.is_err() {
             for part in batch {
                 if let Some(partition) = served.get_mut(&part.slot) {

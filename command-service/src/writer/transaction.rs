@@ -34,6 +34,7 @@ use crate::{
 /// Whether the last commit is so long ago that sending offsets before the flush is faster (measured without a linger: 3.2
 /// against 4.2 ms; when transactions follow each other it is the other way round).
 const LATELY: Duration = Duration::from_millis(3);
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
 const INIT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longer than most batches are decided.
 const LINGER_MS: &str = "50";
@@ -58,6 +59,8 @@ pub struct Producer {
     /// By index of type, and of topic. Declared before the client: they must be let go first.
     topics: Vec<Vec<Handle>>,
     inner: ThreadedProducer<Deliveries>,
+    /// Longest transaction: what a call has not achieved by then, it never will.
+    limit: Duration,
     last_commit: Cell<Option<Instant>>,
 }
 
@@ -91,7 +94,7 @@ impl Producer {
         };
         let of_type = |kind: &Arc<dyn CommandType>| Topic::ALL.iter().map(|topic| handle(kind.topic(*topic))).collect();
         let topics = types.iter().map(of_type).collect::<Result<_, _>>()?;
-        Ok(Self { topics, inner, last_commit: Cell::new(None) })
+        Ok(Self { topics, inner, limit: settings.transaction_timeout, last_commit: Cell::new(None) })
     }
 
     /// Begins a transaction.
@@ -109,6 +112,24 @@ impl Producer {
         match answer {
             rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR => Ok(()),
             error => Err(KafkaError::Flush(error.into())),
+        }
+    }
+
+    /// Makes a call again while librdkafka says that it may be, within the time of a transaction. With no limit of its
+    /// own, sending offsets waits on for ever when the group's coordinator was killed at a bad moment (librdkafka 2.12,
+    /// seen for 110 s on three brokers), long after the broker has aborted the transaction.
+    fn attempt(&self, step: &str, call: impl Fn(Timeout) -> Result<(), KafkaError>) -> Result<(), Failure> {
+        let deadline = Instant::now() + self.limit;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match call(Timeout::After(left)) {
+                Ok(()) => return Ok(()),
+                Err(error) if classify(&error) != Verdict::Retry => return Err(failed(step, &error)),
+                Err(error) if left.is_zero() => {
+                    return Err(Failure::Unknown(format!("{step}: no success in {:?}: {error}", self.limit)));
+                }
+                Err(_) => std::thread::sleep(RETRY_PAUSE.min(left)),
+            }
         }
     }
 }
@@ -167,8 +188,8 @@ impl<'a> Transaction<'a> {
         let rested = producer.last_commit.get().is_none_or(|last| last.elapsed() > LATELY);
         let send_offsets = || {
             let fenced = fence().map_err(|error| Failure::Abort(error.to_string()))?;
-            attempt("offsets", || {
-                producer.inner.send_offsets_to_transaction(&fenced.offsets, &fenced.metadata, Timeout::Never)
+            producer.attempt("offsets", |left| {
+                producer.inner.send_offsets_to_transaction(&fenced.offsets, &fenced.metadata, left)
             })?;
             self.fail_points.reach(Point::Offsets);
             Ok(())
@@ -186,7 +207,7 @@ impl<'a> Transaction<'a> {
             send_offsets()?;
         }
         self.fail_points.reach(Point::Commit);
-        attempt("commit", || producer.inner.commit_transaction(Timeout::Never))
+        producer.attempt("commit", |left| producer.inner.commit_transaction(left))
     }
 
     /// What the deliveries say is closer to the cause than what the call said, so it decides what comes next.
@@ -195,7 +216,7 @@ impl<'a> Transaction<'a> {
             (Failure::Abort(_), Some(cause)) => cause,
             (failure, _) => failure,
         };
-        match attempt("abort", || self.producer.inner.abort_transaction(Timeout::Never)) {
+        match self.producer.attempt("abort", |left| self.producer.inner.abort_transaction(left)) {
             Ok(()) => Err(failure),
             Err(error) => Err(Failure::Unknown(format!("{failure:?}; {error:?}"))),
         }
@@ -210,19 +231,6 @@ fn failed(step: &str, error: &KafkaError) -> Failure {
         (Verdict::Refused, _) => Failure::Refused(text),
         (Verdict::Fatal | Verdict::Unknown, _) => Failure::Unknown(text),
     }
-}
-
-/// Makes a call again while librdkafka says that it may be.
-fn attempt(step: &str, call: impl Fn() -> Result<(), KafkaError>) -> Result<(), Failure> {
-    const ATTEMPTS: usize = 100;
-    for _ in 0..ATTEMPTS {
-        match call() {
-            Ok(()) => return Ok(()),
-            Err(error) if classify(&error) == Verdict::Retry => std::thread::sleep(Duration::from_millis(50)),
-            Err(error) => return Err(failed(step, &error)),
-        }
-    }
-    Err(Failure::Unknown(format!("{step}: no success after {ATTEMPTS} attempts")))
 }
 
 /// The records of the present transaction that were not delivered.

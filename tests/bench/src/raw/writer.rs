@@ -29,7 +29,7 @@ use super::{
 };
 
 /// Commands of one partition in a transaction, and of all, at most: the service's limits.
-const MAX_OF_PARTITION: usize = 512;
+const MAX_OF_PARTITION: usize = 2048;
 const MAX_OF_TRANSACTION: usize = 4096;
 /// Chunks with a writer before the reader waits; each holds up to 1,024 commands.
 const QUEUE: usize = 32;
