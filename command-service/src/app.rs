@@ -30,12 +30,12 @@ use crate::{
     follower::{Follower, follower},
     grant::Captures,
     http::{Api, router},
-    intake::{Intake, IntakeSettings, topic_ids},
+    intake::{Intake, IntakeSettings, TopicIds, topic_ids},
     submit::Submitter,
     trimmer::Trimmer,
     types::{CommandType, build_all},
     waiters::Waiters,
-    writer::{ProducerSettings, Writer},
+    writer::{ProducerSettings, SnapshotRhythm, Writer},
 };
 
 /// How long threads may take to end after HTTP has.
@@ -195,7 +195,7 @@ impl Pipeline {
         types: Arc<[Arc<dyn CommandType>]>,
         outcomes: Codec<OutcomeRecord>,
         health: Health,
-        topic_ids: Vec<String>,
+        topic_ids: Vec<TopicIds>,
         ends: Ends,
     ) -> Result<Self, Error> {
         let bootstrap = settings.kafka.kafka_bootstrap.clone();
@@ -226,6 +226,7 @@ impl Pipeline {
                 captures: captures.clone(),
                 producer: producer.clone(),
                 batch_commands: settings.batch_commands as usize,
+                snapshots: SnapshotRhythm { events: settings.snapshot_events, interval: settings.snapshot_interval.0 },
                 inbox,
                 intake: to_intake.clone(),
                 fail_points: fail_points.clone(),
@@ -320,7 +321,7 @@ async fn prepare(
     names: &Names,
     registry: &Registry,
     shutdown: &CancellationToken,
-) -> Result<Option<(Types, Vec<String>)>, Error> {
+) -> Result<Option<(Types, Vec<TopicIds>)>, Error> {
     let shape = Shape {
         partitions: settings.kafka.partitions,
         replication_factor: settings.replication_factor,

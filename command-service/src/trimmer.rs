@@ -28,7 +28,7 @@ use rdkafka::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{grant::Slot, types::CommandType, waiters::Waiters};
+use crate::{grant::Slot, intake::TopicIds, types::CommandType, waiters::Waiters};
 
 const INTERVAL: Duration = Duration::from_secs(600);
 const FIND_TIMEOUT: Duration = Duration::from_secs(5);
@@ -43,8 +43,8 @@ pub struct Trimmer {
     pub waiters: Waiters,
     /// Handled commands are kept so long.
     pub retention: Duration,
-    /// By type: the id of its command topic.
-    pub topic_ids: Vec<String>,
+    /// By type.
+    pub topic_ids: Vec<TopicIds>,
 }
 
 impl Trimmer {
@@ -111,7 +111,7 @@ impl Trimmer {
                     let position = record.headers().find(|(name, _)| *name == names::POSITION);
                     let text = position.and_then(|(_, value)| std::str::from_utf8(value?).ok());
                     // Offsets of a topic of the same name that was deleted mean nothing.
-                    let here = format!("{}/{}/", self.topic_ids[slot.kind], slot.partition);
+                    let here = format!("{}/{}/", self.topic_ids[slot.kind].commands, slot.partition);
                     offset = text.and_then(|text| text.strip_prefix(&here)?.parse().ok());
                     done = offset.is_some();
                 }

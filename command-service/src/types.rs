@@ -10,6 +10,7 @@ use millrace_shared::{
     outcome::OutcomeRecord,
     records::Records,
     registry::{self, Registry},
+    snapshot::CheckpointRecord,
 };
 use serde_json::Value;
 use tokio::runtime::Handle;
@@ -62,6 +63,10 @@ pub struct TypeOf<A: Aggregate> {
     pub events: Codec<A::Event>,
     /// Codec of outcomes.
     pub outcomes: Codec<OutcomeRecord>,
+    /// Codec of states in snapshots.
+    pub snapshots: Codec<A::Snapshot>,
+    /// Codec of what is told about snapshots.
+    pub checkpoints: Codec<CheckpointRecord>,
     topics: [String; Topic::ALL.len()],
 }
 
@@ -73,7 +78,9 @@ impl<A: Aggregate> TypeOf<A> {
         Ok(Self {
             commands: Codec::registering(registry.clone(), name(Topic::Commands), false).await?,
             events: Codec::registering(registry.clone(), name(Topic::Events), true).await?,
-            outcomes: Codec::registering(registry, name(Topic::Outcomes), true).await?,
+            outcomes: Codec::registering(registry.clone(), name(Topic::Outcomes), true).await?,
+            snapshots: Codec::registering(registry.clone(), name(Topic::Snapshots), true).await?,
+            checkpoints: Codec::registering(registry, name(Topic::Snapshots), true).await?,
             topics,
         })
     }
@@ -87,7 +94,9 @@ impl<A: Aggregate> TypeOf<A> {
         Self {
             commands: Codec::unregistered(registry.clone()).unwrap(),
             events: Codec::unregistered(registry.clone()).unwrap(),
-            outcomes: Codec::unregistered(registry).unwrap(),
+            outcomes: Codec::unregistered(registry.clone()).unwrap(),
+            snapshots: Codec::unregistered(registry.clone()).unwrap(),
+            checkpoints: Codec::unregistered(registry).unwrap(),
             topics: Topic::ALL.map(|topic| Names::default().topic(A::TYPE, topic)),
         }
     }

@@ -210,6 +210,12 @@ pub struct CommandSettings {
     /// Commands are deleted from their topic so long after they were handled
     #[arg(long, env = "MILLRACE_COMMANDS_RETENTION", default_value = "7d", value_name = "TIME", value_parser = duration)]
     pub commands_retention: Time,
+    /// Events of one partition after which its changed states are written to the snapshot topic
+    #[arg(long, env = "MILLRACE_SNAPSHOT_EVENTS", default_value_t = 100_000, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    pub snapshot_events: u64,
+    /// Time after which they are, when there were fewer
+    #[arg(long, env = "MILLRACE_SNAPSHOT_INTERVAL", default_value = "5m", value_name = "TIME", value_parser = duration)]
+    pub snapshot_interval: Time,
     /// A restore that makes no progress for so long starts anew
     #[arg(long, env = "MILLRACE_RESTORE_STALL_MS", default_value_t = 60_000, value_name = "MS", value_parser = clap::value_parser!(u64).range(1_000..=240_000))]
     pub restore_stall_ms: u64,

@@ -23,7 +23,11 @@ pub mod names {
     pub const REPLAYED: &str = "millrace_replayed";
     /// Marks a command that was put into its aggregate's partition by us.
     pub const FORWARDED: &str = "millrace_forwarded";
-    /// Sequence of an event.
+    /// Of a snapshot: Kafka's id of the event topic that it was made from.
+    pub const TOPIC_ID: &str = "millrace_topic_id";
+    /// Of a snapshot: the release's number for the meaning of states.
+    pub const STATE_VERSION: &str = "millrace_state_version";
+    /// Sequence of an event, or the last one that a snapshot covers.
     pub const SEQUENCE: &str = "ce_sequence";
     /// Time of an event.
     pub const TIME: &str = "ce_time";

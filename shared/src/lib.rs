@@ -19,6 +19,7 @@ pub mod problem;
 pub mod records;
 pub mod registry;
 pub mod serve;
+pub mod snapshot;
 pub mod telemetry;
 pub mod token;
 pub mod views;

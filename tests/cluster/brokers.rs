@@ -62,7 +62,8 @@ impl Role {
                 && (self != Self::GroupCoordinator || self.is_held_by(broker, brokers, deployment))
         };
         // With one writer there is one transactional id.
-        let fresh = || Deployment::new().with("MILLRACE_WRITERS", "1");
+        let fresh =
+            || Deployment::new().with("MILLRACE_WRITERS", "1").with("MILLRACE_LOG", "info,command_service=debug");
         let deployment = (0..200).map(|_| fresh()).find(fits).expect("names spread over the coordinators");
         let service = deployment.command_service(INSTANCE);
         assert!(self.is_held_by(broker, brokers, &deployment), "{broker:?} is not {self:?}");

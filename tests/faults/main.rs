@@ -25,5 +25,9 @@ use millrace_tests::Deployment;
 
 /// A deployment whose silent instances are missed after two seconds, so that nobody has to wait for longer.
 fn deployment() -> Deployment {
-    Deployment::new().with("MILLRACE_SESSION_TIMEOUT_MS", "2000").with("MILLRACE_TRANSACTION_TIMEOUT_MS", "3000")
+    // A checkpoint every few events: what hurts a transaction may hurt one with snapshots in it.
+    Deployment::new()
+        .with("MILLRACE_SESSION_TIMEOUT_MS", "2000")
+        .with("MILLRACE_TRANSACTION_TIMEOUT_MS", "3000")
+        .with("MILLRACE_SNAPSHOT_EVENTS", "20")
 }

@@ -10,6 +10,7 @@ mod refusals;
 mod repeats;
 mod restarts;
 mod settings;
+mod snapshots;
 mod topics;
 mod versions;
 mod walk;

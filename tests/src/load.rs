@@ -76,7 +76,8 @@ impl Load {
         }
         let client = |number| {
             let shared = shared.clone();
-            thread::spawn(move || shared.client(number))
+            // Printed at once, for the one who waits for more answers only sees that there are none.
+            thread::spawn(move || shared.client(number).inspect_err(|reason| eprintln!("client {number}: {reason}")))
         };
         let clients = (0..clients).map(client).collect();
         Self { shared, clients }

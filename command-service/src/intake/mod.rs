@@ -79,8 +79,8 @@ pub struct IntakeSettings {
     pub partitions: i32,
     /// How long outcomes are remembered.
     pub window: Duration,
-    /// By type: the id of its command topic.
-    pub topic_ids: Vec<String>,
+    /// By type.
+    pub topic_ids: Vec<TopicIds>,
     /// For fault tests.
     pub fail_points: FailPoints,
 }
@@ -328,7 +328,8 @@ impl Intake {
                 let of = |grant: &Grant| Settings {
                     slot: grant.slot,
                     partitions: settings.partitions,
-                    topic_id: settings.topic_ids[grant.slot.kind].clone(),
+                    topic_id: settings.topic_ids[grant.slot.kind].commands.clone(),
+                    events_topic_id: settings.topic_ids[grant.slot.kind].events.clone(),
                     window: settings.window,
                     waiters: waiters.clone(),
                     runtime: runtime.clone(),
@@ -359,7 +360,7 @@ impl Intake {
             return Ok(());
         }
         // An error means that the process is ending.
-        let _ = self.writer(grant.slot).send(ToWriter::Serve(grant.clone(), restored.decider));
+        let _ = self.writer(grant.slot).send(ToWriter::Serve(grant.clone(), restored.decider, restored.start));
         self.seek(&grant, restored.start)?;
         let mut list = TopicPartitionList::new();
         list.add_partition(&grant.topic, grant.slot.partition);
@@ -428,8 +429,19 @@ impl Intake {
     }
 }
 
-/// Asks for the id of each type's command topic.
-pub fn topic_ids(bootstrap: &str, types: &[Arc<dyn CommandType>]) -> Result<Vec<String>, KafkaError> {
+/// Kafka's ids of a type's topics.
+#[derive(Clone, Debug)]
+pub struct TopicIds {
+    /// Of the command topic.
+    pub commands: String,
+    /// Of the event topic.
+    pub events: String,
+}
+
+/// Asks for them.
+pub fn topic_ids(bootstrap: &str, types: &[Arc<dyn CommandType>]) -> Result<Vec<TopicIds>, KafkaError> {
     let client = kafka::watcher(bootstrap, "millrace-admin")?;
-    types.iter().map(|kind| kafka::topic_id(&client, kind.topic(Topic::Commands), kafka::REQUEST_TIMEOUT)).collect()
+    let id = |kind: &Arc<dyn CommandType>, topic| kafka::topic_id(&client, kind.topic(topic), kafka::REQUEST_TIMEOUT);
+    let of = |kind| Ok(TopicIds { commands: id(kind, Topic::Commands)?, events: id(kind, Topic::Events)? });
+    types.iter().map(of).collect()
 }

@@ -7,6 +7,7 @@ mod memory;
 mod publish;
 mod readback;
 pub mod restore;
+mod snapshots;
 #[cfg(test)]
 mod tests;
 
@@ -37,6 +38,7 @@ use crate::{
 };
 use memory::{CommandKey, Memory};
 use publish::Counts;
+use snapshots::Snapshots;
 
 /// A record that is forwarded, or goes to dead letters, gets a few headers more; it must stay below Kafka's limit.
 const MAX_FORWARDED_BYTES: usize = (1 << 20) - 4096;
@@ -52,6 +54,8 @@ pub struct Settings {
     pub partitions: i32,
     /// Id of the command topic.
     pub topic_id: String,
+    /// Id of the event topic.
+    pub events_topic_id: String,
     /// How long outcomes are remembered.
     pub window: Duration,
     /// Who waits for answers.
@@ -79,11 +83,23 @@ pub trait Decider: Send {
     /// The batch is not in the log: forget its effects.
     fn rollback(&mut self);
 
-    /// Restores from a record of the event topic.
-    fn restore_event(&mut self, record: &Stored<'_>) -> Result<(), RestoreError>;
+    /// Events since the last checkpoint began; none while one is under way.
+    fn events_since_checkpoint(&self) -> u64;
 
-    /// Restores from a record of the outcome topic.
-    fn restore_outcome(&mut self, record: &Stored<'_>, now: Timestamp) -> Result<(), RestoreError>;
+    /// Begins a checkpoint. No transaction is under way, and everything below `offset` in the event topic is decided.
+    fn begin_checkpoint(&mut self, offset: i64);
+
+    /// Whether there are snapshots to be sent.
+    fn is_snapshotting(&self) -> bool;
+
+    /// Hands a portion of the snapshots to the sink, as part of a batch.
+    fn send_snapshots(&mut self, now: Timestamp, sink: &mut dyn Sink);
+
+    /// Restores from a record of the snapshot, event or outcome topic; all snapshots before any event.
+    fn restore(&mut self, topic: Topic, record: &Stored<'_>, now: Timestamp) -> Result<(), RestoreError>;
+
+    /// All snapshots are restored: where events have to be read from, given the topic's first offset and its end.
+    fn first_event_to_read(&mut self, first: i64, end: i64) -> i64;
 
     /// Offset behind the last command whose outcome was restored, when there was one of this command topic.
     fn decided_up_to(&self) -> Option<i64>;
@@ -116,6 +132,9 @@ pub struct Partition<A: Aggregate> {
     settings: Settings,
     aggregates: FastMap<Box<str>, Entry<A::State>>,
     memory: Memory,
+    snapshots: Snapshots,
+    /// The history of an aggregate can't be read.
+    unreadable: bool,
     decided_up_to: Option<i64>,
     /// What the aggregates of this batch were before it.
     before: Vec<Before<A::State>>,
@@ -137,13 +156,24 @@ struct Entry<S> {
     state: S,
     version: u64,
     last_time: Timestamp,
+    /// Up to this sequence events are part of the snapshot that was read.
+    covered: u64,
+    /// Newer than its snapshot, and noted as such.
+    changed: bool,
     /// Set when its history can't be read by this release: nothing can be decided.
     unreadable: Option<Arc<str>>,
 }
 
 impl<S: Default> Default for Entry<S> {
     fn default() -> Self {
-        Self { state: S::default(), version: 0, last_time: Timestamp::MIN, unreadable: None }
+        Self {
+            state: S::default(),
+            version: 0,
+            last_time: Timestamp::MIN,
+            covered: 0,
+            changed: false,
+            unreadable: None,
+        }
     }
 }
 
@@ -153,6 +183,8 @@ impl<S: Clone> Clone for Entry<S> {
             state: self.state.clone(),
             version: self.version,
             last_time: self.last_time,
+            covered: self.covered,
+            changed: self.changed,
             unreadable: self.unreadable.clone(),
         }
     }
@@ -210,6 +242,8 @@ impl<A: Aggregate> Partition<A> {
             memory: Memory::new(settings.window),
             settings,
             aggregates: FastMap::default(),
+            snapshots: Snapshots::default(),
+            unreadable: false,
             decided_up_to: None,
             before: Vec::new(),
             answers: Vec::new(),
@@ -363,6 +397,7 @@ impl<A: Aggregate> Decider for Partition<A> {
         std::mem::take(&mut self.counts).publish(A::TYPE);
         self.before.clear();
         self.memory.commit();
+        self.commit_snapshots();
         for (awaited, answer) in self.answers.drain(..) {
             self.settings.waiters.answer(&awaited, &answer);
         }
@@ -376,17 +411,39 @@ impl<A: Aggregate> Decider for Partition<A> {
                 None => self.aggregates.remove(&id),
             };
         }
+        self.roll_snapshots_back();
         self.memory.rollback();
         self.answers.clear();
         self.counts = Counts::default();
     }
 
-    fn restore_event(&mut self, record: &Stored<'_>) -> Result<(), RestoreError> {
-        self.read_event_back(record)
+    fn events_since_checkpoint(&self) -> u64 {
+        self.events_since_checkpoint()
     }
 
-    fn restore_outcome(&mut self, record: &Stored<'_>, now: Timestamp) -> Result<(), RestoreError> {
-        self.read_outcome_back(record, now)
+    fn begin_checkpoint(&mut self, offset: i64) {
+        self.begin_checkpoint(offset);
+    }
+
+    fn is_snapshotting(&self) -> bool {
+        self.is_snapshotting()
+    }
+
+    fn send_snapshots(&mut self, now: Timestamp, sink: &mut dyn Sink) {
+        self.send_snapshots(now, sink);
+    }
+
+    fn restore(&mut self, topic: Topic, record: &Stored<'_>, now: Timestamp) -> Result<(), RestoreError> {
+        match topic {
+            Topic::Snapshots => self.read_snapshot_back(record),
+            Topic::Events => self.read_event_back(record),
+            Topic::Outcomes => self.read_outcome_back(record, now),
+            Topic::Commands | Topic::DeadLetters => Ok(()),
+        }
+    }
+
+    fn first_event_to_read(&mut self, first: i64, end: i64) -> i64 {
+        self.first_event_to_read(first, end)
     }
 
     fn decided_up_to(&self) -> Option<i64> {

@@ -252,10 +252,14 @@ impl<A: Aggregate> Partition<A> {
             });
             begin = end;
         }
-        let id = command.aggregate_id.as_str();
+        let (id, mut entry) = (command.aggregate_id.as_str(), decision.entry);
+        if !mem::replace(&mut entry.changed, true) {
+            self.snapshots.changed(id);
+        }
+        self.snapshots.count(decision.events.len());
         let before = match self.aggregates.get_mut(id) {
-            Some(entry) => Some(mem::replace(entry, decision.entry)),
-            None => self.aggregates.insert(id.into(), decision.entry),
+            Some(known) => Some(mem::replace(known, entry)),
+            None => self.aggregates.insert(id.into(), entry),
         };
         self.before.push((id.into(), before));
         self.counts.accepted += 1;

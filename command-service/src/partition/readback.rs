@@ -28,6 +28,9 @@ impl<A: Aggregate> Partition<A> {
             );
             return Ok(());
         };
+        if self.aggregates.get(id.as_str()).is_some_and(|entry| meta.sequence <= entry.covered) {
+            return Ok(());
+        }
         let decoded =
             self.context.events.decode(record.value.unwrap_or_default(), Foreign::Refuse, &self.settings.runtime);
         let entry = self.aggregates.entry(id.as_str().into()).or_default();
@@ -41,12 +44,18 @@ impl<A: Aggregate> Partition<A> {
                 A::evolve(&mut entry.state, &event);
                 entry.version = meta.sequence;
                 entry.last_time = entry.last_time.max(meta.time);
+                if !std::mem::replace(&mut entry.changed, true) {
+                    self.snapshots.changed(id.as_str());
+                }
+                self.snapshots.count(1);
                 None
             }
         };
         if let Some(reason) = unreadable {
             tracing::error!(aggregate = %id, offset = record.offset, reason, "an aggregate's history can't be read; its commands are refused");
             entry.unreadable.get_or_insert_with(|| reason.into());
+            // A checkpoint would cover what a later release may be able to read.
+            self.unreadable = true;
         }
         Ok(())
     }

@@ -14,12 +14,17 @@ use std::{
 
 use jiff::Timestamp;
 use millrace_shared::kafka::{
+    Logged,
     bulk::{BulkReader, Item},
     reader_config,
     topics::Topic,
-    watcher, watermarks,
+    watcher,
 };
-use rdkafka::{Offset, TopicPartitionList, error::KafkaError};
+use rdkafka::{
+    Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
+    error::KafkaError,
+};
 
 use super::{Decider, RestoreError, Settings, Stored};
 use crate::{grant::Grant, types::CommandType};
@@ -27,6 +32,8 @@ use crate::{grant::Grant, types::CommandType};
 const READ_WAIT: Duration = Duration::from_millis(100);
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
 const COMMITTED_TIMEOUT: Duration = Duration::from_secs(10);
+/// Others wait for it.
+const ENDS_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A partition that can serve.
 pub struct Restored {
@@ -88,11 +95,20 @@ struct Restoring {
     grant: Arc<Grant>,
     decider: Box<dyn Decider>,
     committed: Option<i64>,
-    /// First offset and end of the command topic.
-    commands: (i64, i64),
-    outcomes_end: i64,
+    ends: Ends,
     /// Topics whose target isn't reached yet.
     open: Vec<Topic>,
+    /// Events wait for the snapshots, which say from where on they count.
+    events_begun: bool,
+}
+
+/// First offset and end of a partition of each topic.
+#[derive(Clone, Copy)]
+struct Ends {
+    commands: (i64, i64),
+    events: (i64, i64),
+    outcomes: (i64, i64),
+    snapshots: (i64, i64),
 }
 
 impl Job<'_> {
@@ -111,19 +127,23 @@ impl Job<'_> {
         let mut kinds: Vec<usize> = grants.iter().map(|grant| grant.slot.kind).collect();
         kinds.dedup();
         for kind in kinds {
-            reader.meet(&[types[kind].topic(Topic::Events), types[kind].topic(Topic::Outcomes)])?;
+            reader.meet(&[Topic::Snapshots, Topic::Events, Topic::Outcomes].map(|topic| types[kind].topic(topic)))?;
         }
-        let mut sources: HashMap<(String, i32), (usize, Topic, i64)> = HashMap::new();
-        let (mut all, mut total, mut failed) = (Vec::new(), 0, None);
-        for (at, grant) in grants.iter().enumerate() {
+        let mut sources = Sources::default();
+        let (mut all, mut progress, mut failed) = (Vec::new(), Progress::new(), None);
+        // Side by side: one without a leader is asked for until the time is up.
+        let asked = std::thread::scope(|scope| {
+            let ask = |grant: &Arc<Grant>| {
+                let (kind, partition, watcher) = (&types[grant.slot.kind], grant.slot.partition, &watcher);
+                scope.spawn(move || Ends::ask(watcher, &**kind, partition))
+            };
+            let asking: Vec<_> = grants.iter().map(ask).collect();
+            asking.into_iter().map(|thread| thread.join().unwrap_or(Err(KafkaError::Canceled))).collect::<Vec<_>>()
+        });
+        for (at, (grant, asked)) in grants.iter().zip(asked).enumerate() {
             let kind = &types[grant.slot.kind];
-            let partition = grant.slot.partition;
-            let ends = |topic| watermarks(&watcher, kind.topic(topic), partition);
-            let asked = ends(Topic::Commands)
-                .and_then(|commands| Ok((commands, [ends(Topic::Events)?, ends(Topic::Outcomes)?])));
-            let (commands, found) = match asked {
-                Ok(found) => found,
-                // One without a leader holds up the others for the time of this question, not for good.
+            let ends = match asked {
+                Ok(ends) => ends,
                 Err(error) => {
                     failed = failed.or(Some(Error::from(error)));
                     all.push(None);
@@ -134,22 +154,42 @@ impl Job<'_> {
                 grant: grant.clone(),
                 decider: kind.clone().partition(settings(grant)),
                 committed: committed[at],
-                commands,
-                outcomes_end: found[1].1,
+                ends,
                 open: Vec::new(),
+                events_begun: false,
             };
-            for (topic, (first, end)) in [Topic::Events, Topic::Outcomes].into_iter().zip(found) {
-                if end > first {
-                    total += end - first;
-                    restoring.open.push(topic);
-                    sources.insert((kind.topic(topic).to_owned(), partition), (at, topic, end));
-                    reader.add(&[(kind.topic(topic), partition, first)])?;
-                }
+            for (topic, (first, end)) in [(Topic::Snapshots, ends.snapshots), (Topic::Outcomes, ends.outcomes)] {
+                restoring.open_source(
+                    at,
+                    topic,
+                    kind.topic(topic),
+                    (first, end),
+                    &mut sources,
+                    &mut progress,
+                    &mut reader,
+                )?;
             }
             all.push(Some(restoring));
         }
-        let mut progress = Progress::new(total);
         loop {
+            for (at, restoring) in all.iter_mut().enumerate() {
+                let Some(restoring) = restoring else { continue };
+                if !restoring.events_begun && !restoring.open.contains(&Topic::Snapshots) {
+                    restoring.events_begun = true;
+                    let (first, end) = restoring.ends.events;
+                    let from = restoring.decider.first_event_to_read(first, end);
+                    let topic = types[restoring.grant.slot.kind].topic(Topic::Events);
+                    restoring.open_source(
+                        at,
+                        Topic::Events,
+                        topic,
+                        (from, end),
+                        &mut sources,
+                        &mut progress,
+                        &mut reader,
+                    )?;
+                }
+            }
             for place in &mut all {
                 if place.as_ref().is_some_and(|restoring| restoring.open.is_empty())
                     && let Some(restoring) = place.take()
@@ -186,10 +226,7 @@ impl Job<'_> {
                                 value: record.value(),
                                 headers: record.headers().collect(),
                             };
-                            let restored = match topic {
-                                Topic::Events => restoring.decider.restore_event(&stored),
-                                _ => restoring.decider.restore_outcome(&stored, now),
-                            };
+                            let restored = restoring.decider.restore(topic, &stored, now);
                             failure = failure.take().or(restored.err().map(Error::from));
                         }
                         reached.then_some((at, topic))
@@ -253,14 +290,51 @@ impl Job<'_> {
     }
 }
 
+/// What is read: by topic and partition, whose it is, which topic, and up to where.
+type Sources = HashMap<(String, i32), (usize, Topic, i64)>;
+
+impl Ends {
+    fn ask(watcher: &BaseConsumer<Logged>, kind: &dyn CommandType, partition: i32) -> Result<Self, KafkaError> {
+        let ends = |topic| watcher.fetch_watermarks(kind.topic(topic), partition, ENDS_TIMEOUT);
+        Ok(Self {
+            commands: ends(Topic::Commands)?,
+            events: ends(Topic::Events)?,
+            outcomes: ends(Topic::Outcomes)?,
+            snapshots: ends(Topic::Snapshots)?,
+        })
+    }
+}
+
 impl Restoring {
+    /// Has a topic read, from an offset to its end.
+    #[allow(clippy::too_many_arguments, reason = "the parts of one restore")]
+    fn open_source(
+        &mut self,
+        at: usize,
+        topic: Topic,
+        name: &str,
+        (from, end): (i64, i64),
+        sources: &mut Sources,
+        progress: &mut Progress,
+        reader: &mut BulkReader,
+    ) -> Result<(), KafkaError> {
+        if end > from {
+            let partition = self.grant.slot.partition;
+            progress.total += end - from;
+            self.open.push(topic);
+            sources.insert((name.to_owned(), partition), (at, topic, end));
+            reader.add(&[(name, partition, from)])?;
+        }
+        Ok(())
+    }
+
     fn done(self, started: Instant) -> Result<Restored, Error> {
         // A committed offset that is missing (an expired group) or behind what the outcomes show is repaired from
         // them, never reset; "from the beginning" is right only where nothing was decided yet.
         let decided = self.decider.decided_up_to();
         let (aggregates, outcomes) = self.decider.sizes();
         let name = || format!("{}/{}", self.grant.topic, self.grant.slot.partition);
-        let (first, end) = self.commands;
+        let (first, end) = self.ends.commands;
         let start = match self.committed.max(decided) {
             Some(start) if start < first => {
                 tracing::error!(partition = name(), start, first, "commands were deleted before they were decided");
@@ -289,7 +363,7 @@ impl Restoring {
             "partition restored"
         );
         metrics::histogram!("millrace_restore_seconds").record(started.elapsed().as_secs_f64());
-        Ok(Restored { grant: self.grant, decider: self.decider, start, outcomes_end: self.outcomes_end })
+        Ok(Restored { grant: self.grant, decider: self.decider, start, outcomes_end: self.ends.outcomes.1 })
     }
 }
 
@@ -304,9 +378,9 @@ struct Progress {
 }
 
 impl Progress {
-    fn new(total: i64) -> Self {
+    fn new() -> Self {
         let now = Instant::now();
-        Self { total, records: 0, seen: 0, moved: now, said: now, started: now }
+        Self { total: 0, records: 0, seen: 0, moved: now, said: now, started: now }
     }
 
     fn report(&mut self, stall: Duration) -> Result<(), Error> {

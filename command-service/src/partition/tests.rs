@@ -1,5 +1,7 @@
 //! What a partition decides, without Kafka.
 
+mod snapshots;
+
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
@@ -34,6 +36,12 @@ struct Sent {
 }
 
 impl Sent {
+    fn restore(&self, partition: &mut Partition<BankAccount>, offset: i64, now: Timestamp) {
+        let headers = self.headers.iter().map(|(name, value)| (name.as_str(), value.as_deref())).collect();
+        let stored = Stored { offset, key: self.key.as_deref(), value: self.value.as_deref(), headers };
+        partition.restore(self.topic, &stored, now).unwrap();
+    }
+
     fn header(&self, name: &str) -> Option<String> {
         let (_, value) = self.headers.iter().find(|(header, _)| header == name)?;
         Some(String::from_utf8(value.clone()?).unwrap())
@@ -126,6 +134,7 @@ fn settings(runtime: &Runtime, waiters: &Waiters) -> Settings {
         slot: Slot { kind: 0, partition: partition_of(ID.as_bytes(), PARTITIONS) },
         partitions: PARTITIONS,
         topic_id: "topic-id".into(),
+        events_topic_id: "events-id".into(),
         window: Duration::from_secs(3600),
         waiters: waiters.clone(),
         runtime: runtime.handle().clone(),
@@ -359,13 +368,7 @@ fn a_restored_partition_goes_on_where_the_old_one_was() {
     records.extend(log.send("deposit", r#"{"amount_minor": 5}"#, &[(names::ID, "c1")]));
     let mut restored = Partition::<BankAccount>::new(bench.kind.clone(), settings(&bench.runtime, &bench.waiters));
     for (offset, record) in records.iter().enumerate() {
-        let headers = record.headers.iter().map(|(name, value)| (name.as_str(), value.as_deref())).collect();
-        let stored =
-            Stored { offset: offset as i64, key: record.key.as_deref(), value: record.value.as_deref(), headers };
-        match record.topic {
-            Topic::Events => restored.restore_event(&stored).unwrap(),
-            _ => restored.restore_outcome(&stored, bench.now).unwrap(),
-        }
+        record.restore(&mut restored, offset as i64, bench.now);
     }
     assert_eq!(restored.decided_up_to(), Some(3), "a lost committed offset can be repaired");
     assert_eq!(restored.sizes(), (1, 3));

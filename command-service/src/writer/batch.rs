@@ -34,6 +34,10 @@ pub(super) struct Served {
     pub(super) grant: Arc<Grant>,
     pub(super) decider: Box<dyn Decider>,
     pub(super) queue: VecDeque<CommandRecord>,
+    /// Offset of the next command to be decided.
+    next: i64,
+    /// When a checkpoint was last begun, or can be tried again.
+    pub(super) checkpoint_at: Instant,
     held: Option<Hold>,
 }
 
@@ -59,8 +63,13 @@ enum As<'a> {
 }
 
 impl Served {
-    pub(super) fn new(grant: Arc<Grant>, decider: Box<dyn Decider>) -> Self {
-        Self { grant, decider, queue: VecDeque::new(), held: None }
+    pub(super) fn new(grant: Arc<Grant>, decider: Box<dyn Decider>, start: i64) -> Self {
+        Self { grant, decider, queue: VecDeque::new(), next: start, checkpoint_at: Instant::now(), held: None }
+    }
+
+    /// Whether there are commands to be decided or snapshots to be sent.
+    pub(super) fn has_work(&self) -> bool {
+        !self.queue.is_empty() || self.decider.is_snapshotting()
     }
 
     fn hold(&mut self) {
@@ -74,7 +83,7 @@ impl Writer {
     pub(super) fn assemble(&self, served: &HashMap<Slot, Served>) -> Vec<Part> {
         let now = Instant::now();
         let is_ready = |partition: &Served| {
-            !partition.queue.is_empty()
+            partition.has_work()
                 && partition.held.as_ref().is_none_or(|hold| hold.until <= now)
                 && self.captures.holds(partition.grant.number)
         };
@@ -230,8 +239,14 @@ impl Writer {
                 tracing::warn!(partition = number, reason, "a command has to wait, and its partition with it");
                 partition.hold();
             }
-            if let Some(last) = count.checked_sub(1).and_then(|last| partition.queue.get(last)) {
-                decided.push((part.slot, count, last.offset + 1));
+            let last = count.checked_sub(1).and_then(|last| partition.queue.get(last));
+            let next = last.map_or(partition.next, |last| last.offset + 1);
+            let snapshots = partition.decider.is_snapshotting() && matches!(r#as, As::Commands);
+            if snapshots {
+                partition.decider.send_snapshots(now, &mut sink);
+            }
+            if count > 0 || snapshots {
+                decided.push((part.slot, count, next));
             }
         }
         let fence = || {
@@ -260,8 +275,9 @@ impl Writer {
         }
         self.fail_points.reach(Point::Committed);
         let commands: usize = decided.iter().map(|(_, count, _)| count).sum();
-        for (slot, count, _) in decided {
+        for (slot, count, next) in decided {
             let Some(partition) = served.get_mut(&slot) else { continue };
+            partition.next = next;
             partition.decider.commit(now);
             partition.grant.dequeue(partition.queue.iter().take(count));
             partition.queue.drain(..count);

@@ -4,6 +4,7 @@
 //! gathers by itself while the last commit runs. Only after the commit are states kept and requests answered.
 
 mod batch;
+mod checkpoint;
 mod errors;
 mod produce;
 #[cfg(test)]
@@ -20,6 +21,7 @@ use std::{
 };
 
 use batch::Served;
+pub use checkpoint::SnapshotRhythm;
 pub use errors::{Failure, classify};
 pub use transaction::{Producer, ProducerSettings, Transaction};
 
@@ -40,8 +42,8 @@ const MAX_REFUSED: Duration = Duration::from_secs(5);
 
 /// What a writer is told.
 pub enum ToWriter {
-    /// A partition is restored and can serve.
-    Serve(Arc<Grant>, Box<dyn Decider>),
+    /// A partition is restored and can serve, from this command on.
+    Serve(Arc<Grant>, Box<dyn Decider>, i64),
     /// Commands of a grant.
     Records(Arc<Grant>, Vec<CommandRecord>),
     /// These partitions go: nothing of theirs is under way when the answer comes.
@@ -62,6 +64,8 @@ pub struct Writer {
     pub producer: ProducerSettings,
     /// Commands of one partition in a transaction, at most.
     pub batch_commands: usize,
+    /// When states are written to the snapshot topic.
+    pub snapshots: SnapshotRhythm,
     /// Orders.
     pub inbox: Receiver<ToWriter>,
     /// To the consumer.
@@ -81,7 +85,7 @@ impl Writer {
         let mut held = false;
         let mut refused = None;
         loop {
-            let waiting = served.values().any(|partition| !partition.queue.is_empty());
+            let waiting = served.values().any(Served::has_work);
             let wait = match waiting || producer.is_none() {
                 true if held => MIN_PAUSE,
                 true => not_before.saturating_duration_since(Instant::now()),
@@ -98,8 +102,8 @@ impl Writer {
             let rest = std::iter::from_fn(|| self.inbox.try_recv().ok());
             for order in first.into_iter().chain(rest) {
                 match order {
-                    ToWriter::Serve(grant, decider) => {
-                        served.insert(grant.slot, Served::new(grant, decider));
+                    ToWriter::Serve(grant, decider, start) => {
+                        served.insert(grant.slot, Served::new(grant, decider, start));
                     }
                     ToWriter::Records(grant, records) => match served.get_mut(&grant.slot) {
                         Some(partition) if partition.grant.number == grant.number => partition.queue.extend(records),
@@ -134,6 +138,7 @@ impl Writer {
                     }
                 },
             };
+            self.begin_checkpoints(&made, &mut served);
             let batch = match self.is_refused(&mut refused) {
                 true => Vec::new(),
                 false => self.assemble(&served),
@@ -141,7 +146,7 @@ impl Writer {
             if batch.is_empty() {
                 producer = Some(made);
                 // What waits is held, or its grant has ended and word of it is on the way.
-                held = served.values().any(|partition| !partition.queue.is_empty());
+                held = served.values().any(Served::has_work);
                 continue;
             }
             held = false;

@@ -25,7 +25,7 @@ use rdkafka::{
 };
 
 use super::{
-    Failure, Producer, ProducerSettings, ToWriter, Writer,
+    Failure, Producer, ProducerSettings, SnapshotRhythm, ToWriter, Writer,
     batch::Served,
     errors::{Cause, Verdict, cause, classify},
 };
@@ -235,11 +235,27 @@ impl Decider for Scripted {
         self.batch.clear();
     }
 
-    fn restore_event(&mut self, _: &Stored<'_>) -> Result<(), RestoreError> {
+    fn events_since_checkpoint(&self) -> u64 {
+        0
+    }
+
+    fn begin_checkpoint(&mut self, _: i64) {
+        unreachable!("there is never one due")
+    }
+
+    fn is_snapshotting(&self) -> bool {
+        false
+    }
+
+    fn send_snapshots(&mut self, _: Timestamp, _: &mut dyn Sink) {
+        unreachable!("none is under way")
+    }
+
+    fn restore(&mut self, _: Topic, _: &Stored<'_>, _: Timestamp) -> Result<(), RestoreError> {
         unreachable!("nothing is restored")
     }
 
-    fn restore_outcome(&mut self, _: &Stored<'_>, _: Timestamp) -> Result<(), RestoreError> {
+    fn first_event_to_read(&mut self, _: i64, _: i64) -> i64 {
         unreachable!("nothing is restored")
     }
 
@@ -261,6 +277,7 @@ fn writer(bench: &Bench) -> (Writer, Receiver<ToIntake>) {
         captures: Captures::default(),
         producer: settings(&bench.cluster),
         batch_commands: 512,
+        snapshots: SnapshotRhythm { events: u64::MAX, interval: Duration::MAX },
         inbox,
         intake,
         fail_points: FailPoints::default(),
@@ -279,7 +296,7 @@ fn g13_the_commands_to_blame_are_found_by_halving_and_the_others_are_decided_onc
         let slot = Slot { kind: 0, partition: partition as i32 };
         let grant = Arc::new(Grant::new(number, slot, bench.types[0].topic(Topic::Commands)));
         let decider = Scripted { slot, batch: Vec::new(), log: log.clone() };
-        let mut partition = Served::new(grant, Box::new(decider));
+        let mut partition = Served::new(grant, Box::new(decider), 0);
         for offset in 0..100 {
             let value = match (slot.partition, offset) {
                 (0, 17) => "not a number: it panics",

@@ -36,6 +36,8 @@ use crate::{
 const LATELY: Duration = Duration::from_millis(3);
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 const INIT_TIMEOUT: Duration = Duration::from_secs(30);
+/// The writer waits for the answer.
+const END_TIMEOUT: Duration = Duration::from_millis(500);
 /// Longer than most batches are decided.
 const LINGER_MS: &str = "50";
 /// Largest record that is produced: a dead letter holds a record of the largest size and its headers.
@@ -104,10 +106,17 @@ impl Producer {
         Ok(Transaction { producer: self, fail_points, failed: None })
     }
 
+    /// Where a topic's partition ends. As librdkafka asks for a producer it is the last stable offset: what lies below it
+    /// belongs to transactions that have ended.
+    pub fn end_of(&self, topic: &str, partition: i32) -> Result<i64, KafkaError> {
+        self.inner.client().fetch_watermarks(topic, partition, END_TIMEOUT).map(|(_, end)| end)
+    }
+
     /// Waits until everything is delivered. rust-rdkafka's own flush polls in steps of 100 ms, which costs as much per
     /// transaction; here the producer's polling thread serves the reports, and this only waits.
     fn flush(&self) -> Result<(), KafkaError> {
         // SAFETY: the client lives as long as `self.inner`; the call only waits.
+        tracing::debug!("flush");
         let answer = unsafe { rd_kafka_flush(self.inner.client().native_ptr(), -1) };
         match answer {
             rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR => Ok(()),
@@ -122,7 +131,9 @@ impl Producer {
         let deadline = Instant::now() + self.limit;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            match call(Timeout::After(left)) {
+            let result = call(Timeout::After(left));
+            tracing::debug!(step, ?result, ?left, "transaction");
+            match result {
                 Ok(()) => return Ok(()),
                 Err(error) if classify(&error) != Verdict::Retry => return Err(failed(step, &error)),
                 Err(error) if left.is_zero() => {

@@ -40,8 +40,14 @@ pub trait Aggregate: Sized + Send + Sync + 'static {
     /// `POST /v1/<collection>` sends.
     const COMMANDS: &'static [&'static str];
 
+    /// Raised whenever the same events would give another state: snapshots of before are then ignored, and states are
+    /// built from the events.
+    const STATE_VERSION: u32;
+
     /// What a decision needs to know of the past; the default is "nothing has happened yet".
-    type State: Clone + Default + Send + Sync + 'static;
+    type State: From<Self::Snapshot> + Clone + Default + Send + Sync + 'static;
+    /// A state as snapshots keep it; every version that was ever written stays readable, or is rebuilt from events.
+    type Snapshot: Records + for<'a> From<&'a Self::State>;
     /// Requests.
     type Command: Records + Serialize + Clone;
     /// Facts.
@@ -248,9 +254,11 @@ mod tests {
             fn visit<A: Aggregate>(&mut self) {
                 parse::<A::Command>();
                 parse::<A::Event>();
+                parse::<A::Snapshot>();
             }
         }
         visit_all(&mut Parse);
         parse::<crate::outcome::OutcomeRecord>();
+        parse::<crate::snapshot::CheckpointRecord>();
     }
 }

@@ -1,11 +1,12 @@
 //! Bank accounts: open, pay in, take out, close.
 //!
-//! Read `commands.rs`, `events.rs`, `state.rs`, `decide.rs`, `audit.rs`, then `view.rs`.
+//! Read `commands.rs`, `events.rs`, `state.rs`, `decide.rs`, `audit.rs`, `snapshot.rs`, then `view.rs`.
 
 mod audit;
 mod commands;
 mod decide;
 mod events;
+mod snapshot;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -15,6 +16,7 @@ mod view;
 pub use commands::{CloseAccount, Command, Deposit, OpenAccount, Withdraw};
 pub use decide::Rejection;
 pub use events::{AccountClosed, AccountOpened, Event, MoneyDeposited, MoneyWithdrawn};
+pub use snapshot::Snapshot;
 pub use state::Account;
 pub use values::{Amount, Currency, MAX_BALANCE_MINOR, Owner, Reference};
 pub use view::{AccountView, BankAccounts, Status};
@@ -31,7 +33,9 @@ impl Aggregate for BankAccount {
     const REFUSALS: &'static [Refusal] = decide::REFUSALS;
     const COMMANDS: &'static [&'static str] = &["open", "deposit", "withdraw", "close"];
 
+    const STATE_VERSION: u32 = 1;
     type State = Account;
+    type Snapshot = Snapshot;
     type Command = Command;
     type Event = Event;
     type Rejection = Rejection;

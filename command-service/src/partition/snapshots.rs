@@ -1,0 +1,272 @@
+//! Snapshots: states that have changed are written to the snapshot topic in portions, inside the writer's ordinary
+//! transactions, so that a zombie can never overwrite a newer one; behind them the checkpoint, which tells from where
+//! on events are still to be read.
+//!
+//! A checkpoint begins with an offset of the event topic below which everything is in the states. What changes from
+//! then on lies at that offset or beyond: it is read again after a restart, unless the snapshot's own sequence covers
+//! it. So portions may take their time, and commands go on between them.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use jiff::Timestamp;
+use millrace_shared::{
+    codec::{DecodeError, Foreign},
+    domain::{Aggregate, AggregateId},
+    envelope::{names, parse_version},
+    kafka::topics::Topic,
+    snapshot::{Checkpoint, CheckpointRecord, checkpoint_key},
+};
+
+use super::{Entry, Partition, RestoreError, Stored};
+use crate::{
+    record::{OutRecord, Sink},
+    types::CommandType,
+};
+
+/// States in one transaction, at most.
+const PORTION: usize = 256;
+/// Largest snapshot: what the brokers' default lets into a topic, less the headers.
+const MAX_SNAPSHOT_BYTES: usize = (1 << 20) - 4096;
+
+/// How far the snapshots of a partition are.
+#[derive(Default)]
+pub(super) struct Snapshots {
+    /// Aggregates that have changed since their snapshot.
+    changed: Vec<Box<str>>,
+    /// Events since the last checkpoint began.
+    events: u64,
+    /// Those of `changed` that the checkpoint under way still has to send, and its offset.
+    flushing: Vec<Box<str>>,
+    offset: Option<i64>,
+    /// Sent by the transaction under way, with what was covered before; and whether the checkpoint record was.
+    sent: Vec<(Box<str>, u64)>,
+    closed: bool,
+    /// Aggregates that have a snapshot.
+    count: u64,
+    /// The checkpoint that was read back.
+    read: Option<Checkpoint>,
+    /// A state can't be written: no checkpoint any more.
+    given_up: bool,
+}
+
+impl Snapshots {
+    /// An aggregate has changed that had not since its snapshot.
+    pub(super) fn changed(&mut self, id: &str) {
+        self.changed.push(id.into());
+    }
+
+    /// Events were accepted.
+    pub(super) fn count(&mut self, events: usize) {
+        self.events += events as u64;
+    }
+}
+
+impl<A: Aggregate> Partition<A> {
+    /// Events since the last checkpoint began; none while one is under way, or none can be.
+    pub(super) fn events_since_checkpoint(&self) -> u64 {
+        let snapshots = &self.snapshots;
+        if snapshots.offset.is_some() || snapshots.given_up || self.unreadable { 0 } else { snapshots.events }
+    }
+
+    /// Begins a checkpoint: every event below `offset` is in the states.
+    pub(super) fn begin_checkpoint(&mut self, offset: i64) {
+        let snapshots = &mut self.snapshots;
+        if snapshots.offset.is_none() {
+            snapshots.flushing = std::mem::take(&mut snapshots.changed);
+            (snapshots.offset, snapshots.events) = (Some(offset), 0);
+        }
+    }
+
+    /// Whether a checkpoint is under way.
+    pub(super) fn is_snapshotting(&self) -> bool {
+        self.snapshots.offset.is_some()
+    }
+
+    /// Sends some states, and behind the last one the checkpoint.
+    pub(super) fn send_snapshots(&mut self, now: Timestamp, sink: &mut dyn Sink) {
+        let Some(offset) = self.snapshots.offset else { return };
+        for _ in 0..PORTION {
+            let Some(id) = self.snapshots.flushing.pop() else {
+                return self.close_checkpoint(offset, now, sink);
+            };
+            // Not changed: sent before, or what had changed it was rolled back.
+            let entry = self.aggregates.get_mut(&id).filter(|entry| entry.changed && entry.version > 0);
+            let Some(entry) = entry else { continue };
+            let mut value = Vec::with_capacity(32);
+            let encode = || {
+                let encoded = self.context.snapshots.encode(&A::Snapshot::from(&entry.state), &mut value);
+                encoded.map_err(|error| error.to_string())
+            };
+            let encoded = catch_unwind(AssertUnwindSafe(encode)).unwrap_or_else(|_| Err("the domain panicked".into()));
+            let result = match encoded {
+                Ok(()) if value.len() > MAX_SNAPSHOT_BYTES => Err(format!("it has {} bytes", value.len())),
+                result => result,
+            };
+            if let Err(cause) = result {
+                tracing::error!(
+                    aggregate = &*id,
+                    cause,
+                    "a state can't be written to the snapshot topic: there are no more checkpoints of its partition, and \
+                     restarts take longer and longer"
+                );
+                self.snapshots = Snapshots { given_up: true, ..Snapshots::default() };
+                return;
+            }
+            entry.changed = false;
+            let covered = std::mem::replace(&mut entry.covered, entry.version);
+            self.snapshots.count += u64::from(covered == 0);
+            let mut digits = itoa::Buffer::new();
+            self.headers.clear();
+            self.headers.push_joined(names::SEQUENCE, &[digits.format(entry.version)]);
+            self.headers.push_joined(names::TIME, &[self.time.text(entry.last_time)]);
+            self.headers.push_joined(names::TOPIC_ID, &[&self.settings.events_topic_id]);
+            self.headers.push_joined(names::STATE_VERSION, &[digits.format(A::STATE_VERSION)]);
+            sink.send(OutRecord {
+                topic: Topic::Snapshots,
+                partition: self.settings.slot.partition,
+                key: Some(id.as_bytes()),
+                value: Some(&value),
+                headers: &self.headers,
+                timestamp_ms: now.as_millisecond(),
+            });
+            self.snapshots.sent.push((id, covered));
+        }
+    }
+
+    fn close_checkpoint(&mut self, offset: i64, now: Timestamp, sink: &mut dyn Sink) {
+        let checkpoint = CheckpointRecord::Checkpoint(Checkpoint {
+            events_topic_id: self.settings.events_topic_id.clone(),
+            offset,
+            state_version: A::STATE_VERSION as i32,
+            aggregates: self.snapshots.count as i64,
+            at: now.as_microsecond(),
+        });
+        let mut value = Vec::with_capacity(64);
+        if let Err(error) = self.context.checkpoints.encode(&checkpoint, &mut value) {
+            tracing::error!(%error, "a checkpoint can't be written");
+            self.snapshots = Snapshots { given_up: true, ..Snapshots::default() };
+            return;
+        }
+        self.headers.clear();
+        sink.send(OutRecord {
+            topic: Topic::Snapshots,
+            partition: self.settings.slot.partition,
+            key: Some(checkpoint_key(self.settings.slot.partition).as_bytes()),
+            value: Some(&value),
+            headers: &self.headers,
+            timestamp_ms: now.as_millisecond(),
+        });
+        self.snapshots.closed = true;
+    }
+
+    /// What was sent is in the log.
+    pub(super) fn commit_snapshots(&mut self) {
+        let snapshots = &mut self.snapshots;
+        metrics::counter!("millrace_snapshots_total", "type" => A::TYPE).increment(snapshots.sent.len() as u64);
+        snapshots.sent.clear();
+        if std::mem::take(&mut snapshots.closed) {
+            snapshots.offset = None;
+            metrics::counter!("millrace_checkpoints_total", "type" => A::TYPE).increment(1);
+        }
+    }
+
+    /// What was sent is not in the log. To be called when the states are what they were.
+    pub(super) fn roll_snapshots_back(&mut self) {
+        let snapshots = &mut self.snapshots;
+        snapshots.closed = false;
+        for (id, covered) in snapshots.sent.drain(..) {
+            if let Some(entry) = self.aggregates.get_mut(&id) {
+                (entry.changed, entry.covered) = (true, covered);
+            }
+            snapshots.count -= u64::from(covered == 0);
+            snapshots.flushing.push(id);
+        }
+    }
+
+    /// A record of the snapshot topic; a later one of the same key counts instead of it.
+    pub(super) fn read_snapshot_back(&mut self, record: &Stored<'_>) -> Result<(), RestoreError> {
+        let unreadable = |error: &dyn std::fmt::Display| {
+            let (topic, offset) = (self.context.topic(Topic::Snapshots), record.offset);
+            tracing::warn!(topic, offset, %error, "a snapshot can't be read; the partition is restored from events");
+        };
+        let value = record.value.unwrap_or_default();
+        if record.key == Some(checkpoint_key(self.settings.slot.partition).as_bytes()) {
+            let decoded = self.context.checkpoints.decode(value, Foreign::Refuse, &self.settings.runtime);
+            self.snapshots.read = match decoded {
+                Ok(CheckpointRecord::Checkpoint(checkpoint)) => Some(checkpoint),
+                Err(DecodeError::Unavailable(reason)) => return Err(RestoreError(reason)),
+                Err(error) => {
+                    unreadable(&error);
+                    None
+                }
+            };
+            return Ok(());
+        }
+        let Ok(id) = AggregateId::from_key(record.key) else {
+            unreadable(&"its key is no aggregate's id");
+            return Ok(());
+        };
+        // Of another history, or of states that mean something else: as if it were not there.
+        self.aggregates.remove(id.as_str());
+        let header = |wanted| {
+            let (_, value) = record.headers.iter().find(|(name, _)| *name == wanted)?;
+            std::str::from_utf8((*value)?).ok()
+        };
+        let number = |name| header(name).and_then(parse_version);
+        if header(names::TOPIC_ID) != Some(&self.settings.events_topic_id)
+            || number(names::STATE_VERSION) != Some(u64::from(A::STATE_VERSION))
+        {
+            return Ok(());
+        }
+        let time = header(names::TIME).and_then(|text| text.parse::<Timestamp>().ok());
+        let (Some(version), Some(last_time)) = (number(names::SEQUENCE), time) else {
+            unreadable(&"its headers tell no sequence and time");
+            return Ok(());
+        };
+        match self.context.snapshots.decode(value, Foreign::Refuse, &self.settings.runtime) {
+            Ok(snapshot) => {
+                let entry = Entry { state: snapshot.into(), version, last_time, covered: version, ..Entry::default() };
+                self.aggregates.insert(id.as_str().into(), entry);
+            }
+            Err(DecodeError::Unavailable(reason)) => return Err(RestoreError(reason)),
+            Err(error) => unreadable(&error),
+        }
+        Ok(())
+    }
+
+    /// All snapshots are read: the first event that they may not cover. Without a checkpoint that can be trusted they are
+    /// forgotten, and all events count.
+    pub(super) fn first_event_to_read(&mut self, first: i64, end: i64) -> i64 {
+        let checkpoint = self.snapshots.read.take();
+        let found = self.aggregates.len();
+        let distrust = match &checkpoint {
+            None if found == 0 => None,
+            None => Some("no checkpoint was written yet"),
+            Some(checkpoint) if checkpoint.events_topic_id != self.settings.events_topic_id => {
+                Some("they are of an event topic that was deleted")
+            }
+            Some(checkpoint) if checkpoint.state_version != A::STATE_VERSION as i32 => {
+                Some("they are of a release whose states mean something else")
+            }
+            Some(checkpoint) if (found as i64) < checkpoint.aggregates => {
+                Some("some are missing, or can't be read by this release")
+            }
+            Some(checkpoint) if checkpoint.offset > end => Some("the event topic ends before them"),
+            Some(_) => None,
+        };
+        let partition = self.settings.slot.partition;
+        match (distrust, checkpoint) {
+            (None, Some(checkpoint)) => {
+                tracing::debug!(partition, aggregates = found, offset = checkpoint.offset, "snapshots read");
+                self.snapshots.count = found as u64;
+                return checkpoint.offset.max(first);
+            }
+            (None, None) => {}
+            (Some(reason), _) => {
+                tracing::info!(partition, snapshots = found, reason, "snapshots are not used; all events are read");
+                self.aggregates.clear();
+            }
+        }
+        first
+    }
+}
