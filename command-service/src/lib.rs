@@ -9,7 +9,7 @@
 //!    [`partition`], which knows the states and the remembered outcomes;
 //! 4. after the commit [`waiters`] answers who waits; [`follower`] does so for commands that another instance decided.
 //!
-//! [`partition::restore`] rebuilds a partition that was granted; [`trimmer`] deletes handled commands; [`cli`] holds
+//! [`store`] is a partition's local copy of what it knows; [`partition::restore`] rebuilds a partition that was granted; [`trimmer`] deletes handled commands; [`cli`] holds
 //! `import`, `export` and `check-log`, whose work is [`log_check`]; [`failpoints`] is for fault tests.
 
 pub mod app;
@@ -22,6 +22,7 @@ pub mod intake;
 pub mod log_check;
 pub mod partition;
 pub mod record;
+pub mod store;
 pub mod submit;
 pub mod trimmer;
 pub mod types;

@@ -1,17 +1,26 @@
 //! The remembered outcomes of a partition: what makes a repeat harmless.
+//!
+//! The latest ones are in memory whole. With a [`Store`] the older ones lie in its chunks, and only a hash of each stays
+//! here: about 20 bytes of what is some 250.
 
 use std::{
+    borrow::Cow,
     collections::VecDeque,
-    hash::{BuildHasher, Hash},
+    hash::{BuildHasher, Hash, RandomState},
+    sync::Arc,
     time::Duration,
 };
 
 use hashbrown::HashTable;
 use jiff::Timestamp;
-use millrace_shared::{fast_hash::FastHash, fingerprint::Fingerprint};
+use millrace_shared::{fast_hash::SeededHash, fingerprint::Fingerprint};
 
-/// Expired outcomes removed after one batch, at most: a batch is never held up by many.
+use crate::store::{self, OutcomeChunk, Store};
+
+/// Expired outcomes removed after one batch, about: a batch is never held up by many.
 const EXPIRE_AT_ONCE: usize = 10_000;
+/// A chunk's body is no larger, unless one outcome alone is: reading it costs 75 us.
+const CHUNK_BYTES: usize = 48 << 10;
 
 /// What a command is known by. Its id belongs to its aggregate.
 #[derive(Clone, Copy, Debug, PartialEq, Hash)]
@@ -22,29 +31,57 @@ pub struct CommandKey<'a> {
     pub command_id: &'a str,
 }
 
+/// What shows that the hash function is still the one that a chunk's hashes were made with.
+const PROBE: CommandKey<'_> = CommandKey { aggregate_id: "probe", command_id: "of the hash function" };
+
 /// An outcome that is remembered.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Remembered<'a> {
     /// Of the command that it answered.
     pub fingerprint: Fingerprint,
     /// The outcome as it was published.
-    pub outcome: &'a [u8],
-    /// When it was decided.
+    pub outcome: Cow<'a, [u8]>,
+    /// When it was decided, in whole microseconds.
     pub at: Timestamp,
+}
+
+/// What is to be written with the store's next commit.
+#[derive(Debug)]
+pub struct Taken {
+    /// New chunks.
+    pub chunks: Vec<OutcomeChunk>,
+    /// All chunks below this number have expired.
+    pub below: u64,
 }
 
 /// Outcomes by aggregate and command id, for a window of time.
 pub struct Memory {
     window: Duration,
-    /// In the order of their coming, each with a number that counts on.
-    entries: VecDeque<Entry>,
-    /// Number of the first entry.
-    first: u64,
-    /// Numbers by the hash of the key.
-    numbers: HashTable<u64>,
-    hasher: FastHash,
+    entries: Entries,
+    /// The last 32 bits of the entries' numbers, by the hash of the key. A key that is remembered anew when its outcome in
+    /// a chunk has expired is there twice, and the last counts.
+    numbers: HashTable<u32>,
+    hasher: SeededHash,
     /// How many of the last ones belong to the batch that is under way.
     uncommitted: usize,
+    store: Option<Arc<Store>>,
+    /// The first of the recent ones, as they are being written to the store.
+    taken: Vec<Chunk>,
+    next_chunk: u64,
+    /// The chunk that was read last: repeats come in company.
+    read: Option<(u64, Vec<u8>)>,
+    bytes: u64,
+}
+
+/// In the order of their coming, each with a number that counts on.
+#[derive(Default)]
+struct Entries {
+    /// Those in the store, the oldest first.
+    chunks: VecDeque<Chunk>,
+    /// Those that are younger.
+    recent: VecDeque<Entry>,
+    /// Number of the first recent one.
+    recent_first: u64,
 }
 
 struct Entry {
@@ -57,41 +94,254 @@ struct Entry {
     command_end: u16,
 }
 
+/// What is known of outcomes whose bytes are in the store.
+struct Chunk {
+    /// In the store.
+    number: u64,
+    /// Number of its first entry.
+    first: u64,
+    /// Time of its youngest entry.
+    newest: Timestamp,
+    hashes: Box<[u64]>,
+    /// Length of the body.
+    bytes: u64,
+}
+
 impl Entry {
     fn is_of(&self, hash: u64, key: CommandKey<'_>) -> bool {
+        self.hash == hash && self.record().is_of(key)
+    }
+
+    fn record(&self) -> Record<'_> {
+        Record {
+            fingerprint: self.fingerprint,
+            at: self.at,
+            aggregate_end: self.aggregate_end,
+            command_end: self.command_end,
+            bytes: &self.bytes,
+        }
+    }
+}
+
+/// An entry as a chunk's body holds it.
+struct Record<'a> {
+    fingerprint: Fingerprint,
+    at: Timestamp,
+    aggregate_end: u16,
+    command_end: u16,
+    bytes: &'a [u8],
+}
+
+impl<'a> Record<'a> {
+    /// Bytes before its own.
+    const HEAD: usize = 16 + 8 + 2 + 2 + 4;
+
+    fn is_of(&self, key: CommandKey<'_>) -> bool {
         let (aggregate, command) = (usize::from(self.aggregate_end), usize::from(self.command_end));
-        self.hash == hash
-            && self.bytes[..aggregate] == *key.aggregate_id.as_bytes()
+        self.bytes[..aggregate] == *key.aggregate_id.as_bytes()
             && self.bytes[aggregate..command] == *key.command_id.as_bytes()
+    }
+
+    fn remembered(&self) -> Remembered<'a> {
+        let outcome = &self.bytes[usize::from(self.command_end)..];
+        Remembered { fingerprint: self.fingerprint, outcome: outcome.into(), at: self.at }
+    }
+
+    fn key(&self) -> Option<CommandKey<'a>> {
+        let (ids, _) = self.bytes.split_at(self.command_end.into());
+        let (aggregate, command) = ids.split_at(self.aggregate_end.into());
+        Some(CommandKey {
+            aggregate_id: std::str::from_utf8(aggregate).ok()?,
+            command_id: std::str::from_utf8(command).ok()?,
+        })
+    }
+
+    fn size(&self) -> usize {
+        Self::HEAD + self.bytes.len()
+    }
+
+    fn write(&self, to: &mut Vec<u8>) {
+        to.extend_from_slice(&self.fingerprint);
+        to.extend_from_slice(&self.at.as_microsecond().to_le_bytes());
+        to.extend_from_slice(&self.aggregate_end.to_le_bytes());
+        to.extend_from_slice(&self.command_end.to_le_bytes());
+        to.extend_from_slice(&(self.bytes.len() as u32).to_le_bytes());
+        to.extend_from_slice(self.bytes);
+    }
+
+    /// Takes the first one off a body.
+    fn read(body: &mut &'a [u8]) -> Option<Self> {
+        let rest = body;
+        let fingerprint = *rest.split_off(..16)?.first_chunk()?;
+        let at = i64::from_le_bytes(*rest.split_off(..8)?.first_chunk()?);
+        let aggregate_end = u16::from_le_bytes(*rest.split_off(..2)?.first_chunk()?);
+        let command_end = u16::from_le_bytes(*rest.split_off(..2)?.first_chunk()?);
+        let len = u32::from_le_bytes(*rest.split_off(..4)?.first_chunk()?) as usize;
+        let bytes = rest.split_off(..len)?;
+        let at = Timestamp::from_microsecond(at).ok()?;
+        (aggregate_end <= command_end && usize::from(command_end) <= len).then_some(Self {
+            fingerprint,
+            at,
+            aggregate_end,
+            command_end,
+            bytes,
+        })
+    }
+}
+
+impl Chunk {
+    /// What is read of it when the store is opened: the probe, the newest time, the body's length, the hashes.
+    fn index(&self, probe: u64) -> Vec<u8> {
+        let head = [probe, self.newest.as_microsecond().cast_unsigned(), self.bytes];
+        head.iter().chain(&self.hashes).flat_map(|number| number.to_le_bytes()).collect()
+    }
+
+    /// None when it is malformed; the probe that it was written with is given as well.
+    fn from_index(number: u64, first: u64, index: &[u8]) -> Option<(Self, u64)> {
+        let (numbers, []) = index.as_chunks::<8>() else { return None };
+        let [probe, newest, bytes, hashes @ ..] = numbers else { return None };
+        let newest = Timestamp::from_microsecond(i64::from_le_bytes(*newest)).ok()?;
+        let hashes = hashes.iter().map(|hash| u64::from_le_bytes(*hash)).collect();
+        let bytes = u64::from_le_bytes(*bytes);
+        Some((Self { number, first, newest, hashes, bytes }, u64::from_le_bytes(*probe)))
+    }
+}
+
+/// Where an entry is.
+enum Place<'a> {
+    Recent(&'a Entry),
+    /// At which place of which chunk.
+    Stored(&'a Chunk, usize),
+}
+
+impl Entries {
+    /// Number of the next one.
+    fn end(&self) -> u64 {
+        self.recent_first + self.recent.len() as u64
+    }
+
+    fn recent(&self, number: u32) -> Option<&Entry> {
+        self.recent.get(number.wrapping_sub(self.recent_first as u32) as usize)
+    }
+
+    fn place(&self, number: u32) -> Place<'_> {
+        if let Some(entry) = self.recent(number) {
+            return Place::Recent(entry);
+        }
+        let number = self.recent_first - u64::from((self.recent_first as u32).wrapping_sub(number));
+        let chunk = &self.chunks[self.chunks.partition_point(|chunk| chunk.first <= number) - 1];
+        Place::Stored(chunk, (number - chunk.first) as usize)
+    }
+
+    fn hash(&self, number: u32) -> u64 {
+        match self.place(number) {
+            Place::Recent(entry) => entry.hash,
+            Place::Stored(chunk, at) => chunk.hashes[at],
+        }
     }
 }
 
 impl Memory {
-    /// An empty one.
+    /// An empty one that keeps everything in memory.
     pub fn new(window: Duration) -> Self {
+        Self::with(window, None, RandomState::new().hash_one(window))
+    }
+
+    /// One that knows what is in a store.
+    ///
+    /// # Errors
+    /// When that can't be read.
+    pub fn open(window: Duration, store: Arc<Store>) -> Result<Self, store::Error> {
+        let index = store.outcome_index()?;
+        let mut memory = Self::with(window, Some(store.clone()), store.seed());
+        let probe = memory.hasher.hash_one(PROBE);
+        for (number, index) in index {
+            let first = memory.entries.recent_first;
+            let malformed = || store.damaged(format!("the index of chunk {number} is malformed"));
+            let (mut chunk, written_with) = Chunk::from_index(number, first, &index).ok_or_else(malformed)?;
+            if written_with != probe {
+                chunk.hashes = memory.hash_again(&store, number)?;
+            }
+            memory.entries.recent_first += chunk.hashes.len() as u64;
+            memory.next_chunk = number + 1;
+            memory.bytes += chunk.bytes;
+            memory.entries.chunks.push_back(chunk);
+        }
+        let Self { numbers, entries, .. } = &mut memory;
+        numbers.reserve(entries.recent_first as usize, |number| entries.hash(*number));
+        for chunk in &entries.chunks {
+            for (number, hash) in (chunk.first..).zip(&chunk.hashes) {
+                numbers.insert_unique(*hash, number as u32, |number| entries.hash(*number));
+            }
+        }
+        Ok(memory)
+    }
+
+    fn with(window: Duration, store: Option<Arc<Store>>, seed: u64) -> Self {
         Self {
             window,
-            entries: VecDeque::new(),
-            first: 0,
+            entries: Entries::default(),
             numbers: HashTable::new(),
-            hasher: FastHash::default(),
+            hasher: SeededHash::with_seed(seed),
             uncommitted: 0,
+            store,
+            taken: Vec::new(),
+            next_chunk: 0,
+            read: None,
+            bytes: 0,
         }
     }
 
-    /// What is remembered of a command.
-    pub fn recall(&self, key: CommandKey<'_>, now: Timestamp) -> Option<Remembered<'_>> {
-        let hash = self.hasher.hash_one(key);
-        let number = self.numbers.find(hash, |number| self.entry(*number).is_of(hash, key))?;
-        let entry = self.entry(*number);
-        (!self.is_past(entry.at, now)).then(|| Remembered {
-            fingerprint: entry.fingerprint,
-            outcome: &entry.bytes[usize::from(entry.command_end)..],
-            at: entry.at,
-        })
+    /// The hashes of a chunk that was written with another hash function.
+    fn hash_again(&self, store: &Store, number: u64) -> Result<Box<[u64]>, store::Error> {
+        let body = store.outcomes(number)?;
+        let mut rest = body.as_slice();
+        let mut hashes = Vec::new();
+        while !rest.is_empty() {
+            let key = Record::read(&mut rest).and_then(|record| record.key());
+            let key = key.ok_or_else(|| store.damaged(format!("chunk {number} is malformed")))?;
+            hashes.push(self.hasher.hash_one(key));
+        }
+        Ok(hashes.into())
     }
 
-    /// Remembers; counts as part of the batch until [`Memory::commit`].
+    /// What is remembered of a command.
+    ///
+    /// # Errors
+    /// When the store can't be read: then nobody knows.
+    pub fn recall(&mut self, key: CommandKey<'_>, now: Timestamp) -> Result<Option<Remembered<'_>>, store::Error> {
+        let window = self.window;
+        let found = self.find(key)?;
+        Ok(found.filter(|found| !is_past(found.at, now, window)))
+    }
+
+    /// What there is of a command, expired or not.
+    fn find(&mut self, key: CommandKey<'_>) -> Result<Option<Remembered<'_>>, store::Error> {
+        let hash = self.hasher.hash_one(key);
+        let Self { entries, numbers, store, read, .. } = self;
+        let recent = numbers.find(hash, |number| entries.recent(*number).is_some_and(|entry| entry.is_of(hash, key)));
+        if let Some(entry) = recent.and_then(|number| entries.recent(*number)) {
+            return Ok(Some(entry.record().remembered()));
+        }
+        let Some(store) = store.as_ref().filter(|_| !entries.chunks.is_empty()) else { return Ok(None) };
+        let stored = numbers.iter_hash(hash).filter_map(|number| match entries.place(*number) {
+            Place::Stored(chunk, at) if chunk.hashes[at] == hash => Some((chunk.number, at)),
+            _ => None,
+        });
+        let mut stored: Vec<(u64, usize)> = stored.collect();
+        stored.sort_unstable();
+        // The youngest first.
+        while let Some((number, at)) = stored.pop() {
+            let record = stored_record(store, read, number, at)?;
+            if record.is_of(key) {
+                let Remembered { fingerprint, outcome, at } = record.remembered();
+                return Ok(Some(Remembered { fingerprint, outcome: outcome.into_owned().into(), at }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Remembers; counts as part of the batch until [`Memory::commit`]. What is remembered of the command has expired.
     ///
     /// Ids of aggregates and commands have a few hundred bytes at most; longer ones are not remembered.
     pub fn remember(&mut self, key: CommandKey<'_>, remembered: Remembered<'_>) {
@@ -99,22 +349,37 @@ impl Memory {
         let ends = (u16::try_from(aggregate.len()), u16::try_from(aggregate.len() + command.len()));
         let (Ok(aggregate_end), Ok(command_end)) = ends else { return };
         let hash = self.hasher.hash_one(key);
-        let (entries, first) = (&self.entries, self.first);
-        let of = |number: &u64| &entries[(number - first) as usize];
+        let Self { entries, numbers, .. } = self;
         // An older one is past the window, or it would have been recalled.
-        if let Ok(older) = self.numbers.find_entry(hash, |number| of(number).is_of(hash, key)) {
+        let older =
+            numbers.find_entry(hash, |number| entries.recent(*number).is_some_and(|entry| entry.is_of(hash, key)));
+        if let Ok(older) = older {
             older.remove();
         }
-        self.numbers.insert_unique(hash, first + entries.len() as u64, |number| of(number).hash);
-        self.entries.push_back(Entry {
+        numbers.insert_unique(hash, entries.end() as u32, |number| entries.hash(*number));
+        let entry = Entry {
             hash,
             fingerprint: remembered.fingerprint,
             at: remembered.at,
-            bytes: [aggregate, command, remembered.outcome].concat().into(),
+            bytes: [aggregate, command, &remembered.outcome].concat().into(),
             aggregate_end,
             command_end,
-        });
+        };
+        self.bytes += entry.record().size() as u64;
+        entries.recent.push_back(entry);
         self.uncommitted += 1;
+    }
+
+    /// Remembers an outcome that was read back from the log, if it is not yet remembered.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub fn read_back(&mut self, key: CommandKey<'_>, remembered: Remembered<'_>) -> Result<(), store::Error> {
+        if self.find(key)?.is_none_or(|known| known.at != remembered.at) {
+            self.remember(key, remembered);
+            self.commit();
+        }
+        Ok(())
     }
 
     /// The batch is in the log.
@@ -125,21 +390,82 @@ impl Memory {
     /// The batch is not in the log.
     pub fn rollback(&mut self) {
         for _ in 0..std::mem::take(&mut self.uncommitted) {
-            if let Some(entry) = self.entries.pop_back() {
-                self.forget(self.first + self.entries.len() as u64, entry.hash);
+            if let Some(entry) = self.entries.recent.pop_back() {
+                self.bytes -= entry.record().size() as u64;
+                self.forget(self.entries.end() as u32, entry.hash);
             }
         }
     }
 
-    /// Removes what has expired, in bounded steps.
-    pub fn expire(&mut self, now: Timestamp) {
-        for _ in 0..EXPIRE_AT_ONCE {
-            if self.entries.front().is_none_or(|oldest| !self.is_past(oldest.at, now)) {
-                return;
+    /// All outcomes of committed batches that are not in the store yet, as chunks, and what has expired there: for the
+    /// store's next commit. Until [`Memory::stored`] they also stay in memory; when that is not called, since the commit
+    /// failed, the next call gives them again.
+    pub fn take_chunks(&mut self) -> Taken {
+        self.taken.clear();
+        let below = self.entries.chunks.front().map_or(self.next_chunk, |chunk| chunk.number);
+        let probe = self.hasher.hash_one(PROBE);
+        let mut chunks = Vec::new();
+        let mut first = self.entries.recent_first;
+        let committed = self.entries.recent.len() - self.uncommitted;
+        let mut entries = self.entries.recent.iter().take(committed).peekable();
+        while let Some(oldest) = entries.peek() {
+            let (mut body, mut hashes, mut newest) = (Vec::new(), Vec::new(), oldest.at);
+            while let Some(entry) =
+                entries.next_if(|entry| body.is_empty() || body.len() + entry.record().size() <= CHUNK_BYTES)
+            {
+                entry.record().write(&mut body);
+                hashes.push(entry.hash);
+                newest = newest.max(entry.at);
             }
-            if let Some(entry) = self.entries.pop_front() {
-                self.forget(self.first, entry.hash);
-                self.first += 1;
+            let number = self.next_chunk + chunks.len() as u64;
+            let chunk = Chunk { number, first, newest, hashes: hashes.into(), bytes: body.len() as u64 };
+            first += chunk.hashes.len() as u64;
+            chunks.push(OutcomeChunk { number, index: chunk.index(probe), body });
+            self.taken.push(chunk);
+        }
+        Taken { chunks, below }
+    }
+
+    /// What was taken last is in the store.
+    pub fn stored(&mut self) {
+        for chunk in self.taken.drain(..) {
+            self.entries.recent.drain(..chunk.hashes.len());
+            self.entries.recent_first += chunk.hashes.len() as u64;
+            self.next_chunk = chunk.number + 1;
+            self.entries.chunks.push_back(chunk);
+        }
+    }
+
+    /// What was taken last did not get into the store.
+    pub fn not_stored(&mut self) {
+        self.taken.clear();
+    }
+
+    /// Removes what has expired, in bounded steps. A chunk goes as a whole, when its last outcome has expired.
+    pub fn expire(&mut self, now: Timestamp) {
+        let mut left = EXPIRE_AT_ONCE;
+        while left > 0 {
+            if let Some(oldest) = self.entries.chunks.front() {
+                if !self.is_past(oldest.newest, now) {
+                    return;
+                }
+                let Some(chunk) = self.entries.chunks.pop_front() else { return };
+                for (number, hash) in (chunk.first..).zip(&chunk.hashes) {
+                    self.forget(number as u32, *hash);
+                }
+                self.bytes -= chunk.bytes;
+                left = left.saturating_sub(chunk.hashes.len());
+            } else {
+                // What is being written stays until it is.
+                let expired = self.entries.recent.front().is_some_and(|oldest| self.is_past(oldest.at, now));
+                if !expired || !self.taken.is_empty() {
+                    return;
+                }
+                let Some(entry) = self.entries.recent.pop_front() else { return };
+                self.forget(self.entries.recent_first as u32, entry.hash);
+                self.bytes -= entry.record().size() as u64;
+                self.entries.recent_first += 1;
+                left -= 1;
             }
         }
     }
@@ -149,61 +475,230 @@ impl Memory {
         self.numbers.len()
     }
 
-    /// Whether an outcome of this time is past the window.
-    pub fn is_past(&self, at: Timestamp, now: Timestamp) -> bool {
-        now > at && now.duration_since(at).unsigned_abs() > self.window
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.numbers.is_empty()
     }
 
-    fn entry(&self, number: u64) -> &Entry {
-        &self.entries[(number - self.first) as usize]
+    /// Bytes of all that is remembered, in memory or in the store.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Whether an outcome of this time is past the window.
+    pub fn is_past(&self, at: Timestamp, now: Timestamp) -> bool {
+        is_past(at, now, self.window)
     }
 
     /// Takes a number out of the table; it is not there when its id was remembered anew.
-    fn forget(&mut self, number: u64, hash: u64) {
+    fn forget(&mut self, number: u32, hash: u64) {
         if let Ok(entry) = self.numbers.find_entry(hash, |other| *other == number) {
             entry.remove();
         }
     }
 }
 
+fn is_past(at: Timestamp, now: Timestamp, window: Duration) -> bool {
+    now > at && now.duration_since(at).unsigned_abs() > window
+}
+
+/// An outcome of a chunk, which is read unless it was the last.
+fn stored_record<'a>(
+    store: &Store,
+    read: &'a mut Option<(u64, Vec<u8>)>,
+    number: u64,
+    at: usize,
+) -> Result<Record<'a>, store::Error> {
+    if read.as_ref().is_none_or(|(last, _)| *last != number) {
+        *read = Some((number, store.outcomes(number)?));
+    }
+    let mut rest = read.as_ref().map_or(&[][..], |(_, body)| body);
+    let record = (0..=at).map(|_| Record::read(&mut rest)).last().flatten();
+    record.ok_or_else(|| store.damaged(format!("chunk {number} is malformed")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::{Batch, Checkpoint, Identity};
 
     const KEY: CommandKey<'_> = CommandKey { aggregate_id: "acc-42", command_id: "c1" };
+    const OTHER: CommandKey<'_> = CommandKey { aggregate_id: "acc-4", command_id: "2c1" };
+    const WINDOW: Duration = Duration::from_secs(10);
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_second(seconds).unwrap()
     }
 
     fn remembered(outcome: &[u8], seconds: i64) -> Remembered<'_> {
-        Remembered { fingerprint: [1; 16], outcome, at: at(seconds) }
+        Remembered { fingerprint: [1; 16], outcome: outcome.into(), at: at(seconds) }
+    }
+
+    fn outcome(memory: &mut Memory, key: CommandKey<'_>, seconds: i64) -> Option<Vec<u8>> {
+        memory.recall(key, at(seconds)).unwrap().map(|known| known.outcome.into_owned())
+    }
+
+    /// A directory with a store, and what is remembered over it.
+    struct OnDisk {
+        dir: tempfile::TempDir,
+        memory: Memory,
+        window: Duration,
+    }
+
+    impl OnDisk {
+        fn new(window: Duration) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let memory = Self::over(dir.path(), window);
+            Self { dir, memory, window }
+        }
+
+        fn over(dir: &std::path::Path, window: Duration) -> Memory {
+            let identity = Identity {
+                aggregate_type: "bank-account".to_owned(),
+                partition: 0,
+                partitions: 1,
+                events_topic_id: String::new(),
+                outcomes_topic_id: String::new(),
+                commands_topic_id: String::new(),
+                state_version: 1,
+            };
+            let opened = Store::open(&dir.join("store"), &identity, 1 << 20).unwrap();
+            Memory::open(window, Arc::new(opened.store)).unwrap()
+        }
+
+        fn store(&self) -> Arc<Store> {
+            self.memory.store.clone().unwrap()
+        }
+
+        fn write(&self, chunks: Vec<OutcomeChunk>, below: u64) {
+            let checkpoint = Checkpoint {
+                events_offset: 0,
+                outcomes_offset: 0,
+                decided_up_to: None,
+                aggregates: 0,
+                snapshot_offset: None,
+            };
+            let batch = Batch { outcomes: chunks, outcomes_below: below, ..Batch::new(checkpoint) };
+            self.store().commit(batch).unwrap();
+        }
+
+        /// All that is committed goes to the store.
+        fn flush(&mut self) {
+            let Taken { chunks, below } = self.memory.take_chunks();
+            self.write(chunks, below);
+            self.memory.stored();
+        }
+
+        /// What is not in the store is lost.
+        fn reopen(&mut self) {
+            self.memory = Memory::new(self.window);
+            self.memory = Self::over(self.dir.path(), self.window);
+        }
+
+        fn remember(&mut self, key: CommandKey<'_>, outcome: &[u8], seconds: i64) {
+            self.memory.remember(key, remembered(outcome, seconds));
+            self.memory.commit();
+        }
     }
 
     #[test]
     fn g05_what_was_remembered_again_outlives_its_older_self() {
-        let mut memory = Memory::new(Duration::from_secs(10));
+        let mut memory = Memory::new(WINDOW);
         memory.remember(KEY, remembered(b"old", 0));
         memory.commit();
-        assert_eq!(memory.recall(KEY, at(11)), None);
+        assert_eq!(memory.recall(KEY, at(11)).unwrap(), None);
         memory.remember(KEY, remembered(b"new", 11));
         memory.commit();
         memory.expire(at(12));
-        assert_eq!(memory.recall(KEY, at(12)).unwrap().outcome, b"new");
+        assert_eq!(outcome(&mut memory, KEY, 12).unwrap(), b"new");
         assert_eq!(memory.len(), 1);
         memory.expire(at(22));
-        assert_eq!(memory.len(), 0);
+        assert_eq!((memory.len(), memory.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn g05_in_the_store_what_was_remembered_again_outlives_its_older_self() {
+        let mut disk = OnDisk::new(WINDOW);
+        disk.remember(KEY, b"old", 0);
+        // It keeps the chunk in the store when the older one has expired.
+        disk.remember(OTHER, b"other", 9);
+        disk.flush();
+        assert_eq!(outcome(&mut disk.memory, KEY, 10).unwrap(), b"old");
+        assert_eq!(outcome(&mut disk.memory, KEY, 11), None);
+        disk.remember(KEY, b"new", 11);
+        for stored in [false, true] {
+            if stored {
+                disk.flush();
+                disk.reopen();
+            }
+            disk.memory.expire(at(12));
+            assert_eq!(outcome(&mut disk.memory, KEY, 12).unwrap(), b"new");
+            assert_eq!(outcome(&mut disk.memory, OTHER, 12).unwrap(), b"other");
+        }
+        disk.memory.expire(at(20));
+        assert_eq!((outcome(&mut disk.memory, KEY, 20).unwrap(), disk.memory.len()), (b"new".to_vec(), 1));
+        disk.memory.expire(at(22));
+        assert_eq!((disk.memory.len(), disk.memory.bytes()), (0, 0));
+        disk.flush();
+        assert_eq!(disk.store().outcome_index().unwrap(), []);
     }
 
     #[test]
     fn g05_a_batch_that_is_rolled_back_is_forgotten_and_no_other() {
-        let mut memory = Memory::new(Duration::from_secs(10));
-        let other = CommandKey { aggregate_id: "acc-4", command_id: "2c1" };
+        let mut memory = Memory::new(WINDOW);
         memory.remember(KEY, remembered(b"first", 0));
         memory.commit();
-        memory.remember(other, remembered(b"second", 0));
+        let bytes = memory.bytes();
+        memory.remember(OTHER, remembered(b"second", 0));
         memory.rollback();
-        assert_eq!((memory.recall(KEY, at(1)).unwrap().outcome, memory.recall(other, at(1))), (&b"first"[..], None));
+        assert_eq!((outcome(&mut memory, KEY, 1).unwrap(), outcome(&mut memory, OTHER, 1)), (b"first".to_vec(), None));
+        assert_eq!(memory.bytes(), bytes);
+    }
+
+    #[test]
+    fn g02_a_batch_that_is_not_committed_does_not_get_into_the_store() {
+        let mut disk = OnDisk::new(WINDOW);
+        disk.remember(KEY, b"first", 0);
+        disk.memory.remember(OTHER, remembered(b"second", 0));
+        let taken = disk.memory.take_chunks();
+        disk.write(taken.chunks, taken.below);
+        // The batch ends while the store is writing.
+        disk.memory.rollback();
+        disk.memory.stored();
+        for _ in 0..2 {
+            assert_eq!(outcome(&mut disk.memory, KEY, 1).unwrap(), b"first");
+            assert_eq!(outcome(&mut disk.memory, OTHER, 1), None);
+            disk.reopen();
+        }
+    }
+
+    #[test]
+    fn g05_what_a_failed_commit_took_stays_and_is_taken_again() {
+        let mut disk = OnDisk::new(WINDOW);
+        disk.remember(KEY, b"first", 0);
+        let lost = disk.memory.take_chunks();
+        disk.memory.not_stored();
+        disk.remember(OTHER, b"second", 1);
+        assert_eq!(outcome(&mut disk.memory, KEY, 1).unwrap(), b"first");
+        let again = disk.memory.take_chunks();
+        assert!(again.chunks[0].body.starts_with(&lost.chunks[0].body));
+        disk.flush();
+        disk.reopen();
+        assert_eq!(outcome(&mut disk.memory, KEY, 1).unwrap(), b"first");
+        assert_eq!(outcome(&mut disk.memory, OTHER, 1).unwrap(), b"second");
+    }
+
+    #[test]
+    fn g05_what_is_being_written_does_not_expire() {
+        let mut disk = OnDisk::new(WINDOW);
+        disk.remember(KEY, b"first", 0);
+        let taken = disk.memory.take_chunks();
+        disk.memory.expire(at(20));
+        disk.write(taken.chunks, taken.below);
+        disk.memory.stored();
+        assert_eq!(disk.memory.len(), 1);
+        disk.memory.expire(at(20));
+        assert_eq!((disk.memory.len(), disk.memory.bytes()), (0, 0));
     }
 
     #[test]
@@ -217,10 +712,115 @@ mod tests {
             let oldest = (second - 100).max(0);
             for known in oldest..=second {
                 let id = known.to_string();
-                let found = memory.recall(CommandKey { command_id: &id, ..KEY }, at(second));
+                let found = memory.recall(CommandKey { command_id: &id, ..KEY }, at(second)).unwrap();
                 assert_eq!(found, Some(remembered(id.as_bytes(), known)));
             }
             assert_eq!(memory.len() as i64, second - oldest + 1);
         }
+    }
+
+    #[test]
+    fn g05_thousands_are_told_apart_in_the_store_while_the_oldest_expire() {
+        let mut disk = OnDisk::new(Duration::from_secs(100));
+        // Ten seconds make several chunks.
+        let long = "x".repeat(3000);
+        let bytes = |id: &str| format!("{id} {long}").into_bytes();
+        for second in 0..400 {
+            for nth in 0..5 {
+                let id = format!("{second}.{nth}");
+                disk.remember(CommandKey { command_id: &id, ..KEY }, &bytes(&id), second);
+            }
+            disk.memory.expire(at(second));
+            match second % 10 {
+                // What was not flushed is read back from the log, with some that was.
+                7 => {
+                    disk.reopen();
+                    for again in (second - 15).max(0)..=second {
+                        for nth in 0..5 {
+                            let id = format!("{again}.{nth}");
+                            let key = CommandKey { command_id: &id, ..KEY };
+                            disk.memory.read_back(key, remembered(&bytes(&id), again)).unwrap();
+                        }
+                    }
+                    disk.memory.expire(at(second));
+                }
+                3 => disk.flush(),
+                _ => continue,
+            }
+            for known in 0..=second + 1 {
+                let id = format!("{known}.{}", known % 5);
+                let found = disk.memory.recall(CommandKey { command_id: &id, ..KEY }, at(second)).unwrap();
+                let outcome = bytes(&id);
+                let expected = (second - 100..=second).contains(&known).then(|| remembered(&outcome, known));
+                assert_eq!(found, expected, "{id} at {second}");
+            }
+            // A chunk outlives its first outcomes, by less than ten seconds.
+            let in_window = (second.min(100) + 1) * 5;
+            let most = in_window + if second > 100 { 50 } else { 0 };
+            assert!((in_window..=most).contains(&(disk.memory.len() as i64)), "{} at {second}", disk.memory.len());
+        }
+        assert!(disk.store().outcome_index().unwrap().iter().map(|(_, index)| index.len()).max() < Some(200));
+        disk.memory.expire(at(600));
+        assert_eq!((disk.memory.len(), disk.memory.bytes()), (0, 0));
+        disk.flush();
+        assert_eq!(disk.store().outcome_index().unwrap(), []);
+    }
+
+    #[test]
+    fn g05_what_is_read_back_twice_is_there_once() {
+        let mut disk = OnDisk::new(WINDOW);
+        for _ in 0..2 {
+            disk.memory.read_back(KEY, remembered(b"first", 0)).unwrap();
+            assert_eq!(disk.memory.len(), 1);
+        }
+        disk.flush();
+        disk.reopen();
+        let bytes = disk.memory.bytes();
+        disk.memory.read_back(KEY, remembered(b"first", 0)).unwrap();
+        assert_eq!((disk.memory.len(), disk.memory.bytes(), disk.memory.take_chunks().chunks.len()), (1, bytes, 0));
+        // Another one of the same id, after the window.
+        disk.memory.read_back(KEY, remembered(b"second", 20)).unwrap();
+        assert_eq!(outcome(&mut disk.memory, KEY, 20).unwrap(), b"second");
+    }
+
+    #[test]
+    fn g02_what_cannot_be_read_is_not_taken_for_unknown() {
+        let mut disk = OnDisk::new(WINDOW);
+        disk.remember(KEY, b"first", 0);
+        disk.flush();
+        // Behind its back.
+        disk.write(Vec::new(), 1);
+        assert!(disk.memory.recall(KEY, at(1)).is_err());
+        assert!(disk.memory.read_back(KEY, remembered(b"first", 0)).is_err());
+        assert_eq!(disk.memory.recall(OTHER, at(1)).unwrap(), None);
+    }
+
+    #[test]
+    fn g05_a_hash_function_that_has_changed_is_noticed() {
+        let mut disk = OnDisk::new(WINDOW);
+        disk.remember(KEY, b"first", 0);
+        disk.remember(OTHER, b"second", 1);
+        let Taken { mut chunks, below } = disk.memory.take_chunks();
+        // Another probe, and hashes as another function makes them.
+        chunks[0].index[..8].fill(9);
+        chunks[0].index[24..].fill(9);
+        disk.write(chunks, below);
+        disk.reopen();
+        assert_eq!(outcome(&mut disk.memory, KEY, 1).unwrap(), b"first");
+        assert_eq!(outcome(&mut disk.memory, OTHER, 1).unwrap(), b"second");
+    }
+
+    #[test]
+    fn g02_two_commands_of_one_hash_are_told_apart_in_the_store() {
+        let mut disk = OnDisk::new(WINDOW);
+        disk.remember(KEY, b"first", 0);
+        disk.remember(OTHER, b"second", 1);
+        let Taken { mut chunks, below } = disk.memory.take_chunks();
+        let hash = disk.memory.hasher.hash_one(KEY).to_le_bytes();
+        chunks[0].index[32..40].copy_from_slice(&hash);
+        disk.write(chunks, below);
+        disk.reopen();
+        assert_eq!(outcome(&mut disk.memory, KEY, 1).unwrap(), b"first");
+        assert_eq!(disk.memory.len(), 2);
     }
 }

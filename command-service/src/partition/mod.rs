@@ -3,7 +3,7 @@
 //! No I/O but the [`Sink`] that takes records: what is here can be tested without Kafka. A batch is decided command by
 //! command; then either [`Decider::commit`] or [`Decider::rollback`] is called, as the transaction went.
 
-mod memory;
+pub mod memory;
 mod publish;
 mod readback;
 pub mod restore;
@@ -305,11 +305,11 @@ impl<A: Aggregate> Partition<A> {
         &mut self,
         record: &CommandRecord,
         command: &Readable<A::Command>,
+        known: Option<(Fingerprint, Vec<u8>)>,
         now: Timestamp,
         sink: &mut dyn Sink,
     ) -> Result<(), String> {
-        if let Some(known) = self.memory.recall(command.key(), now) {
-            let (fingerprint, outcome) = (known.fingerprint, known.outcome.to_vec());
+        if let Some((fingerprint, outcome)) = known {
             return self.repeat(record, command, (fingerprint, &outcome), now, sink);
         }
         let given = record.timestamp_ms.and_then(|millis| Timestamp::from_millisecond(millis).ok()).unwrap_or(now);
@@ -374,7 +374,9 @@ impl<A: Aggregate> Decider for Partition<A> {
                 return Ok(());
             }
         };
-        if let Err(cause) = self.handle(record, &command, now, sink) {
+        let known = self.memory.recall(command.key(), now).map_err(|error| Held(error.to_string()))?;
+        let known = known.map(|known| (known.fingerprint, known.outcome.into_owned()));
+        if let Err(cause) = self.handle(record, &command, known, now, sink) {
             tracing::error!(aggregate = %command.aggregate_id, command = command.command_id, cause, "a command can't be decided");
             self.dead_letter(record, &cause, true, now, sink);
             self.refuse_as_internal(record, &command, now, sink);

@@ -317,7 +317,7 @@ impl<A: Aggregate> Partition<A> {
         self.send_outcome(record, command, encoded, Sent { now, replayed: false }, sink);
         self.answer(record, outcome, command.fingerprint, false);
         if is_remembered(outcome) {
-            let remembered = Remembered { fingerprint: command.fingerprint, outcome: encoded, at: now };
+            let remembered = Remembered { fingerprint: command.fingerprint, outcome: encoded.into(), at: now };
             self.memory.remember(command.key(), remembered);
         }
     }

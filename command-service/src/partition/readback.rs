@@ -80,10 +80,9 @@ impl<A: Aggregate> Partition<A> {
         };
         let Ok(fingerprint) = Fingerprint::try_from(outcome.fingerprint.as_slice()) else { return Ok(()) };
         if is_remembered(&outcome) && !self.memory.is_past(outcome.time(), now) {
-            let remembered = Remembered { fingerprint, outcome: value, at: outcome.time() };
+            let remembered = Remembered { fingerprint, outcome: value.into(), at: outcome.time() };
             let key = CommandKey { aggregate_id: &outcome.aggregate_id, command_id: &outcome.command_id };
-            self.memory.remember(key, remembered);
-            self.memory.commit();
+            self.memory.read_back(key, remembered).map_err(|error| RestoreError(error.to_string()))?;
         }
         Ok(())
     }
