@@ -9,8 +9,9 @@
 //!    [`partition`], which knows the states and the remembered outcomes;
 //! 4. after the commit [`waiters`] answers who waits; [`follower`] does so for commands that another instance decided.
 //!
-//! [`store`] is a partition's local copy of what it knows; [`partition::restore`] rebuilds a partition that was granted; [`trimmer`] deletes handled commands; [`cli`] holds
-//! `import`, `export` and `check-log`, whose work is [`log_check`]; [`failpoints`] is for fault tests.
+//! [`store`] is a partition's local copy of what it knows; [`partition::restore`] rebuilds a partition that was granted;
+//! [`trimmer`] deletes handled commands; [`cli`] holds `import`, `export`, `replay`, and `check-log`, whose work is
+//! [`log_check`]; [`source`] reads a partition for them; [`failpoints`] is for fault tests.
 
 pub mod app;
 pub mod cli;
@@ -22,6 +23,7 @@ pub mod intake;
 pub mod log_check;
 pub mod partition;
 pub mod record;
+pub mod source;
 pub mod store;
 pub mod submit;
 pub mod trimmer;

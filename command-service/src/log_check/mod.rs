@@ -23,7 +23,6 @@ mod findings;
 mod headers;
 mod outcomes;
 mod partition;
-mod source;
 
 pub use findings::{Counts, Finding, Kind, Report, Unjudged};
 
@@ -52,9 +51,9 @@ use rdkafka::{
 };
 use tokio::runtime::Handle;
 
+use crate::source::{self, Progress, Source};
 use commands::{Crossing, forwards_that_are_missing};
 use partition::PartitionCheck;
-use source::{Progress, Source};
 
 /// What is read.
 const TOPICS: [Topic; 4] = [Topic::Outcomes, Topic::DeadLetters, Topic::Commands, Topic::Events];
@@ -74,15 +73,9 @@ pub enum Error {
     /// The registry can't be asked about a schema.
     #[error("{0}")]
     Schema(String),
-    /// Nothing came for too long.
-    #[error(
-        "{0}: no progress for {1:?}{2}; when the brokers answer, a transaction hangs: committed records behind it can't \
-         be read until it is ended (kafka-transactions.sh find-hanging; README, Operations, says how)"
-    )]
-    Stalled(String, Duration, String),
-    /// Kafka's retention, or command-service, was faster.
-    #[error("{0}: records were deleted while they were to be read; check again")]
-    Deleted(String),
+    /// A topic can't be read.
+    #[error(transparent)]
+    Source(#[from] source::Error),
     /// An unknown type was asked for.
     #[error("there is no aggregate type {0:?}; there is {1}")]
     NoType(String, String),
@@ -188,7 +181,8 @@ impl<A: Aggregate> Type<A> {
         progress: &Progress,
         next: &AtomicI32,
     ) -> Result<Vec<(i32, Report, Crossing)>, Error> {
-        let mut source = Source::new(&check.bootstrap, &TOPICS.map(|topic| self.topic(topic)), progress)?;
+        let mut source =
+            Source::new(&check.bootstrap, "millrace-check-log", &TOPICS.map(|topic| self.topic(topic)), progress)?;
         let mut checked = Vec::new();
         loop {
             let partition = next.fetch_add(1, Ordering::Relaxed);

@@ -13,8 +13,8 @@ use super::{
     commands::{Commands, Crossing},
     events::Pending,
     outcomes::Outcomes,
-    source::Source,
 };
+use crate::source::Source;
 
 /// See the top of `log_check`.
 pub(super) struct PartitionCheck<'a, A: Aggregate> {
@@ -106,7 +106,7 @@ impl<'a, A: Aggregate> PartitionCheck<'a, A> {
         let letters = source.watermarks(topic(Topic::DeadLetters), partition)?;
         source.read(topic(Topic::DeadLetters), partition, letters, |record| {
             self.dead_letter(record);
-            Ok(())
+            Ok::<_, Error>(())
         })?;
         self.commands_follow(letters.0);
         source.read(topic(Topic::Commands), partition, commands, |record| self.command(record))?;

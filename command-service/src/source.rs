@@ -1,7 +1,8 @@
-//! Reads a partition from one offset to another, to its end as it was.
+//! Reads a partition from one offset to another, to its end as it was: for tools, which tell people how far they are.
 
 use std::{
     io::{self, IsTerminal},
+    ops::ControlFlow,
     sync::Mutex,
     time::{Duration, Instant},
 };
@@ -12,14 +13,29 @@ use millrace_shared::kafka::{
     bulk::{BulkReader, Item, Record},
     reader_config, watcher, watermarks,
 };
-use rdkafka::{consumer::BaseConsumer, types::RDKafkaErrorCode};
-
-use super::Error;
+use rdkafka::{consumer::BaseConsumer, error::KafkaError, types::RDKafkaErrorCode};
 
 const READ_WAIT: Duration = Duration::from_millis(100);
 /// No progress for so long is an error.
 const STALL: Duration = Duration::from_secs(60);
 const SAY_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Why a partition can't be read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Kafka can't be asked.
+    #[error("Kafka: {0}")]
+    Kafka(#[from] KafkaError),
+    /// Nothing came for too long.
+    #[error(
+        "{0}: no progress for {1:?}{2}; when the brokers answer, a transaction hangs: committed records behind it can't \
+         be read until it is ended (kafka-transactions.sh find-hanging; README, Operations, says how)"
+    )]
+    Stalled(String, Duration, String),
+    /// Kafka's retention, or command-service, was faster.
+    #[error("{0}: records were deleted while they were to be read; try again")]
+    Deleted(String),
+}
 
 /// Clients of one thread.
 pub struct Source<'a> {
@@ -29,12 +45,12 @@ pub struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    /// Connects, to read these topics.
-    pub fn new(bootstrap: &str, topics: &[&str], progress: &'a Progress) -> Result<Self, Error> {
-        let mut config = reader_config(bootstrap, "millrace-check-log");
+    /// Connects under a name, to read these topics.
+    pub fn new(bootstrap: &str, client_id: &str, topics: &[&str], progress: &'a Progress) -> Result<Self, Error> {
+        let mut config = reader_config(bootstrap, client_id);
         // One topic is read after another: a fetch that waits at the end of one holds up the next.
         config.set("fetch.wait.max.ms", "10");
-        let (reader, watcher) = (BulkReader::new(&config)?, watcher(bootstrap, "millrace-check-log")?);
+        let (reader, watcher) = (BulkReader::new(&config)?, watcher(bootstrap, client_id)?);
         reader.meet(topics)?;
         Ok(Self { reader, watcher, progress })
     }
@@ -46,26 +62,38 @@ impl<'a> Source<'a> {
 
     /// Hands over what is committed from `from` to before `to`, which is a high watermark. When it returns, every
     /// transaction that wrote there has ended.
-    pub fn read(
+    pub fn read<E: From<Error>>(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        range: (i64, i64),
+        mut each: impl FnMut(&Record<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.read_while(topic, partition, range, |record| each(record).map(ControlFlow::Continue))
+    }
+
+    /// The same until `each` breaks.
+    pub fn read_while<E: From<Error>>(
         &mut self,
         topic: &str,
         partition: i32,
         (from, to): (i64, i64),
-        mut each: impl FnMut(&Record<'_>) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+        mut each: impl FnMut(&Record<'_>) -> Result<ControlFlow<()>, E>,
+    ) -> Result<(), E> {
         if from >= to {
             return Ok(());
         }
-        self.reader.add(&[(topic, partition, from)])?;
-        let (mut reached, mut moved, mut trouble, mut failure) = (false, Instant::now(), String::new(), None);
+        self.reader.add(&[(topic, partition, from)]).map_err(Error::from)?;
+        let (mut reached, mut moved, mut trouble) = (false, Instant::now(), String::new());
+        let mut each_so_far = Ok(ControlFlow::Continue(()));
         while !reached {
             let mut records = 0;
-            self.reader.read(READ_WAIT, |item| match item {
+            let read = self.reader.read(READ_WAIT, |item| match item {
                 Item::Record(record) if record.topic() == topic && record.partition() == partition => {
                     records += 1;
                     reached |= record.offset() + 1 >= to;
-                    if record.offset() < to && failure.is_none() {
-                        failure = each(&record).err();
+                    if record.offset() < to && matches!(each_so_far, Ok(ControlFlow::Continue(()))) {
+                        each_so_far = each(&record);
                     }
                 }
                 Item::End { topic: of, partition: at, offset } if of == topic && at == partition => {
@@ -74,27 +102,30 @@ impl<'a> Source<'a> {
                 Item::Failed {
                     error: RDKafkaErrorCode::OffsetOutOfRange | RDKafkaErrorCode::AutoOffsetReset, ..
                 } => {
-                    failure = Some(Error::Deleted(format!("{topic}/{partition}")));
+                    each_so_far = Err(Error::Deleted(format!("{topic}/{partition}")).into());
                 }
                 Item::Failed { error, .. } => trouble = format!(" ({error})"),
                 Item::Record(_) | Item::End { .. } => {}
-            })?;
-            if let Some(failure) = failure {
-                return Err(failure);
+            });
+            read.map_err(Error::from)?;
+            match each_so_far {
+                Ok(ControlFlow::Continue(())) => {}
+                Ok(ControlFlow::Break(())) => break,
+                Err(error) => return Err(error),
             }
             if records > 0 {
                 moved = Instant::now();
                 self.progress.add(records);
             } else if moved.elapsed() > STALL {
-                return Err(Error::Stalled(format!("{topic}/{partition}"), STALL, trouble));
+                return Err(Error::Stalled(format!("{topic}/{partition}"), STALL, trouble).into());
             }
         }
-        self.reader.remove(&[(topic, partition)])?;
-        Ok(())
+        Ok(self.reader.remove(&[(topic, partition)]).map_err(Error::from)?)
     }
 }
 
 /// Tells people how far it is.
+#[derive(Debug)]
 pub struct Progress {
     bar: ProgressBar,
     said: Mutex<Instant>,
@@ -126,6 +157,11 @@ impl Progress {
                 self.bar.eta().as_secs()
             );
         }
+    }
+
+    /// Prints something else meanwhile.
+    pub fn suspend<T>(&self, print: impl FnOnce() -> T) -> T {
+        self.bar.suspend(print)
     }
 
     /// Clears the line.
