@@ -40,6 +40,11 @@ enum Tool {
     /// Reads commands, events, outcomes and dead letters from their beginnings to their present ends, and writes
     /// nothing. The services may run meanwhile.
     CheckLog(cli::check_log::Arguments),
+    /// Print an aggregate's events with the state after each, folded from the log alone
+    ///
+    /// For the night when somebody asks how a balance came to be. Reads the aggregate's partition of the event topic up
+    /// to its end as it is at the start, and writes nothing. The services may run meanwhile.
+    Replay(cli::replay::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -52,6 +57,7 @@ async fn run(arguments: Cli, listed: &str) -> ExitCode {
         Some(Tool::Import(arguments)) => return cli::import::run(arguments).await,
         Some(Tool::Export(arguments)) => return cli::export::run(arguments).await,
         Some(Tool::CheckLog(arguments)) => return cli::check_log::run(arguments).await,
+        Some(Tool::Replay(arguments)) => return cli::replay::run(arguments).await,
         None => serve(arguments.settings, listed).await,
     };
     match ended {

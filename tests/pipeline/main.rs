@@ -8,6 +8,7 @@ mod log_check;
 mod queries;
 mod refusals;
 mod repeats;
+mod replay;
 mod restarts;
 mod settings;
 mod snapshots;

@@ -4,3 +4,4 @@ pub mod check_log;
 pub mod export;
 pub mod import;
 mod line;
+pub mod replay;

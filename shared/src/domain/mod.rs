@@ -44,8 +44,9 @@ pub trait Aggregate: Sized + Send + Sync + 'static {
     /// built from the events.
     const STATE_VERSION: u32;
 
-    /// What a decision needs to know of the past; the default is "nothing has happened yet".
-    type State: From<Self::Snapshot> + Clone + Default + Send + Sync + 'static;
+    /// What a decision needs to know of the past; the default is "nothing has happened yet". It serialises to what
+    /// `command-service replay` shows of it.
+    type State: From<Self::Snapshot> + Clone + Default + Serialize + Send + Sync + 'static;
     /// A state as snapshots keep it; every version that was ever written stays readable, or is rebuilt from events.
     type Snapshot: Records + for<'a> From<&'a Self::State>;
     /// Requests.

@@ -1,9 +1,12 @@
 //! What a decision needs to know of an account's past.
 
+use serde::Serialize;
+
 use super::events::Event;
 
 /// An account as the rules see it.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(tag = "status", rename_all = "snake_case")]
 pub enum Account {
     /// Nothing has happened yet.
     #[default]

@@ -1,0 +1,46 @@
+//! The tools of command-service, run as an operator runs them.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::{
+    Deployment,
+    process::{binary, command, run},
+};
+
+/// Longest time for what a test writes.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// What a tool printed.
+#[derive(Debug)]
+pub struct Ran {
+    /// Exit status.
+    pub code: Option<i32>,
+    /// Standard output.
+    pub output: String,
+    /// Standard error.
+    pub errors: String,
+}
+
+impl Ran {
+    /// The lines of its output, each a JSON object.
+    #[track_caller]
+    pub fn json_lines(&self) -> Vec<Value> {
+        let parse = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        self.output.lines().map(parse).collect()
+    }
+}
+
+impl Deployment {
+    /// Runs a tool on this deployment's topics; services may run meanwhile.
+    #[track_caller]
+    pub fn run_tool(&self, args: &[&str]) -> Ran {
+        let mut program = command(binary("command-service"));
+        // Variables that only a running service looks at do no harm: the tool takes the same environment.
+        program.args(args).envs(&self.env);
+        let output = run(program, LIMIT);
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Ran { code: output.status.code(), output: text(output.stdout), errors: text(output.stderr) }
+    }
+}
