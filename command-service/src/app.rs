@@ -31,6 +31,8 @@ use crate::{
     grant::Captures,
     http::{Api, router},
     intake::{Intake, IntakeSettings, TopicIds, topic_ids},
+    partition::StoreSettings,
+    store::keeper::Keeper,
     submit::Submitter,
     trimmer::Trimmer,
     types::{CommandType, build_all},
@@ -40,6 +42,9 @@ use crate::{
 
 /// How long threads may take to end after HTTP has.
 const END_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// As the folder of local stores: there are none.
+const NO_DATA_DIR: &str = "none";
 
 type Types = Arc<[Arc<dyn CommandType>]>;
 
@@ -215,6 +220,17 @@ impl Pipeline {
         };
         let fail_points = FailPoints::new(settings.fail_points.as_ref());
         let count = settings.writers.map(usize::from).unwrap_or_else(cores);
+        let store = match settings.data_dir.as_os_str() == NO_DATA_DIR {
+            true => None,
+            false => {
+                let dir = settings.data_dir.join(names.group("command")).join(settings.member.instance());
+                let (keeper, keeping) = Keeper::new(dir, fail_points.clone());
+                // Not waited for at the end: a commit that is cut off is none.
+                spawn("store", &ends, move || keeping.run())?;
+                let all = types.len() * settings.kafka.partitions.unsigned_abs() as usize;
+                Some(StoreSettings { keeper, states_bytes: settings.states_bytes as usize / all.max(1) })
+            }
+        };
         let (to_intake, from_writers) = channel();
         let mut to_writers = Vec::new();
         for number in 0..count {
@@ -243,6 +259,7 @@ impl Pipeline {
                 restore_stall: Duration::from_millis(settings.restore_stall_ms),
                 partitions: settings.kafka.partitions,
                 window: settings.window.idempotency_window.0,
+                store,
                 topic_ids,
                 fail_points,
             },

@@ -30,6 +30,10 @@ pub enum Point {
     Commit,
     /// Writer: committed; nobody knows yet.
     Committed,
+    /// Store: a partition's part of it is about to be written; the commit that it covers is in the log.
+    StoreCommit,
+    /// Store: written.
+    StoreCommitted,
     /// Consumer: once in each round of its loop.
     Poll,
 }
@@ -43,6 +47,8 @@ impl Point {
             Self::Offsets => "offsets",
             Self::Commit => "commit",
             Self::Committed => "committed",
+            Self::StoreCommit => "store-commit",
+            Self::StoreCommitted => "store-committed",
             Self::Poll => "poll",
         }
     }

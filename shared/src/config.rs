@@ -210,6 +210,12 @@ pub struct CommandSettings {
     /// Commands are deleted from their topic so long after they were handled
     #[arg(long, env = "MILLRACE_COMMANDS_RETENTION", default_value = "7d", value_name = "TIME", value_parser = duration)]
     pub commands_retention: Time,
+    /// Folder of the local stores, which make restarts fast and let states outgrow memory; `none` keeps all in memory
+    #[arg(long, env = "MILLRACE_DATA_DIR", default_value = "millrace-data", value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// Bytes of states in memory, about, when this instance has all partitions; the others wait in the local stores
+    #[arg(long, env = "MILLRACE_STATES_BYTES", default_value_t = 268_435_456, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1_000_000..))]
+    pub states_bytes: u64,
     /// Events of one partition after which its changed states are written to the snapshot topic
     #[arg(long, env = "MILLRACE_SNAPSHOT_EVENTS", default_value_t = 100_000, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
     pub snapshot_events: u64,

@@ -191,6 +191,12 @@ impl Service {
         }
         set("MILLRACE_OPS_ADDR", format!("127.0.0.1:{ops}"));
         set("MILLRACE_INSTANCE_ID", instance.to_owned());
+        if kind == "command-service" {
+            set(
+                "MILLRACE_DATA_DIR",
+                Stack::shared().log(&deployment.prefix).with_extension("data").display().to_string(),
+            );
+        }
         let log = Stack::shared().log(&format!("{}-{kind}-{instance}", deployment.prefix));
         let program = deployment.bin_dir.as_ref().map_or_else(|| binary(kind), |dir| dir.join(kind));
         let process = Self::spawn(&program, &env, &log);

@@ -30,7 +30,7 @@ use crate::{
     follower::Follower,
     grant::{Captures, Grant, Slot},
     partition::{
-        Settings,
+        Settings, StoreSettings,
         restore::{Job, Restored},
     },
     record::CommandRecord,
@@ -79,6 +79,8 @@ pub struct IntakeSettings {
     pub partitions: i32,
     /// How long outcomes are remembered.
     pub window: Duration,
+    /// Local stores.
+    pub store: Option<StoreSettings>,
     /// By type.
     pub topic_ids: Vec<TopicIds>,
     /// For fault tests.
@@ -330,7 +332,9 @@ impl Intake {
                     partitions: settings.partitions,
                     topic_id: settings.topic_ids[grant.slot.kind].commands.clone(),
                     events_topic_id: settings.topic_ids[grant.slot.kind].events.clone(),
+                    outcomes_topic_id: settings.topic_ids[grant.slot.kind].outcomes.clone(),
                     window: settings.window,
+                    store: settings.store.clone(),
                     waiters: waiters.clone(),
                     runtime: runtime.clone(),
                 };
@@ -436,12 +440,20 @@ pub struct TopicIds {
     pub commands: String,
     /// Of the event topic.
     pub events: String,
+    /// Of the outcome topic.
+    pub outcomes: String,
 }
 
 /// Asks for them.
 pub fn topic_ids(bootstrap: &str, types: &[Arc<dyn CommandType>]) -> Result<Vec<TopicIds>, KafkaError> {
     let client = kafka::watcher(bootstrap, "millrace-admin")?;
     let id = |kind: &Arc<dyn CommandType>, topic| kafka::topic_id(&client, kind.topic(topic), kafka::REQUEST_TIMEOUT);
-    let of = |kind| Ok(TopicIds { commands: id(kind, Topic::Commands)?, events: id(kind, Topic::Events)? });
+    let of = |kind| {
+        Ok(TopicIds {
+            commands: id(kind, Topic::Commands)?,
+            events: id(kind, Topic::Events)?,
+            outcomes: id(kind, Topic::Outcomes)?,
+        })
+    };
     types.iter().map(of).collect()
 }

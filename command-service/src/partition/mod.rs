@@ -3,6 +3,7 @@
 //! No I/O but the [`Sink`] that takes records: what is here can be tested without Kafka. A batch is decided command by
 //! command; then either [`Decider::commit`] or [`Decider::rollback`] is called, as the transaction went.
 
+mod local;
 pub mod memory;
 mod publish;
 mod readback;
@@ -33,9 +34,11 @@ use serde_json::{Map, Value, json};
 use crate::{
     grant::Slot,
     record::{CommandRecord, Headers, Sink},
+    store::keeper::Keeper,
     types::{CommandType, TypeOf},
     waiters::{Answer, Awaited, Waiters},
 };
+use local::Local;
 use memory::{CommandKey, Memory};
 use publish::Counts;
 use snapshots::Snapshots;
@@ -56,12 +59,25 @@ pub struct Settings {
     pub topic_id: String,
     /// Id of the event topic.
     pub events_topic_id: String,
+    /// Id of the outcome topic.
+    pub outcomes_topic_id: String,
     /// How long outcomes are remembered.
     pub window: Duration,
+    /// Where it keeps what is to outlive the process, if anywhere.
+    pub store: Option<StoreSettings>,
     /// Who waits for answers.
     pub waiters: Waiters,
     /// Where the registry can be asked from a plain thread.
     pub runtime: tokio::runtime::Handle,
+}
+
+/// How a partition uses a local store.
+#[derive(Clone, Debug)]
+pub struct StoreSettings {
+    /// Where stores lie, and who writes to them.
+    pub keeper: Keeper,
+    /// Bytes of states in memory, at most, about.
+    pub states_bytes: usize,
 }
 
 /// A command that can't be decided now, and why; nothing was done with it.
@@ -94,6 +110,21 @@ pub trait Decider: Send {
 
     /// Hands a portion of the snapshots to the sink, as part of a batch.
     fn send_snapshots(&mut self, now: Timestamp, sink: &mut dyn Sink);
+
+    /// How much the local store lacks; nothing while it is being written.
+    fn unstored(&self) -> usize;
+
+    /// Has the local store written. No transaction is under way; events and outcomes below these offsets, and the commands
+    /// below `next`, are decided.
+    fn begin_store_commit(&mut self, next: i64, events: i64, outcomes: i64);
+
+    /// Takes note of what became of the last one. Returns whether the partition has to be taken over anew, since the store
+    /// can't be used any more.
+    fn end_store_commit(&mut self) -> bool;
+
+    /// From where on events and outcomes have to be restored, given the first and the last offset of the former and the
+    /// last of the latter, when the local store has the rest.
+    fn stored_up_to(&mut self, events: (i64, i64), outcomes_end: i64) -> Option<(i64, i64)>;
 
     /// Restores from a record of the snapshot, event or outcome topic; all snapshots before any event.
     fn restore(&mut self, topic: Topic, record: &Stored<'_>, now: Timestamp) -> Result<(), RestoreError>;
@@ -133,6 +164,7 @@ pub struct Partition<A: Aggregate> {
     aggregates: FastMap<Box<str>, Entry<A::State>>,
     memory: Memory,
     snapshots: Snapshots,
+    local: Option<Local>,
     /// The history of an aggregate can't be read.
     unreadable: bool,
     decided_up_to: Option<i64>,
@@ -152,14 +184,23 @@ pub struct Partition<A: Aggregate> {
 /// An aggregate's id and what was known of it.
 type Before<S> = (Box<str>, Option<Entry<S>>);
 
+#[derive(Clone)]
 struct Entry<S> {
     state: S,
     version: u64,
     last_time: Timestamp,
-    /// Up to this sequence events are part of the snapshot that was read.
+    /// Up to this sequence events are part of what was read from the snapshots or the store.
+    read_back: u64,
+    /// Sequence of its snapshot, if it has one.
     covered: u64,
-    /// Newer than its snapshot, and noted as such.
+    /// Noted as newer than its snapshot.
     changed: bool,
+    /// Noted as newer than in the store.
+    unstored: bool,
+    /// Asked for since memory was last short.
+    used: bool,
+    /// Of its encoded state, as far as that is known.
+    bytes: u32,
     /// Set when its history can't be read by this release: nothing can be decided.
     unreadable: Option<Arc<str>>,
 }
@@ -170,22 +211,13 @@ impl<S: Default> Default for Entry<S> {
             state: S::default(),
             version: 0,
             last_time: Timestamp::MIN,
+            read_back: 0,
             covered: 0,
             changed: false,
+            unstored: false,
+            used: true,
+            bytes: 0,
             unreadable: None,
-        }
-    }
-}
-
-impl<S: Clone> Clone for Entry<S> {
-    fn clone(&self) -> Self {
-        Self {
-            state: self.state.clone(),
-            version: self.version,
-            last_time: self.last_time,
-            covered: self.covered,
-            changed: self.changed,
-            unreadable: self.unreadable.clone(),
         }
     }
 }
@@ -234,15 +266,17 @@ impl<A: Aggregate> Partition<A> {
     /// An empty one.
     pub fn new(context: Arc<TypeOf<A>>, settings: Settings) -> Self {
         let number = settings.slot.partition;
+        let (local, memory, snapshots) = local::open::<A>(&settings);
         Self {
             origin: format!("{}/{number}/", context.topic(Topic::Commands)),
             position: format!("{}/{number}/", settings.topic_id),
             time: Rfc3339::default(),
             context,
-            memory: Memory::new(settings.window),
+            memory,
             settings,
             aggregates: FastMap::default(),
-            snapshots: Snapshots::default(),
+            snapshots,
+            local,
             unreadable: false,
             decided_up_to: None,
             before: Vec::new(),
@@ -374,7 +408,13 @@ impl<A: Aggregate> Decider for Partition<A> {
                 return Ok(());
             }
         };
-        let known = self.memory.recall(command.key(), now).map_err(|error| Held(error.to_string()))?;
+        self.load(command.aggregate_id.as_str()).map_err(Held)?;
+        let known = self.memory.recall(command.key(), now).map_err(|error| {
+            if let Some(local) = &mut self.local {
+                local.give_back();
+            }
+            Held(error.to_string())
+        })?;
         let known = known.map(|known| (known.fingerprint, known.outcome.into_owned()));
         if let Err(cause) = self.handle(record, &command, known, now, sink) {
             tracing::error!(aggregate = %command.aggregate_id, command = command.command_id, cause, "a command can't be decided");
@@ -391,6 +431,8 @@ impl<A: Aggregate> Decider for Partition<A> {
             self.read(record, headers).ok()
         };
         if let Ok(Some(command)) = catch_unwind(AssertUnwindSafe(read)) {
+            // What can't be read is found out again by the next command.
+            let _ = self.load(command.aggregate_id.as_str());
             self.refuse_as_internal(record, &command, now, sink);
         }
     }
@@ -435,7 +477,25 @@ impl<A: Aggregate> Decider for Partition<A> {
         self.send_snapshots(now, sink);
     }
 
+    fn unstored(&self) -> usize {
+        self.unstored()
+    }
+
+    fn begin_store_commit(&mut self, next: i64, events: i64, outcomes: i64) {
+        self.begin_store_commit(next, events, outcomes);
+    }
+
+    fn end_store_commit(&mut self) -> bool {
+        self.end_store_commit();
+        self.is_store_broken()
+    }
+
+    fn stored_up_to(&mut self, events: (i64, i64), outcomes_end: i64) -> Option<(i64, i64)> {
+        self.stored_up_to(events, outcomes_end)
+    }
+
     fn restore(&mut self, topic: Topic, record: &Stored<'_>, now: Timestamp) -> Result<(), RestoreError> {
+        self.store_while_restoring()?;
         match topic {
             Topic::Snapshots => self.read_snapshot_back(record),
             Topic::Events => self.read_event_back(record),
@@ -453,6 +513,6 @@ impl<A: Aggregate> Decider for Partition<A> {
     }
 
     fn sizes(&self) -> (usize, usize) {
-        (self.aggregates.len(), self.memory.len())
+        (self.aggregates.len().max(self.snapshots.count as usize), self.memory.len())
     }
 }

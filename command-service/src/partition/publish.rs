@@ -14,7 +14,7 @@ use millrace_shared::{
 };
 use serde_json::{Value, json};
 
-use super::{Decision, Partition, Readable, Refused, is_remembered, memory::Remembered};
+use super::{Decision, Partition, Readable, Refused, is_remembered, local::note, memory::Remembered};
 use crate::{
     record::{CommandRecord, Headers, OutRecord, Sink},
     types::CommandType,
@@ -253,10 +253,8 @@ impl<A: Aggregate> Partition<A> {
             begin = end;
         }
         let (id, mut entry) = (command.aggregate_id.as_str(), decision.entry);
-        if !mem::replace(&mut entry.changed, true) {
-            self.snapshots.changed(id);
-        }
-        self.snapshots.count(decision.events.len());
+        note(&mut self.snapshots, self.local.as_mut(), id, &mut entry);
+        self.snapshots.count_events(decision.events.len());
         let before = match self.aggregates.get_mut(id) {
             Some(known) => Some(mem::replace(known, entry)),
             None => self.aggregates.insert(id.into(), entry),
@@ -314,6 +312,9 @@ impl<A: Aggregate> Partition<A> {
         sink: &mut dyn Sink,
     ) {
         let now = outcome.time();
+        if let Some(local) = &mut self.local {
+            local.count();
+        }
         self.send_outcome(record, command, encoded, Sent { now, replayed: false }, sink);
         self.answer(record, outcome, command.fingerprint, false);
         if is_remembered(outcome) {

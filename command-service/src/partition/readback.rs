@@ -12,6 +12,7 @@ use millrace_shared::{
 
 use super::{
     Partition, RestoreError, Settings, Stored, is_remembered,
+    local::note,
     memory::{CommandKey, Remembered},
 };
 use crate::types::CommandType;
@@ -28,7 +29,8 @@ impl<A: Aggregate> Partition<A> {
             );
             return Ok(());
         };
-        if self.aggregates.get(id.as_str()).is_some_and(|entry| meta.sequence <= entry.covered) {
+        self.load(id.as_str()).map_err(RestoreError)?;
+        if self.aggregates.get(id.as_str()).is_some_and(|entry| meta.sequence <= entry.read_back) {
             return Ok(());
         }
         let decoded =
@@ -44,10 +46,8 @@ impl<A: Aggregate> Partition<A> {
                 A::evolve(&mut entry.state, &event);
                 entry.version = meta.sequence;
                 entry.last_time = entry.last_time.max(meta.time);
-                if !std::mem::replace(&mut entry.changed, true) {
-                    self.snapshots.changed(id.as_str());
-                }
-                self.snapshots.count(1);
+                note(&mut self.snapshots, self.local.as_mut(), id.as_str(), entry);
+                self.snapshots.count_events(1);
                 None
             }
         };

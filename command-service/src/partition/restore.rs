@@ -158,7 +158,14 @@ impl Job<'_> {
                 open: Vec::new(),
                 events_begun: false,
             };
-            for (topic, (first, end)) in [(Topic::Snapshots, ends.snapshots), (Topic::Outcomes, ends.outcomes)] {
+            let mut sources_wanted = vec![(Topic::Snapshots, ends.snapshots), (Topic::Outcomes, ends.outcomes)];
+            if let Some((events, outcomes)) = restoring.decider.stored_up_to(ends.events, ends.outcomes.1) {
+                let (first, end) = ends.outcomes;
+                sources_wanted =
+                    vec![(Topic::Outcomes, (outcomes.max(first), end)), (Topic::Events, (events, ends.events.1))];
+                restoring.events_begun = true;
+            }
+            for (topic, (first, end)) in sources_wanted {
                 restoring.open_source(
                     at,
                     topic,

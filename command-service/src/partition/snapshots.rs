@@ -42,7 +42,9 @@ pub(super) struct Snapshots {
     sent: Vec<(Box<str>, u64)>,
     closed: bool,
     /// Aggregates that have a snapshot.
-    count: u64,
+    pub(super) count: u64,
+    /// A snapshot of another history or release has taken the place of one of ours.
+    foreign: bool,
     /// The checkpoint that was read back.
     read: Option<Checkpoint>,
     /// A state can't be written: no checkpoint any more.
@@ -56,7 +58,7 @@ impl Snapshots {
     }
 
     /// Events were accepted.
-    pub(super) fn count(&mut self, events: usize) {
+    pub(super) fn count_events(&mut self, events: usize) {
         self.events += events as u64;
     }
 }
@@ -74,6 +76,7 @@ impl<A: Aggregate> Partition<A> {
         if snapshots.offset.is_none() {
             snapshots.flushing = std::mem::take(&mut snapshots.changed);
             (snapshots.offset, snapshots.events) = (Some(offset), 0);
+            self.begin_covering();
         }
     }
 
@@ -89,8 +92,10 @@ impl<A: Aggregate> Partition<A> {
             let Some(id) = self.snapshots.flushing.pop() else {
                 return self.close_checkpoint(offset, now, sink);
             };
-            // Not changed: sent before, or what had changed it was rolled back.
-            let entry = self.aggregates.get_mut(&id).filter(|entry| entry.changed && entry.version > 0);
+            // The partition is about to be taken over anew.
+            let Ok(()) = self.load(&id) else { return };
+            // Nothing new: sent before, or what had changed it was rolled back.
+            let entry = self.aggregates.get_mut(&id).filter(|entry| entry.version > entry.covered);
             let Some(entry) = entry else { continue };
             let mut value = Vec::with_capacity(32);
             let encode = || {
@@ -115,6 +120,9 @@ impl<A: Aggregate> Partition<A> {
             entry.changed = false;
             let covered = std::mem::replace(&mut entry.covered, entry.version);
             self.snapshots.count += u64::from(covered == 0);
+            if let Some(local) = &mut self.local {
+                local.note_covered(&id, &mut entry.unstored);
+            }
             let mut digits = itoa::Buffer::new();
             self.headers.clear();
             self.headers.push_joined(names::SEQUENCE, &[digits.format(entry.version)]);
@@ -167,6 +175,7 @@ impl<A: Aggregate> Partition<A> {
         if std::mem::take(&mut snapshots.closed) {
             snapshots.offset = None;
             metrics::counter!("millrace_checkpoints_total", "type" => A::TYPE).increment(1);
+            self.end_covering();
         }
     }
 
@@ -185,8 +194,9 @@ impl<A: Aggregate> Partition<A> {
 
     /// A record of the snapshot topic; a later one of the same key counts instead of it.
     pub(super) fn read_snapshot_back(&mut self, record: &Stored<'_>) -> Result<(), RestoreError> {
+        let (context, offset) = (self.context.clone(), record.offset);
         let unreadable = |error: &dyn std::fmt::Display| {
-            let (topic, offset) = (self.context.topic(Topic::Snapshots), record.offset);
+            let topic = context.topic(Topic::Snapshots);
             tracing::warn!(topic, offset, %error, "a snapshot can't be read; the partition is restored from events");
         };
         let value = record.value.unwrap_or_default();
@@ -206,8 +216,8 @@ impl<A: Aggregate> Partition<A> {
             unreadable(&"its key is no aggregate's id");
             return Ok(());
         };
-        // Of another history, or of states that mean something else: as if it were not there.
-        self.aggregates.remove(id.as_str());
+        self.load(id.as_str()).map_err(RestoreError)?;
+        let known = self.aggregates.contains_key(id.as_str());
         let header = |wanted| {
             let (_, value) = record.headers.iter().find(|(name, _)| *name == wanted)?;
             std::str::from_utf8((*value)?).ok()
@@ -216,20 +226,32 @@ impl<A: Aggregate> Partition<A> {
         if header(names::TOPIC_ID) != Some(&self.settings.events_topic_id)
             || number(names::STATE_VERSION) != Some(u64::from(A::STATE_VERSION))
         {
+            // As if it were not there.
+            self.snapshots.foreign |= known;
             return Ok(());
         }
         let time = header(names::TIME).and_then(|text| text.parse::<Timestamp>().ok());
         let (Some(version), Some(last_time)) = (number(names::SEQUENCE), time) else {
             unreadable(&"its headers tell no sequence and time");
+            self.snapshots.foreign |= known;
             return Ok(());
         };
         match self.context.snapshots.decode(value, Foreign::Refuse, &self.settings.runtime) {
             Ok(snapshot) => {
-                let entry = Entry { state: snapshot.into(), version, last_time, covered: version, ..Entry::default() };
+                let state = snapshot.into();
+                let mut entry =
+                    Entry { state, version, last_time, read_back: version, covered: version, ..Entry::default() };
+                if let Some(local) = &mut self.local {
+                    local.note_covered(id.as_str(), &mut entry.unstored);
+                }
+                self.snapshots.count += u64::from(!known);
                 self.aggregates.insert(id.as_str().into(), entry);
             }
             Err(DecodeError::Unavailable(reason)) => return Err(RestoreError(reason)),
-            Err(error) => unreadable(&error),
+            Err(error) => {
+                unreadable(&error);
+                self.snapshots.foreign |= known;
+            }
         }
         Ok(())
     }
@@ -238,7 +260,7 @@ impl<A: Aggregate> Partition<A> {
     /// forgotten, and all events count.
     pub(super) fn first_event_to_read(&mut self, first: i64, end: i64) -> i64 {
         let checkpoint = self.snapshots.read.take();
-        let found = self.aggregates.len();
+        let found = self.snapshots.count;
         let distrust = match &checkpoint {
             None if found == 0 => None,
             None => Some("no checkpoint was written yet"),
@@ -248,7 +270,7 @@ impl<A: Aggregate> Partition<A> {
             Some(checkpoint) if checkpoint.state_version != A::STATE_VERSION as i32 => {
                 Some("they are of a release whose states mean something else")
             }
-            Some(checkpoint) if (found as i64) < checkpoint.aggregates => {
+            Some(checkpoint) if (found as i64) < checkpoint.aggregates || self.snapshots.foreign => {
                 Some("some are missing, or can't be read by this release")
             }
             Some(checkpoint) if checkpoint.offset > end => Some("the event topic ends before them"),
@@ -258,13 +280,14 @@ impl<A: Aggregate> Partition<A> {
         match (distrust, checkpoint) {
             (None, Some(checkpoint)) => {
                 tracing::debug!(partition, aggregates = found, offset = checkpoint.offset, "snapshots read");
-                self.snapshots.count = found as u64;
                 return checkpoint.offset.max(first);
             }
             (None, None) => {}
             (Some(reason), _) => {
                 tracing::info!(partition, snapshots = found, reason, "snapshots are not used; all events are read");
                 self.aggregates.clear();
+                self.snapshots = Snapshots::default();
+                self.forget_store();
             }
         }
         first

@@ -1,5 +1,6 @@
 //! What a partition decides, without Kafka.
 
+mod local;
 mod snapshots;
 
 use std::{sync::Arc, time::Duration};
@@ -135,6 +136,8 @@ fn settings(runtime: &Runtime, waiters: &Waiters) -> Settings {
         partitions: PARTITIONS,
         topic_id: "topic-id".into(),
         events_topic_id: "events-id".into(),
+        outcomes_topic_id: "outcomes-id".into(),
+        store: None,
         window: Duration::from_secs(3600),
         waiters: waiters.clone(),
         runtime: runtime.handle().clone(),

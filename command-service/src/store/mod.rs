@@ -5,6 +5,7 @@
 //! [`Store`] that is open says that it can't be used any more. Never is anything read from it that was not written:
 //! every page carries a checksum (`pages`). All that belongs together moves in one commit.
 
+pub mod keeper;
 mod pages;
 #[cfg(test)]
 mod tests;

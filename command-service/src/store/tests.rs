@@ -197,7 +197,7 @@ fn g05_a_flipped_byte_never_gives_a_wrong_answer() {
         let len = fs::metadata(&original).unwrap().len();
         assert!(len > 2 << 20, "more than one group of checksums");
         // The header's sector closely, the rest here and there; a fixed stride so that a failure comes again.
-        let places = (0..64).chain((64..512).step_by(7)).chain((0..300).map(|at| at * 7_919_777 % len));
+        let places = (0..64).chain((64..512).step_by(7)).chain((0..150).map(|at| at * 7_919_777 % len));
         let mut seen = BTreeMap::<Seen, u32>::new();
         for place in places {
             fs::copy(&original, &path).unwrap();
@@ -211,7 +211,7 @@ fn g05_a_flipped_byte_never_gives_a_wrong_answer() {
         println!("{}: {seen:?}", original.display());
         // Where redb checks itself (debug builds) it reads all as it opens, and no error is left for later.
         let found = |how: Seen| seen.get(&how).copied().unwrap_or_default();
-        assert!(found(Seen::Fresh) >= 128 && found(Seen::Fresh) + found(Seen::Error) > 170, "{seen:?}");
+        assert!(found(Seen::Fresh) >= 128 && found(Seen::Fresh) + found(Seen::Error) > 150, "{seen:?}");
     }
 }
 
@@ -220,8 +220,7 @@ fn g05_a_truncated_file_never_gives_a_wrong_answer() {
     let (dir, path) = a_path();
     for original in closed_and_killed(dir.path()) {
         let len = fs::metadata(&original).unwrap().len();
-        let lengths =
-            (0..100).map(|at| at * 7_919_777 % len).chain((0..100).map(|at| at * 7_919 % (len / 4096) * 4096));
+        let lengths = (0..30).map(|at| at * 7_919_777 % len).chain((0..30).map(|at| at * 7_919 % (len / 4096) * 4096));
         for length in lengths.chain([1, 511, 512, 4095, 4096, 8192, len - 4096, len - 1]) {
             fs::copy(&original, &path).unwrap();
             fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(length).unwrap();

@@ -35,9 +35,11 @@ pub(super) struct Served {
     pub(super) decider: Box<dyn Decider>,
     pub(super) queue: VecDeque<CommandRecord>,
     /// Offset of the next command to be decided.
-    next: i64,
+    pub(super) next: i64,
     /// When a checkpoint was last begun, or can be tried again.
     pub(super) checkpoint_at: Instant,
+    /// The same of a commit to the local store.
+    pub(super) stored_at: Instant,
     held: Option<Hold>,
 }
 
@@ -64,7 +66,8 @@ enum As<'a> {
 
 impl Served {
     pub(super) fn new(grant: Arc<Grant>, decider: Box<dyn Decider>, start: i64) -> Self {
-        Self { grant, decider, queue: VecDeque::new(), next: start, checkpoint_at: Instant::now(), held: None }
+        let now = Instant::now();
+        Self { grant, decider, queue: VecDeque::new(), next: start, checkpoint_at: now, stored_at: now, held: None }
     }
 
     /// Whether there are commands to be decided or snapshots to be sent.

@@ -12,6 +12,10 @@ use crate::grant::Slot;
 
 /// Between two checkpoints of a partition, at least, however many events there are.
 const MIN_REST: Duration = Duration::from_secs(1);
+/// Between two commits to the local store of a partition, at most, when there is anything to be written; and how much
+/// doesn't wait so long.
+const STORE_REST: Duration = Duration::from_secs(5);
+const STORE_PORTION: usize = 20_000;
 /// Until the next attempt when the end of the event topic could not be asked for.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -25,6 +29,33 @@ pub struct SnapshotRhythm {
 }
 
 impl Writer {
+    /// Begins the commits to local stores that are due, between two transactions. Returns the partitions whose store
+    /// can't be used any more: they have to be taken over anew.
+    pub(super) fn tend_stores(&self, producer: &Producer, served: &mut HashMap<Slot, Served>) -> Vec<Slot> {
+        let mut broken = Vec::new();
+        for (slot, partition) in served {
+            if partition.decider.end_store_commit() {
+                broken.push(*slot);
+                continue;
+            }
+            let (unstored, rested) = (partition.decider.unstored(), partition.stored_at.elapsed());
+            if unstored == 0 || (unstored < STORE_PORTION && rested < STORE_REST) {
+                continue;
+            }
+            partition.stored_at = Instant::now();
+            let kind = &self.types[slot.kind];
+            let end = |topic| producer.end_of(kind.topic(topic), slot.partition);
+            match end(Topic::Events).and_then(|events| Ok((events, end(Topic::Outcomes)?))) {
+                Ok((events, outcomes)) => partition.decider.begin_store_commit(partition.next, events, outcomes),
+                Err(error) => {
+                    tracing::debug!(partition = slot.partition, %error, "where the topics end is not known");
+                    partition.stored_at += RETRY;
+                }
+            }
+        }
+        broken
+    }
+
     /// Begins the checkpoints that are due, between two transactions: what is in the event topic now is in the states.
     pub(super) fn begin_checkpoints(&self, producer: &Producer, served: &mut HashMap<Slot, Served>) {
         for (slot, partition) in served {

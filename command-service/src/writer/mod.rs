@@ -138,6 +138,11 @@ impl Writer {
                     }
                 },
             };
+            for slot in self.tend_stores(&made, &mut served) {
+                if let Some(partition) = served.remove(&slot) {
+                    self.take_over_anew(partition);
+                }
+            }
             self.begin_checkpoints(&made, &mut served);
             let batch = match self.is_refused(&mut refused) {
                 true => Vec::new(),
@@ -165,11 +170,7 @@ impl Writer {
                     );
                     count_failed("unknown");
                     drop(made);
-                    for (_, partition) in served.drain() {
-                        partition.grant.dequeue(&partition.queue);
-                        // An error means that the process is ending.
-                        let _ = self.intake.send(ToIntake::TakeOver(partition.grant));
-                    }
+                    served.drain().for_each(|(_, partition)| self.take_over_anew(partition));
                 }
                 Err(failure) => {
                     tracing::warn!(writer = self.number, ?failure, "transaction aborted; the batch runs again");
@@ -183,6 +184,14 @@ impl Writer {
                 }
             }
         }
+    }
+
+    fn take_over_anew(&self, partition: Served) {
+        partition.grant.dequeue(&partition.queue);
+        // The store is closed before anybody opens it again.
+        drop(partition.decider);
+        // An error means that the process is ending.
+        let _ = self.intake.send(ToIntake::TakeOver(partition.grant));
     }
 
     /// Whether the group has not called back since it refused a batch: the same generation would be refused again.

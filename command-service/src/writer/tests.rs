@@ -251,6 +251,22 @@ impl Decider for Scripted {
         unreachable!("none is under way")
     }
 
+    fn unstored(&self) -> usize {
+        0
+    }
+
+    fn begin_store_commit(&mut self, _: i64, _: i64, _: i64) {
+        unreachable!("there is none")
+    }
+
+    fn end_store_commit(&mut self) -> bool {
+        false
+    }
+
+    fn stored_up_to(&mut self, _: (i64, i64), _: i64) -> Option<(i64, i64)> {
+        None
+    }
+
     fn restore(&mut self, _: Topic, _: &Stored<'_>, _: Timestamp) -> Result<(), RestoreError> {
         unreachable!("nothing is restored")
     }

@@ -8,7 +8,7 @@ const DEPOSIT: &str = r#"{"amount_minor": 100}"#;
 
 impl Bench {
     /// Sends what a checkpoint at this offset consists of, in as many batches as it takes.
-    fn checkpoint(&mut self, offset: i64) -> Vec<Sent> {
+    pub(super) fn checkpoint(&mut self, offset: i64) -> Vec<Sent> {
         self.partition.begin_checkpoint(offset);
         let mut sink = Collect::default();
         while self.partition.is_snapshotting() {
@@ -31,7 +31,7 @@ impl Bench {
         (partition, from)
     }
 
-    fn read_checkpoint(&self, sent: &Sent) -> Checkpoint {
+    pub(super) fn read_checkpoint(&self, sent: &Sent) -> Checkpoint {
         let value = sent.value.as_deref().unwrap();
         let decoded = self.kind.checkpoints.decode(value, Foreign::Refuse, self.runtime.handle());
         let CheckpointRecord::Checkpoint(checkpoint) = decoded.unwrap();

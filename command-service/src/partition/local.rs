@@ -1,0 +1,449 @@
+//! The local store behind the states in memory: what changed goes there every few seconds, what is not in memory is read
+//! from there. What the store holds is never more than the log: it is written after the commit that it covers.
+
+use std::{
+    mem,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use millrace_shared::{domain::Aggregate, records::Records};
+
+use super::{Entry, Partition, RestoreError, Settings, memory::Memory, snapshots::Snapshots};
+use crate::{
+    store::{self, Batch, Checkpoint, Identity, Store, keeper::Done},
+    types::TypeOf,
+};
+
+/// Pages of a store that are kept in memory.
+const PAGE_CACHE_BYTES: usize = 4 << 20;
+/// How long a predecessor in this or another process may take to let go of a store.
+const MAX_HELD: Duration = Duration::from_secs(10);
+const HELD_PAUSE: Duration = Duration::from_millis(100);
+/// Changed states that a restore gathers before it writes them.
+const RESTORE_PORTION: usize = 50_000;
+/// In a store that a restore is still filling: it is of no use to the next one.
+const BEING_FILLED: i64 = -1;
+/// What an aggregate takes in memory beside its id and its encoded state, about.
+const ENTRY_BYTES: usize = 100;
+
+/// A partition's local store, and what is not in it yet.
+pub(super) struct Local {
+    store: Arc<Store>,
+    /// What it stood at when it was opened.
+    opened_at: Option<Checkpoint>,
+    /// Aggregates whose state is newer than the one in the store.
+    changed: Vec<Box<str>>,
+    /// Changes of states and outcomes since the last commit began.
+    pending: usize,
+    lists: Lists,
+    under_way: Option<Done>,
+    /// It can't be read or written any more.
+    broken: bool,
+    /// A state can't be encoded: nothing is written any more, nothing leaves memory.
+    given_up: bool,
+    /// Bytes of the states in memory, at most, about.
+    limit: usize,
+}
+
+/// Lists of aggregates that are newer than their snapshot: a restart has to know them.
+#[derive(Default)]
+struct Lists {
+    /// In no list yet.
+    open: Vec<Box<str>>,
+    /// Not in the store yet.
+    closed: Vec<(u64, Vec<u8>)>,
+    next: u64,
+    /// Those below are covered by the snapshots' checkpoint, or will be when the one under way is complete.
+    covered_below: u64,
+    to_be_covered_below: u64,
+}
+
+impl Lists {
+    fn close(&mut self) {
+        if !self.open.is_empty() {
+            self.closed.push((self.next, mem::take(&mut self.open).join("\n").into_bytes()));
+            self.next += 1;
+        }
+    }
+}
+
+impl Local {
+    /// Opens the store of a partition, if it is to have one and can.
+    fn open<A: Aggregate>(settings: &Settings) -> Option<Self> {
+        let wanted = settings.store.as_ref()?;
+        let identity = Identity {
+            aggregate_type: A::TYPE.to_owned(),
+            partition: settings.slot.partition,
+            partitions: settings.partitions,
+            events_topic_id: settings.events_topic_id.clone(),
+            outcomes_topic_id: settings.outcomes_topic_id.clone(),
+            commands_topic_id: settings.topic_id.clone(),
+            state_version: A::STATE_VERSION,
+        };
+        let started = Instant::now();
+        let partition = settings.slot.partition;
+        let path = wanted.keeper.path(A::TYPE, partition);
+        if let Err(error) = wanted.keeper.prepare(&path) {
+            tracing::warn!(partition, path = %path.display(), %error, "no local store: all states are kept in memory");
+            return None;
+        }
+        let opened = loop {
+            match Store::open(&path, &identity, PAGE_CACHE_BYTES) {
+                Ok(opened) => break opened,
+                Err(store::Error::Held(_)) if started.elapsed() < MAX_HELD => thread::sleep(HELD_PAUSE),
+                Err(error) => {
+                    tracing::warn!(partition, %error, "no local store: all states are kept in memory");
+                    return None;
+                }
+            }
+        };
+        Some(Self {
+            store: Arc::new(opened.store),
+            opened_at: opened.checkpoint,
+            changed: Vec::new(),
+            pending: 0,
+            lists: Lists::default(),
+            under_way: None,
+            broken: false,
+            given_up: false,
+            limit: wanted.states_bytes,
+        })
+    }
+
+    /// Something is to be written some time.
+    pub(super) fn count(&mut self) {
+        self.pending += 1;
+    }
+
+    /// What is in the snapshot topic of an aggregate has changed.
+    pub(super) fn note_covered(&mut self, id: &str, unstored: &mut bool) {
+        if !mem::replace(unstored, true) {
+            self.changed.push(id.into());
+        }
+    }
+
+    /// It can't be used any more.
+    pub(super) fn give_back(&mut self) {
+        self.broken = true;
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_writing(&self) -> bool {
+        self.under_way.is_some()
+    }
+
+    fn is_at_rest(&self) -> bool {
+        self.under_way.is_none() && !self.broken && !self.given_up
+    }
+}
+
+/// An aggregate's state has changed: it is to be written to the snapshot topic and to the store.
+pub(super) fn note<S>(snapshots: &mut Snapshots, local: Option<&mut Local>, id: &str, entry: &mut Entry<S>) {
+    let newer_than_snapshot = !mem::replace(&mut entry.changed, true);
+    if newer_than_snapshot {
+        snapshots.changed(id);
+    }
+    if let Some(local) = local {
+        if newer_than_snapshot {
+            local.lists.open.push(id.into());
+        }
+        if !mem::replace(&mut entry.unstored, true) {
+            local.changed.push(id.into());
+        }
+    }
+}
+
+/// The parts of a partition that come from its store.
+pub(super) fn open<A: Aggregate>(settings: &Settings) -> (Option<Local>, Memory, Snapshots) {
+    let mut snapshots = Snapshots::default();
+    let local = Local::open::<A>(settings).and_then(|mut local| {
+        let read = || {
+            let memory = Memory::open(settings.window, local.store.clone())?;
+            Ok::<_, store::Error>((memory, local.store.unsnapshotted()?))
+        };
+        match read() {
+            Ok((memory, lists)) => {
+                local.lists.next = lists.last().map_or(0, |(number, _)| number + 1);
+                for (_, list) in lists {
+                    String::from_utf8_lossy(&list).lines().for_each(|id| snapshots.changed(id));
+                }
+                Some((local, memory))
+            }
+            Err(error) => {
+                tracing::warn!(partition = settings.slot.partition, %error, "the local store is thrown away");
+                None
+            }
+        }
+    });
+    match local {
+        Some((local, memory)) => {
+            if let Some(checkpoint) = local.opened_at {
+                snapshots.count = checkpoint.aggregates;
+            }
+            (Some(local), memory, snapshots)
+        }
+        None => (None, Memory::new(settings.window), Snapshots::default()),
+    }
+}
+
+impl<A: Aggregate> Partition<A> {
+    /// Has an aggregate in memory, if there is any of that id.
+    ///
+    /// # Errors
+    /// When the store can't be read: then nobody knows.
+    pub(super) fn load(&mut self, id: &str) -> Result<(), String> {
+        let Some(local) = &mut self.local else { return Ok(()) };
+        if let Some(entry) = self.aggregates.get_mut(id) {
+            entry.used = true;
+            return Ok(());
+        }
+        let read = local.store.state(id).and_then(|found| match found {
+            None => Ok(None),
+            Some(bytes) => match decode::<A>(&self.context, &bytes) {
+                Some(entry) => Ok(Some(entry)),
+                None => Err(local.store.damaged(format!("the state of {id} can't be read"))),
+            },
+        });
+        match read {
+            Ok(Some(entry)) => {
+                self.aggregates.insert(id.into(), entry);
+                Ok(())
+            }
+            Ok(None) => Ok(()),
+            Err(error) => {
+                local.broken = true;
+                Err(error.to_string())
+            }
+        }
+    }
+
+    /// The store can't be used any more: the partition is to be taken over anew.
+    pub(super) fn is_store_broken(&self) -> bool {
+        self.local.as_ref().is_some_and(|local| local.broken)
+    }
+
+    /// How much the store lacks; nothing while it is being written.
+    pub(super) fn unstored(&self) -> usize {
+        self.local.as_ref().filter(|local| local.is_at_rest()).map_or(0, |local| local.pending)
+    }
+
+    /// Has the store written: events and outcomes below these offsets, and the commands below `next`, are in the states.
+    pub(super) fn begin_store_commit(&mut self, next: i64, events: i64, outcomes: i64) {
+        let checkpoint = Checkpoint {
+            events_offset: events,
+            outcomes_offset: outcomes,
+            decided_up_to: Some(next),
+            aggregates: self.snapshots.count,
+            snapshot_offset: None,
+        };
+        if let Some(batch) = self.store_batch(checkpoint)
+            && let (Some(local), Some(wanted)) = (&mut self.local, &self.settings.store)
+        {
+            local.under_way = Some(wanted.keeper.commit(local.store.clone(), batch));
+        }
+    }
+
+    /// What has changed. From here on it counts as being in the store.
+    fn store_batch(&mut self, checkpoint: Checkpoint) -> Option<Batch> {
+        let local = self.local.as_mut().filter(|local| local.is_at_rest())?;
+        let mut batch = Batch::new(checkpoint);
+        for id in mem::take(&mut local.changed) {
+            // Not changed: what had changed it was rolled back.
+            let Some(entry) = self.aggregates.get_mut(&id).filter(|entry| entry.unstored) else { continue };
+            let encode = || encode::<A>(&self.context, entry);
+            match catch_unwind(AssertUnwindSafe(encode)).unwrap_or_else(|_| Err("the domain panicked".into())) {
+                Ok(bytes) => {
+                    (entry.unstored, entry.bytes) = (false, bytes.len() as u32);
+                    batch.states.push((id, bytes));
+                }
+                Err(cause) => {
+                    tracing::error!(
+                        aggregate = &*id,
+                        cause,
+                        "a state can't be written: the local store is not written any more"
+                    );
+                    local.given_up = true;
+                    return None;
+                }
+            }
+        }
+        local.pending = 0;
+        let taken = self.memory.take_chunks();
+        (batch.outcomes, batch.outcomes_below) = (taken.chunks, taken.below);
+        local.lists.close();
+        batch.unsnapshotted = mem::take(&mut local.lists.closed);
+        batch.unsnapshotted_below = local.lists.covered_below;
+        Some(batch)
+    }
+
+    /// Takes note of a commit to the store that has ended.
+    pub(super) fn end_store_commit(&mut self) {
+        let Some(local) = &mut self.local else { return };
+        let Some(result) = local.under_way.as_ref().and_then(|done| done.get()) else { return };
+        match result {
+            Ok(()) => self.memory.stored(),
+            Err(error) => {
+                let partition = self.settings.slot.partition;
+                tracing::error!(partition, %error, "the local store can't be written; taking the partition over without it");
+                local.broken = true;
+                if let Some(wanted) = &self.settings.store {
+                    wanted.keeper.rest();
+                }
+            }
+        }
+        let written = result.is_ok();
+        local.under_way = None;
+        if written {
+            self.evict();
+        }
+    }
+
+    /// Lets go of states that are in the store and were not used lately, when there are too many.
+    fn evict(&mut self) {
+        let Some(local) = &self.local else { return };
+        let size = |id: &str, entry: &Entry<A::State>| ENTRY_BYTES + id.len() + 2 * entry.bytes as usize;
+        // All are counted only when there may be too many.
+        if self.aggregates.len() * ENTRY_BYTES * 2 < local.limit {
+            return;
+        }
+        let all: usize = self.aggregates.iter().map(|(id, entry)| size(id, entry)).sum();
+        let mut excess = all.saturating_sub(local.limit);
+        self.aggregates.retain(|id, entry| {
+            let goes =
+                excess > 0 && !entry.unstored && entry.unreadable.is_none() && !mem::replace(&mut entry.used, false);
+            if goes {
+                excess = excess.saturating_sub(size(id, entry));
+            }
+            !goes
+        });
+    }
+
+    /// The snapshots' checkpoint begins: all that changed until now is in it.
+    pub(super) fn begin_covering(&mut self) {
+        if let Some(local) = &mut self.local {
+            local.lists.close();
+            local.lists.to_be_covered_below = local.lists.next;
+        }
+    }
+
+    /// It is complete.
+    pub(super) fn end_covering(&mut self) {
+        if let Some(local) = &mut self.local {
+            local.lists.covered_below = local.lists.to_be_covered_below;
+            local.pending += 1;
+        }
+    }
+
+    /// From where on events and outcomes have to be read, when the store can be trusted; else it is made anew.
+    pub(super) fn stored_up_to(&mut self, events: (i64, i64), outcomes_end: i64) -> Option<(i64, i64)> {
+        let checkpoint = self.local.as_ref()?.opened_at?;
+        let (from, outcomes) = (checkpoint.events_offset, checkpoint.outcomes_offset);
+        let distrust = if from == BEING_FILLED {
+            Some("a restore had not filled it yet")
+        } else if from > events.1 || outcomes > outcomes_end {
+            Some("the topics end before it")
+        } else if from < events.0 {
+            Some("events behind it were deleted")
+        } else {
+            None
+        };
+        let partition = self.settings.slot.partition;
+        if let Some(reason) = distrust {
+            tracing::info!(partition, reason, "the local store is not used; the partition is restored from the topics");
+            self.forget_store();
+            return None;
+        }
+        self.decided_up_to = checkpoint.decided_up_to;
+        tracing::debug!(partition, events = from, outcomes, "local store opened");
+        Some((from, outcomes))
+    }
+
+    /// Throws the store away, and all that is known, and begins with a fresh one.
+    pub(super) fn forget_store(&mut self) {
+        let Some(local) = self.local.take() else { return };
+        self.memory = Memory::new(self.settings.window);
+        drop(local);
+        if let Some(wanted) = &self.settings.store {
+            let path = wanted.keeper.path(A::TYPE, self.settings.slot.partition);
+            if let Err(error) = Store::delete(&path) {
+                tracing::warn!(%error, "a local store can't be deleted");
+            }
+        }
+        self.aggregates.clear();
+        (self.local, self.memory, self.snapshots) = open::<A>(&self.settings);
+    }
+
+    /// While the partition is being restored: what is in memory goes to the store when it is much.
+    pub(super) fn store_while_restoring(&mut self) -> Result<(), RestoreError> {
+        if self.local.as_ref().is_none_or(|local| local.changed.len() < RESTORE_PORTION) {
+            return Ok(());
+        }
+        let checkpoint = Checkpoint {
+            events_offset: BEING_FILLED,
+            outcomes_offset: 0,
+            decided_up_to: None,
+            aggregates: self.snapshots.count,
+            snapshot_offset: None,
+        };
+        let Some(batch) = self.store_batch(checkpoint) else { return Ok(()) };
+        let Some(local) = &mut self.local else { return Ok(()) };
+        if let Err(error) = local.store.commit(batch) {
+            local.broken = true;
+            if let Some(wanted) = &self.settings.store {
+                wanted.keeper.rest();
+            }
+            return Err(RestoreError(error.to_string()));
+        }
+        self.memory.stored();
+        self.evict();
+        Ok(())
+    }
+}
+
+impl<A: Aggregate> Drop for Partition<A> {
+    fn drop(&mut self) {
+        // What can't be read or written is not opened again.
+        if self.is_store_broken()
+            && let Some(wanted) = &self.settings.store
+            && let Err(error) = Store::delete(&wanted.keeper.path(A::TYPE, self.settings.slot.partition))
+        {
+            tracing::warn!(%error, "a local store can't be deleted");
+        }
+    }
+}
+
+/// Version, time, what the snapshot covers, which record in which version; then the state.
+fn encode<A: Aggregate>(context: &TypeOf<A>, entry: &Entry<A::State>) -> Result<Vec<u8>, String> {
+    let state = A::Snapshot::from(&entry.state);
+    let index = state.index();
+    let mut bytes = Vec::with_capacity(48);
+    bytes.extend_from_slice(&entry.version.to_le_bytes());
+    bytes.extend_from_slice(&entry.last_time.as_microsecond().to_le_bytes());
+    bytes.extend_from_slice(&entry.covered.to_le_bytes());
+    bytes.push(index as u8);
+    bytes.push((A::Snapshot::TYPES[index].versions.len() - 1) as u8);
+    context.snapshots.encode_datum(&state, &mut bytes).map_err(|error| error.to_string())?;
+    Ok(bytes)
+}
+
+fn decode<A: Aggregate>(context: &TypeOf<A>, bytes: &[u8]) -> Option<Entry<A::State>> {
+    let (version, rest) = bytes.split_first_chunk()?;
+    let (last_time, rest) = rest.split_first_chunk()?;
+    let (covered, rest) = rest.split_first_chunk()?;
+    let (&[index, schema], datum) = rest.split_first_chunk()?;
+    let version = u64::from_le_bytes(*version);
+    Some(Entry {
+        state: context.snapshots.decode_datum(usize::from(index), usize::from(schema), datum)?.into(),
+        version,
+        last_time: Timestamp::from_microsecond(i64::from_le_bytes(*last_time)).ok()?,
+        read_back: version,
+        covered: u64::from_le_bytes(*covered),
+        used: true,
+        bytes: bytes.len() as u32,
+        ..Entry::default()
+    })
+}
