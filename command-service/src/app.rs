@@ -37,7 +37,7 @@ use crate::{
     trimmer::Trimmer,
     types::{CommandType, build_all},
     waiters::Waiters,
-    writer::{ProducerSettings, SnapshotRhythm, Writer},
+    writer::{ProducerSettings, Rhythm, Writer},
 };
 
 /// How long threads may take to end after HTTP has.
@@ -242,7 +242,11 @@ impl Pipeline {
                 captures: captures.clone(),
                 producer: producer.clone(),
                 batch_commands: settings.batch_commands as usize,
-                snapshots: SnapshotRhythm { events: settings.snapshot_events, interval: settings.snapshot_interval.0 },
+                rhythm: Rhythm {
+                    snapshot_events: settings.snapshot_events,
+                    snapshot_interval: settings.snapshot_interval.0,
+                    store_interval: Duration::from_millis(settings.store_interval_ms),
+                },
                 inbox,
                 intake: to_intake.clone(),
                 fail_points: fail_points.clone(),

@@ -18,6 +18,7 @@ mod offsets;
 mod rebalances;
 mod repeats;
 mod stalls;
+mod stores;
 mod threads;
 mod zombies;
 
@@ -25,9 +26,10 @@ use millrace_tests::Deployment;
 
 /// A deployment whose silent instances are missed after two seconds, so that nobody has to wait for longer.
 fn deployment() -> Deployment {
-    // A checkpoint every few events: what hurts a transaction may hurt one with snapshots in it.
+    // Checkpoints and commits to local stores all the time: what hurts may hurt them, too.
     Deployment::new()
         .with("MILLRACE_SESSION_TIMEOUT_MS", "2000")
         .with("MILLRACE_TRANSACTION_TIMEOUT_MS", "3000")
         .with("MILLRACE_SNAPSHOT_EVENTS", "20")
+        .with("MILLRACE_STORE_INTERVAL_MS", "100")
 }

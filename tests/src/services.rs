@@ -87,6 +87,11 @@ impl Deployment {
         self
     }
 
+    /// Folder of the local stores.
+    pub fn data_dir(&self) -> String {
+        Stack::shared().log(&self.prefix).with_extension("data").display().to_string()
+    }
+
     /// A topic's name, e.g. of `events`.
     pub fn topic(&self, suffix: &str) -> String {
         format!("{}.bank-account.{suffix}", self.prefix)
@@ -192,10 +197,7 @@ impl Service {
         set("MILLRACE_OPS_ADDR", format!("127.0.0.1:{ops}"));
         set("MILLRACE_INSTANCE_ID", instance.to_owned());
         if kind == "command-service" {
-            set(
-                "MILLRACE_DATA_DIR",
-                Stack::shared().log(&deployment.prefix).with_extension("data").display().to_string(),
-            );
+            set("MILLRACE_DATA_DIR", deployment.data_dir());
         }
         let log = Stack::shared().log(&format!("{}-{kind}-{instance}", deployment.prefix));
         let program = deployment.bin_dir.as_ref().map_or_else(|| binary(kind), |dir| dir.join(kind));

@@ -25,6 +25,8 @@ const MAX_HELD: Duration = Duration::from_secs(10);
 const HELD_PAUSE: Duration = Duration::from_millis(100);
 /// Changed states that a restore gathers before it writes them.
 const RESTORE_PORTION: usize = 50_000;
+/// New states and outcomes of a partition while its store is being written, at most.
+const MAX_PENDING: usize = 200_000;
 /// In a store that a restore is still filling: it is of no use to the next one.
 const BEING_FILLED: i64 = -1;
 /// What an aggregate takes in memory beside its id and its encoded state, about.
@@ -114,15 +116,16 @@ impl Local {
         })
     }
 
-    /// Something is to be written some time.
-    pub(super) fn count(&mut self) {
+    /// An outcome is to be written some time.
+    pub(super) fn count_outcome(&mut self) {
         self.pending += 1;
     }
 
-    /// What is in the snapshot topic of an aggregate has changed.
-    pub(super) fn note_covered(&mut self, id: &str, unstored: &mut bool) {
+    /// What is known of an aggregate, or of its snapshot, has changed.
+    pub(super) fn note(&mut self, id: &str, unstored: &mut bool) {
         if !mem::replace(unstored, true) {
             self.changed.push(id.into());
+            self.pending += 1;
         }
     }
 
@@ -151,9 +154,7 @@ pub(super) fn note<S>(snapshots: &mut Snapshots, local: Option<&mut Local>, id: 
         if newer_than_snapshot {
             local.lists.open.push(id.into());
         }
-        if !mem::replace(&mut entry.unstored, true) {
-            local.changed.push(id.into());
-        }
+        local.note(id, &mut entry.unstored);
     }
 }
 
@@ -224,6 +225,11 @@ impl<A: Aggregate> Partition<A> {
     /// The store can't be used any more: the partition is to be taken over anew.
     pub(super) fn is_store_broken(&self) -> bool {
         self.local.as_ref().is_some_and(|local| local.broken)
+    }
+
+    /// Whether the store is so far behind that memory would run full.
+    pub(super) fn is_store_behind(&self) -> bool {
+        self.local.as_ref().is_some_and(|local| local.under_way.is_some() && local.pending > MAX_PENDING)
     }
 
     /// How much the store lacks; nothing while it is being written.

@@ -111,6 +111,9 @@ pub trait Decider: Send {
     /// Hands a portion of the snapshots to the sink, as part of a batch.
     fn send_snapshots(&mut self, now: Timestamp, sink: &mut dyn Sink);
 
+    /// Whether the local store is so far behind that commands have to wait for it.
+    fn is_store_behind(&self) -> bool;
+
     /// How much the local store lacks; nothing while it is being written.
     fn unstored(&self) -> usize;
 
@@ -475,6 +478,10 @@ impl<A: Aggregate> Decider for Partition<A> {
 
     fn send_snapshots(&mut self, now: Timestamp, sink: &mut dyn Sink) {
         self.send_snapshots(now, sink);
+    }
+
+    fn is_store_behind(&self) -> bool {
+        self.is_store_behind()
     }
 
     fn unstored(&self) -> usize {

@@ -313,7 +313,7 @@ impl<A: Aggregate> Partition<A> {
     ) {
         let now = outcome.time();
         if let Some(local) = &mut self.local {
-            local.count();
+            local.count_outcome();
         }
         self.send_outcome(record, command, encoded, Sent { now, replayed: false }, sink);
         self.answer(record, outcome, command.fingerprint, false);

@@ -121,7 +121,7 @@ impl<A: Aggregate> Partition<A> {
             let covered = std::mem::replace(&mut entry.covered, entry.version);
             self.snapshots.count += u64::from(covered == 0);
             if let Some(local) = &mut self.local {
-                local.note_covered(&id, &mut entry.unstored);
+                local.note(&id, &mut entry.unstored);
             }
             let mut digits = itoa::Buffer::new();
             self.headers.clear();
@@ -242,7 +242,7 @@ impl<A: Aggregate> Partition<A> {
                 let mut entry =
                     Entry { state, version, last_time, read_back: version, covered: version, ..Entry::default() };
                 if let Some(local) = &mut self.local {
-                    local.note_covered(id.as_str(), &mut entry.unstored);
+                    local.note(id.as_str(), &mut entry.unstored);
                 }
                 self.snapshots.count += u64::from(!known);
                 self.aggregates.insert(id.as_str().into(), entry);

@@ -1,4 +1,4 @@
-//! When the states of a partition are written to the snapshot topic.
+//! When the states of a partition are written to its local store, and when to the snapshot topic.
 
 use std::{
     collections::HashMap,
@@ -12,20 +12,20 @@ use crate::grant::Slot;
 
 /// Between two checkpoints of a partition, at least, however many events there are.
 const MIN_REST: Duration = Duration::from_secs(1);
-/// Between two commits to the local store of a partition, at most, when there is anything to be written; and how much
-/// doesn't wait so long.
-const STORE_REST: Duration = Duration::from_secs(5);
+/// New states and outcomes of a partition that don't wait for the next time its local store is written.
 const STORE_PORTION: usize = 20_000;
 /// Until the next attempt when the end of the event topic could not be asked for.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// How often.
 #[derive(Clone, Copy, Debug)]
-pub struct SnapshotRhythm {
-    /// Events of a partition after which a checkpoint begins.
-    pub events: u64,
+pub struct Rhythm {
+    /// Events of a partition after which a checkpoint of its snapshots begins.
+    pub snapshot_events: u64,
     /// Time after which one begins when there were fewer, but some.
-    pub interval: Duration,
+    pub snapshot_interval: Duration,
+    /// Time after which a local store is written, when there is anything new.
+    pub store_interval: Duration,
 }
 
 impl Writer {
@@ -39,7 +39,7 @@ impl Writer {
                 continue;
             }
             let (unstored, rested) = (partition.decider.unstored(), partition.stored_at.elapsed());
-            if unstored == 0 || (unstored < STORE_PORTION && rested < STORE_REST) {
+            if unstored == 0 || (unstored < STORE_PORTION && rested < self.rhythm.store_interval) {
                 continue;
             }
             partition.stored_at = Instant::now();
@@ -60,8 +60,8 @@ impl Writer {
     pub(super) fn begin_checkpoints(&self, producer: &Producer, served: &mut HashMap<Slot, Served>) {
         for (slot, partition) in served {
             let (events, rested) = (partition.decider.events_since_checkpoint(), partition.checkpoint_at.elapsed());
-            let enough = events >= self.snapshots.events && rested >= MIN_REST;
-            if !enough && (events == 0 || rested < self.snapshots.interval) {
+            let enough = events >= self.rhythm.snapshot_events && rested >= MIN_REST;
+            if !enough && (events == 0 || rested < self.rhythm.snapshot_interval) {
                 continue;
             }
             partition.checkpoint_at = Instant::now();

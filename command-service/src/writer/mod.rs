@@ -21,7 +21,7 @@ use std::{
 };
 
 use batch::Served;
-pub use checkpoint::SnapshotRhythm;
+pub use checkpoint::Rhythm;
 pub use errors::{Failure, classify};
 pub use transaction::{Producer, ProducerSettings, Transaction};
 
@@ -64,8 +64,8 @@ pub struct Writer {
     pub producer: ProducerSettings,
     /// Commands of one partition in a transaction, at most.
     pub batch_commands: usize,
-    /// When states are written to the snapshot topic.
-    pub snapshots: SnapshotRhythm,
+    /// When states are written to local stores and to the snapshot topic.
+    pub rhythm: Rhythm,
     /// Orders.
     pub inbox: Receiver<ToWriter>,
     /// To the consumer.

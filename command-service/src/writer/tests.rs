@@ -25,7 +25,7 @@ use rdkafka::{
 };
 
 use super::{
-    Failure, Producer, ProducerSettings, SnapshotRhythm, ToWriter, Writer,
+    Failure, Producer, ProducerSettings, Rhythm, ToWriter, Writer,
     batch::Served,
     errors::{Cause, Verdict, cause, classify},
 };
@@ -251,6 +251,10 @@ impl Decider for Scripted {
         unreachable!("none is under way")
     }
 
+    fn is_store_behind(&self) -> bool {
+        false
+    }
+
     fn unstored(&self) -> usize {
         0
     }
@@ -293,7 +297,7 @@ fn writer(bench: &Bench) -> (Writer, Receiver<ToIntake>) {
         captures: Captures::default(),
         producer: settings(&bench.cluster),
         batch_commands: 512,
-        snapshots: SnapshotRhythm { events: u64::MAX, interval: Duration::MAX },
+        rhythm: Rhythm { snapshot_events: u64::MAX, snapshot_interval: Duration::MAX, store_interval: Duration::MAX },
         inbox,
         intake,
         fail_points: FailPoints::default(),

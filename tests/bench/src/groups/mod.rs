@@ -1,6 +1,7 @@
 //! The groups of figures, one file for each.
 
 mod http;
+mod restart;
 mod takeover;
 mod write;
 
@@ -39,4 +40,4 @@ pub struct Group {
 }
 
 /// All groups.
-pub const GROUPS: &[Group] = &[write::GROUP, http::GROUP, takeover::GROUP];
+pub const GROUPS: &[Group] = &[write::GROUP, http::GROUP, takeover::GROUP, restart::GROUP];

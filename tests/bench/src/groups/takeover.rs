@@ -131,7 +131,7 @@ fn take_over(
 }
 
 /// When a command to an account was accepted.
-fn accepted_at(service: &Service, account: &str) -> Instant {
+pub(super) fn accepted_at(service: &Service, account: &str) -> Instant {
     let request = command_at(service, account, "deposit", &json!({"amount_minor": 100})).key(&new_key());
     let answer = request.send_until_definite(LIMIT);
     assert_eq!(answer.status, 200, "{answer:?}");
