@@ -115,7 +115,8 @@ impl Restarting {
             accepted_at(&self.service, account);
         }
         let counts = || {
-            ["millrace_checkpoints_total", "millrace_store_commit_seconds_count"].map(|name| self.service.metric(name))
+            ["millrace_checkpoints_total{type=\"bank-account\"}", "millrace_store_commit_seconds_count"]
+                .map(|name| self.service.metric(name))
         };
         let partitions = f64::from(self.deployment.partitions);
         let [checkpoints, commits] = counts().map(|count| count + 2.0 * partitions);
