@@ -54,7 +54,7 @@ fn wait_stored(service: &Service) {
 }
 
 #[test]
-fn g02_g05_g12_an_instance_is_killed_between_the_log_and_its_store() {
+fn g02_g03_g05_an_instance_is_killed_between_the_log_and_its_store() {
     side_by_side(&["store-commit", "store-committed", "committed"], |point| {
         let deployment = deployment();
         let (mut service, points) = deployment.command_service_with_fail_points("c1");
@@ -85,7 +85,7 @@ enum Harm {
 }
 
 #[test]
-fn g02_g05_g12_stores_that_are_lost_mixed_up_or_spoiled_give_no_wrong_answer() {
+fn g02_g03_g05_stores_that_are_lost_mixed_up_or_spoiled_give_no_wrong_answer() {
     use Harm::*;
     side_by_side(&[Lost, OneLost, Swapped, Truncated, Flipped, Garbage, Older], |&harm| {
         let deployment = deployment();

@@ -54,7 +54,7 @@ fn covering(deployment: &Deployment) -> (Record, Value) {
 }
 
 #[test]
-fn g12_a_restart_reads_snapshots_and_only_the_events_behind_the_checkpoint() {
+fn g03_a_restart_reads_snapshots_and_only_the_events_behind_the_checkpoint() {
     let (deployment, mut service, ids) = start();
     for id in &ids {
         assert_eq!(deposit(&service, id), 2);
@@ -79,7 +79,7 @@ fn g12_a_restart_reads_snapshots_and_only_the_events_behind_the_checkpoint() {
 }
 
 #[test]
-fn g12_without_all_snapshots_a_restart_reads_all_events() {
+fn g03_without_all_snapshots_a_restart_reads_all_events() {
     let (deployment, mut service, ids) = start();
     let (checkpoint, _) = covering(&deployment);
     service.kill();

@@ -6,8 +6,16 @@ use millrace_tests::process::{command, run};
 use serde_json::Value;
 
 const BENCH: &str = env!("CARGO_BIN_EXE_millrace-bench");
-const NAMES: [&str; 6] =
-    ["write.throughput", "write.cpu", "write.exactly-once", "http.p50", "http.p99", "takeover.seconds"];
+const NAMES: [&str; 8] = [
+    "write.throughput",
+    "write.cpu",
+    "write.exactly-once",
+    "http.p50",
+    "http.p99",
+    "takeover.seconds",
+    "restart.warm",
+    "restart.cold",
+];
 
 #[test]
 fn every_measure_gives_a_result() {

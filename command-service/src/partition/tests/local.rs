@@ -67,7 +67,7 @@ impl Kept {
 }
 
 #[test]
-fn g12_a_restart_knows_states_and_answers_without_reading_the_log() {
+fn g03_g05_a_restart_knows_states_and_answers_without_reading_the_log() {
     let mut kept = Kept::new(1 << 20);
     kept.bench.send("open", OPEN, &[]);
     let first = kept.bench.send("deposit", DEPOSIT, &[(names::ID, "c1")]);
@@ -89,7 +89,7 @@ fn g12_a_restart_knows_states_and_answers_without_reading_the_log() {
 }
 
 #[test]
-fn g12_what_was_not_stored_before_a_kill_is_not_there_after_it() {
+fn g03_g05_what_was_not_stored_before_a_kill_is_not_there_after_it() {
     let mut kept = Kept::new(1 << 20);
     kept.bench.send("open", OPEN, &[]);
     kept.store(1, 1);
@@ -100,7 +100,7 @@ fn g12_what_was_not_stored_before_a_kill_is_not_there_after_it() {
 }
 
 #[test]
-fn g12_a_batch_that_is_rolled_back_never_gets_into_the_store() {
+fn g03_g05_a_batch_that_is_rolled_back_never_gets_into_the_store() {
     let mut kept = Kept::new(1 << 20);
     kept.bench.send("open", OPEN, &[]);
     kept.store(1, 1);
@@ -149,7 +149,7 @@ fn g16_states_that_are_not_in_use_wait_in_the_store() {
 }
 
 #[test]
-fn g12_a_store_that_does_not_fit_the_topics_is_not_used() {
+fn g03_g05_a_store_that_does_not_fit_the_topics_is_not_used() {
     for (events, outcomes, ends) in [(7, 1, ((0, 6), 10)), (1, 7, ((0, 10), 6)), (1, 1, ((2, 10), 10))] {
         let mut kept = Kept::new(1 << 20);
         kept.bench.send("open", OPEN, &[(names::ID, "c1")]);
@@ -162,7 +162,7 @@ fn g12_a_store_that_does_not_fit_the_topics_is_not_used() {
 }
 
 #[test]
-fn g12_another_partitions_store_is_not_used() {
+fn g03_g05_another_partitions_store_is_not_used() {
     let mut kept = Kept::new(1 << 20);
     kept.bench.send("open", OPEN, &[]);
     kept.store(1, 1);
@@ -180,7 +180,7 @@ fn g12_another_partitions_store_is_not_used() {
 }
 
 #[test]
-fn g12_a_damaged_store_gives_no_wrong_answer() {
+fn g03_g05_a_damaged_store_gives_no_wrong_answer() {
     let mut kept = Kept::new(1 << 20);
     kept.bench.send("open", OPEN, &[]);
     kept.store(1, 1);
@@ -209,7 +209,7 @@ fn spoil(path: &Path) {
 }
 
 #[test]
-fn g12_what_is_newer_than_its_snapshot_is_known_after_a_restart() {
+fn g03_g05_what_is_newer_than_its_snapshot_is_known_after_a_restart() {
     let mut kept = Kept::new(1 << 20);
     kept.bench.send("open", OPEN, &[]);
     kept.store(1, 1);

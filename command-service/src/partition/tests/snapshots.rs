@@ -62,7 +62,7 @@ fn judge(bench: &mut Bench, partition: Partition<BankAccount>) -> (i64, String) 
 }
 
 #[test]
-fn g12_a_state_comes_from_its_snapshot_and_the_events_behind_the_checkpoint() {
+fn g03_a_state_comes_from_its_snapshot_and_the_events_behind_the_checkpoint() {
     let (mut bench, snapshots, log) = scene();
     assert_eq!(topics(&snapshots), [Topic::Snapshots, Topic::Snapshots]);
     assert_eq!(snapshots[0].key.as_deref(), Some(ID.as_bytes()));
@@ -77,7 +77,7 @@ fn g12_a_state_comes_from_its_snapshot_and_the_events_behind_the_checkpoint() {
 }
 
 #[test]
-fn g12_events_that_a_snapshot_covers_are_not_applied_again() {
+fn g03_events_that_a_snapshot_covers_are_not_applied_again() {
     let (mut bench, mut snapshots, log) = scene();
     // Its snapshot is newer than the checkpoint: the state was sent again before the next one was complete.
     bench.partition.begin_checkpoint(3);
@@ -93,7 +93,7 @@ fn g12_events_that_a_snapshot_covers_are_not_applied_again() {
 }
 
 #[test]
-fn g12_what_was_sent_in_an_aborted_transaction_is_sent_again() {
+fn g03_what_was_sent_in_an_aborted_transaction_is_sent_again() {
     let (mut bench, _, _) = scene();
     bench.partition.begin_checkpoint(3);
     let send = |bench: &mut Bench| {
@@ -112,7 +112,7 @@ fn g12_what_was_sent_in_an_aborted_transaction_is_sent_again() {
 }
 
 #[test]
-fn g12_an_aggregate_that_changes_while_a_checkpoint_is_under_way_is_in_the_next_one() {
+fn g03_an_aggregate_that_changes_while_a_checkpoint_is_under_way_is_in_the_next_one() {
     let (mut bench, _, _) = scene();
     bench.partition.begin_checkpoint(3);
     let mut sink = Collect::default();
@@ -124,7 +124,7 @@ fn g12_an_aggregate_that_changes_while_a_checkpoint_is_under_way_is_in_the_next_
 }
 
 #[test]
-fn g12_snapshots_that_cannot_be_trusted_are_not_used() {
+fn g03_snapshots_that_cannot_be_trusted_are_not_used() {
     let (mut bench, snapshots, log) = scene();
     let with = |at: usize, name: &str, value: &str| {
         let mut altered = snapshots.clone();

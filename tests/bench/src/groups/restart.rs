@@ -37,7 +37,6 @@ pub const GROUP: Group = Group {
 
 /// Deposits for each account, on average.
 const DEPOSITS: usize = 3;
-const SNAPSHOT_INTERVAL: &str = "5s";
 const LIMIT: Duration = Duration::from_secs(300);
 
 fn run(settings: &Settings, wanted: &[&'static str]) -> Result<Vec<Figure>> {
@@ -89,7 +88,11 @@ struct Accepted {
 
 impl Restarting {
     fn start(settings: &Settings, instance: &str, accounts: usize) -> Result<Self> {
-        let mut deployment = Deployment::with_defaults().with("MILLRACE_SNAPSHOT_INTERVAL", SNAPSHOT_INTERVAL);
+        // Nobody wants to wait for minutes until snapshots and stores have everything.
+        let interval = if settings.quick { 1 } else { 5 };
+        let mut deployment = Deployment::with_defaults()
+            .with("MILLRACE_SNAPSHOT_INTERVAL", format!("{interval}s"))
+            .with("MILLRACE_STORE_INTERVAL_MS", (1000 * interval).to_string());
         deployment.bin_dir.clone_from(&settings.bin_dir);
         let mut service = deployment.command_service(instance);
         let (commands, group) = (deployment.topic("commands"), format!("{}.command", deployment.prefix));
