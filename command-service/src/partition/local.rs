@@ -232,9 +232,11 @@ impl<A: Aggregate> Partition<A> {
         self.local.as_ref().is_some_and(|local| local.under_way.is_some() && local.pending > MAX_PENDING)
     }
 
-    /// How much the store lacks; nothing while it is being written.
+    /// How much the store lacks; nothing while it is being written, or must not be: it would cover events that this release
+    /// can't read, and the next one that can would never see them.
     pub(super) fn unstored(&self) -> usize {
-        self.local.as_ref().filter(|local| local.is_at_rest()).map_or(0, |local| local.pending)
+        let local = self.local.as_ref().filter(|local| local.is_at_rest() && !self.unreadable);
+        local.map_or(0, |local| local.pending)
     }
 
     /// Has the store written: events and outcomes below these offsets, and the commands below `next`, are in the states.
@@ -255,7 +257,7 @@ impl<A: Aggregate> Partition<A> {
 
     /// What has changed. From here on it counts as being in the store.
     fn store_batch(&mut self, checkpoint: Checkpoint) -> Option<Batch> {
-        let local = self.local.as_mut().filter(|local| local.is_at_rest())?;
+        let local = self.local.as_mut().filter(|local| local.is_at_rest() && !self.unreadable)?;
         let mut batch = Batch::new(checkpoint);
         for id in mem::take(&mut local.changed) {
             // Not changed: what had changed it was rolled back.

@@ -209,6 +209,7 @@ impl Job<'_> {
                 }
             }
             if all.iter().flatten().next().is_none() {
+                metrics::gauge!("millrace_restore_records_left").set(0.0);
                 return failed.map_or(Ok(()), Err);
             }
             if !grants.iter().any(|grant| (self.wanted)(grant)) {
@@ -400,7 +401,9 @@ impl Progress {
         if self.said.elapsed() > PROGRESS_INTERVAL {
             self.said = Instant::now();
             let rate = self.records as f64 / self.started.elapsed().as_secs_f64();
-            let remaining = (self.total as f64 - self.records as f64).max(0.0) / rate.max(1.0);
+            let left = (self.total as f64 - self.records as f64).max(0.0);
+            let remaining = left / rate.max(1.0);
+            metrics::gauge!("millrace_restore_records_left").set(left);
             tracing::info!(
                 records = self.records,
                 of_at_most = self.total,

@@ -202,6 +202,28 @@ fn g03_g05_a_damaged_store_gives_no_wrong_answer() {
     }
 }
 
+#[test]
+fn g12_a_history_that_cannot_be_read_is_covered_by_no_store() {
+    let mut kept = Kept::new(1 << 20);
+    kept.bench.send("open", OPEN, &[]);
+    kept.store(1, 1);
+    let mut deposited = kept.bench.send("deposit", DEPOSIT, &[]);
+    kept.restart();
+    assert_eq!(kept.stored_up_to(), Some((1, 1)));
+    let readable = deposited[0].clone();
+    deposited[0].value = Some(b"of a later release".to_vec());
+    deposited[0].restore(&mut kept.bench.partition, 1, kept.bench.now);
+    assert_eq!(kept.judge().0, 1, "refused");
+    assert_eq!(kept.bench.partition.unstored(), 0);
+    kept.bench.partition.begin_store_commit(3, 3, 3);
+    // The later release begins where this one could not go on.
+    kept.restart();
+    assert_eq!(kept.stored_up_to(), Some((1, 1)));
+    readable.restore(&mut kept.bench.partition, 1, kept.bench.now);
+    let (version, detail) = kept.judge();
+    assert!(version == 2 && detail.contains("100"), "{version} {detail}");
+}
+
 fn spoil(path: &Path) {
     let mut bytes = fs::read(path).unwrap();
     bytes.iter_mut().skip(4096).for_each(|byte| *byte ^= 0x55);
