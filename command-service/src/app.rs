@@ -220,6 +220,7 @@ impl Pipeline {
         };
         let fail_points = FailPoints::new(settings.fail_points.as_ref());
         let count = settings.writers.map(usize::from).unwrap_or_else(cores);
+        let all = types.len() * settings.kafka.partitions.unsigned_abs() as usize;
         let store = match settings.data_dir.as_os_str() == NO_DATA_DIR {
             true => None,
             false => {
@@ -227,7 +228,6 @@ impl Pipeline {
                 let (keeper, keeping) = Keeper::new(dir, fail_points.clone());
                 // Not waited for at the end: a commit that is cut off is none.
                 spawn("store", &ends, move || keeping.run())?;
-                let all = types.len() * settings.kafka.partitions.unsigned_abs() as usize;
                 Some(StoreSettings { keeper, states_bytes: settings.states_bytes as usize / all.max(1) })
             }
         };
@@ -263,6 +263,8 @@ impl Pipeline {
                 restore_stall: Duration::from_millis(settings.restore_stall_ms),
                 partitions: settings.kafka.partitions,
                 window: settings.window.idempotency_window.0,
+                answers_bytes: settings.answers_bytes / all.max(1) as u64,
+                answers_forget: settings.answers_forget,
                 store,
                 topic_ids,
                 fail_points,

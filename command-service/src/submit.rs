@@ -73,6 +73,9 @@ pub enum Error {
     /// Too much is in flight.
     #[error("as many commands are in flight as may be")]
     Overloaded,
+    /// As many answers are remembered as may be.
+    #[error("as many answers are remembered as may be; commands of this partition wait until older ones expire")]
+    Full,
     /// The command is not in its topic: nothing happened, nothing will.
     #[error("the command can't be put into its topic: {0}")]
     Unavailable(String),
@@ -124,6 +127,9 @@ impl Submitter {
     pub async fn submit(&self, submission: &Submission) -> Result<Answered, Error> {
         let _permit = self.permit()?;
         let slot = self.slot(submission);
+        if self.waiters.is_full(slot) {
+            return Err(Error::Full);
+        }
         let (mut waiting, served_here) = self.waiters.register(Awaited {
             slot,
             aggregate_id: submission.aggregate_id.as_str().to_owned(),

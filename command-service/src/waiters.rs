@@ -5,7 +5,7 @@
 //! topic) answers it; a request that goes away takes its place in the list with it.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -61,6 +61,8 @@ struct State {
     /// Partitions whose outcomes the writers of this process answer, and from where in the outcome topic a request
     /// that comes now would have to look should the partition go.
     served_here: HashMap<Slot, i64>,
+    /// Those of them in which as many answers are remembered as may be.
+    full: HashSet<Slot>,
 }
 
 #[derive(Debug)]
@@ -144,6 +146,17 @@ impl Waiters {
         self.lock().served_here.insert(slot, outcomes_end);
     }
 
+    /// Whether a partition that is served here decides nothing at the moment, since as many answers are remembered as may be.
+    pub fn set_full(&self, slot: Slot, is_full: bool) {
+        let mut state = self.lock();
+        let _ = if is_full { state.full.insert(slot) } else { state.full.remove(&slot) };
+    }
+
+    /// As [`Waiters::set_full`] was told.
+    pub fn is_full(&self, slot: Slot) -> bool {
+        self.lock().full.contains(&slot)
+    }
+
     /// The partitions that are served here.
     pub fn slots_served(&self) -> Vec<Slot> {
         self.lock().served_here.keys().copied().collect()
@@ -160,6 +173,7 @@ impl Waiters {
     /// who wait, if anybody does.
     pub fn served_elsewhere(&self, slot: Slot) -> Option<i64> {
         let mut state = self.lock();
+        state.full.remove(&slot);
         let end = state.served_here.remove(&slot)?;
         let waiting = state.requests.iter().filter(|(awaited, _)| awaited.slot == slot);
         waiting.flat_map(|(_, requests)| requests.values()).map(|request| request.look_from.unwrap_or(end)).min()

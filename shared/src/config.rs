@@ -210,6 +210,12 @@ pub struct CommandSettings {
     /// Commands are deleted from their topic so long after they were handled
     #[arg(long, env = "MILLRACE_COMMANDS_RETENTION", default_value = "7d", value_name = "TIME", value_parser = duration)]
     pub commands_retention: Time,
+    /// Bytes of remembered answers, when this instance has all partitions; at the limit commands wait until older ones expire
+    #[arg(long, env = "MILLRACE_ANSWERS_BYTES", default_value_t = 17_179_869_184, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1_000..))]
+    pub answers_bytes: u64,
+    /// At that limit the oldest answers are forgotten instead: the idempotency window gets shorter
+    #[arg(long, env = "MILLRACE_ANSWERS_FORGET", value_name = "BOOL", action = clap::ArgAction::Set, default_value_t = false)]
+    pub answers_forget: bool,
     /// Folder of the local stores, which make restarts fast and let states outgrow memory; `none` keeps all in memory
     #[arg(long, env = "MILLRACE_DATA_DIR", default_value = "millrace-data", value_name = "DIR")]
     pub data_dir: PathBuf,

@@ -171,6 +171,7 @@ impl Api {
     fn failure(&self, submission: &Submission, info: &AggregateInfo, error: Error) -> Problem {
         match error {
             Error::Overloaded => Problem::new(&OVERLOADED, error.to_string()).retry_after(1),
+            Error::Full => Problem::new(&UNAVAILABLE, error.to_string()).retry_after(5),
             Error::Unavailable(_) => {
                 tracing::warn!(%error, "a command was refused");
                 Problem::new(&UNAVAILABLE, error.to_string()).retry_after(2)

@@ -79,6 +79,10 @@ pub struct IntakeSettings {
     pub partitions: i32,
     /// How long outcomes are remembered.
     pub window: Duration,
+    /// Bytes of remembered answers of a partition, and whether the oldest are forgotten there.
+    pub answers_bytes: u64,
+    /// See there.
+    pub answers_forget: bool,
     /// Local stores.
     pub store: Option<StoreSettings>,
     /// By type.
@@ -334,6 +338,8 @@ impl Intake {
                     events_topic_id: settings.topic_ids[grant.slot.kind].events.clone(),
                     outcomes_topic_id: settings.topic_ids[grant.slot.kind].outcomes.clone(),
                     window: settings.window,
+                    answers_bytes: settings.answers_bytes,
+                    answers_forget: settings.answers_forget,
                     store: settings.store.clone(),
                     waiters: waiters.clone(),
                     runtime: runtime.clone(),

@@ -414,6 +414,9 @@ impl<A: Aggregate> Partition<A> {
 
 impl<A: Aggregate> Drop for Partition<A> {
     fn drop(&mut self) {
+        if self.is_full {
+            metrics::gauge!("millrace_partitions_full").decrement(1.0);
+        }
         // What can't be read or written is not opened again.
         if self.is_store_broken()
             && let Some(wanted) = &self.settings.store

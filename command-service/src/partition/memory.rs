@@ -443,10 +443,19 @@ impl Memory {
 
     /// Removes what has expired, in bounded steps. A chunk goes as a whole, when its last outcome has expired.
     pub fn expire(&mut self, now: Timestamp) {
+        self.remove_oldest(|memory, newest| memory.is_past(newest, now));
+    }
+
+    /// Removes the oldest, expired or not, until no more bytes than these are left, in bounded steps.
+    pub fn forget_beyond(&mut self, bytes: u64) {
+        self.remove_oldest(|memory, _| memory.bytes > bytes);
+    }
+
+    fn remove_oldest(&mut self, goes: impl Fn(&Self, Timestamp) -> bool) {
         let mut left = EXPIRE_AT_ONCE;
         while left > 0 {
             if let Some(oldest) = self.entries.chunks.front() {
-                if !self.is_past(oldest.newest, now) {
+                if !goes(self, oldest.newest) {
                     return;
                 }
                 let Some(chunk) = self.entries.chunks.pop_front() else { return };
@@ -457,8 +466,8 @@ impl Memory {
                 left = left.saturating_sub(chunk.hashes.len());
             } else {
                 // What is being written stays until it is.
-                let expired = self.entries.recent.front().is_some_and(|oldest| self.is_past(oldest.at, now));
-                if !expired || !self.taken.is_empty() {
+                let gone = self.entries.recent.front().is_some_and(|oldest| goes(self, oldest.at));
+                if !gone || !self.taken.is_empty() {
                     return;
                 }
                 let Some(entry) = self.entries.recent.pop_front() else { return };

@@ -63,6 +63,10 @@ pub struct Settings {
     pub outcomes_topic_id: String,
     /// How long outcomes are remembered.
     pub window: Duration,
+    /// Bytes of answers that are remembered, at most, about.
+    pub answers_bytes: u64,
+    /// Whether the oldest answers are forgotten then; else commands wait until they expire.
+    pub answers_forget: bool,
     /// Where it keeps what is to outlive the process, if anywhere.
     pub store: Option<StoreSettings>,
     /// Who waits for answers.
@@ -111,8 +115,8 @@ pub trait Decider: Send {
     /// Hands a portion of the snapshots to the sink, as part of a batch.
     fn send_snapshots(&mut self, now: Timestamp, sink: &mut dyn Sink);
 
-    /// Whether the local store is so far behind that commands have to wait for it.
-    fn is_store_behind(&self) -> bool;
+    /// Whether commands have to wait: for the local store, which is far behind, or for answers to expire.
+    fn must_wait(&self) -> bool;
 
     /// How much the local store lacks; nothing while it is being written.
     fn unstored(&self) -> usize;
@@ -121,9 +125,9 @@ pub trait Decider: Send {
     /// below `next`, are decided.
     fn begin_store_commit(&mut self, next: i64, events: i64, outcomes: i64);
 
-    /// Takes note of what became of the last one. Returns whether the partition has to be taken over anew, since the store
-    /// can't be used any more.
-    fn end_store_commit(&mut self) -> bool;
+    /// Between two transactions: takes note of what became of the last commit to the store, and of answers that are too
+    /// many. Returns whether the partition has to be taken over anew, since the store can't be used any more.
+    fn tend(&mut self, now: Timestamp) -> bool;
 
     /// From where on events and outcomes have to be restored, given the first and the last offset of the former and the
     /// last of the latter, when the local store has the rest.
@@ -168,6 +172,8 @@ pub struct Partition<A: Aggregate> {
     memory: Memory,
     snapshots: Snapshots,
     local: Option<Local>,
+    /// As many answers are remembered as may be.
+    is_full: bool,
     /// The history of an aggregate can't be read.
     unreadable: bool,
     decided_up_to: Option<i64>,
@@ -280,6 +286,7 @@ impl<A: Aggregate> Partition<A> {
             aggregates: FastMap::default(),
             snapshots,
             local,
+            is_full: false,
             unreadable: false,
             decided_up_to: None,
             before: Vec::new(),
@@ -359,6 +366,35 @@ impl<A: Aggregate> Partition<A> {
             Ok((at, Ok(decision))) => self.accept(record, command, decision, (at, now), sink),
             Ok((_, Err(refused))) => self.refuse(record, command, refused, now, sink),
             Err(_) => Err("the domain panicked".to_owned()),
+        }
+    }
+
+    /// At the limit of the remembered answers commands wait until older ones expire, unless they may be forgotten.
+    fn bound_memory(&mut self, now: Timestamp) {
+        let (bytes, limit) = (self.memory.bytes(), self.settings.answers_bytes);
+        if self.settings.answers_forget {
+            self.memory.forget_beyond(limit);
+            return;
+        }
+        if bytes >= limit || self.is_full {
+            self.memory.expire(now);
+        }
+        let is_full = self.memory.bytes() >= limit;
+        if is_full != self.is_full {
+            self.is_full = is_full;
+            self.settings.waiters.set_full(self.settings.slot, is_full);
+            let partition = self.settings.slot.partition;
+            metrics::gauge!("millrace_partitions_full").increment(if is_full { 1.0 } else { -1.0 });
+            match is_full {
+                true => tracing::error!(
+                    partition,
+                    bytes,
+                    limit,
+                    "as many answers are remembered as may be: commands of this partition wait until older ones expire; \
+                     raise MILLRACE_ANSWERS_BYTES, shorten MILLRACE_IDEMPOTENCY_WINDOW, or set MILLRACE_ANSWERS_FORGET"
+                ),
+                false => tracing::info!(partition, "there is room for answers again"),
+            }
         }
     }
 
@@ -480,8 +516,8 @@ impl<A: Aggregate> Decider for Partition<A> {
         self.send_snapshots(now, sink);
     }
 
-    fn is_store_behind(&self) -> bool {
-        self.is_store_behind()
+    fn must_wait(&self) -> bool {
+        self.is_store_behind() || self.is_full
     }
 
     fn unstored(&self) -> usize {
@@ -492,8 +528,9 @@ impl<A: Aggregate> Decider for Partition<A> {
         self.begin_store_commit(next, events, outcomes);
     }
 
-    fn end_store_commit(&mut self) -> bool {
+    fn tend(&mut self, now: Timestamp) -> bool {
         self.end_store_commit();
+        self.bound_memory(now);
         self.is_store_broken()
     }
 

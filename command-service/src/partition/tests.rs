@@ -137,6 +137,8 @@ fn settings(runtime: &Runtime, waiters: &Waiters) -> Settings {
         topic_id: "topic-id".into(),
         events_topic_id: "events-id".into(),
         outcomes_topic_id: "outcomes-id".into(),
+        answers_bytes: u64::MAX,
+        answers_forget: false,
         store: None,
         window: Duration::from_secs(3600),
         waiters: waiters.clone(),
@@ -208,6 +210,35 @@ fn g05_outcomes_are_forgotten_after_the_window() {
     bench.send("deposit", r#"{"amount_minor": 1}"#, &[(names::ID, "c1")]);
     bench.now += Duration::from_secs(3601);
     assert_eq!(bench.send("deposit", r#"{"amount_minor": 1}"#, &[(names::ID, "c1")]).len(), 2);
+}
+
+#[test]
+fn g16_at_the_limit_of_remembered_answers_commands_wait_until_some_expire() {
+    let mut bench = Bench::opened();
+    bench.partition.settings.answers_bytes = bench.partition.memory.bytes();
+    bench.partition.tend(bench.now);
+    let slot = bench.partition.settings.slot;
+    assert!(bench.partition.must_wait() && bench.waiters.is_full(slot));
+    bench.now += jiff::SignedDuration::from_secs(3601);
+    bench.partition.tend(bench.now);
+    assert!(!bench.partition.must_wait() && !bench.waiters.is_full(slot));
+    assert_eq!(bench.partition.memory.bytes(), 0);
+}
+
+#[test]
+fn g16_the_oldest_answers_are_forgotten_only_when_that_is_wanted() {
+    let mut bench = Bench::opened();
+    bench.send("deposit", r#"{"amount_minor": 1}"#, &[(names::ID, "old")]);
+    let all = bench.partition.memory.bytes();
+    bench.send("deposit", r#"{"amount_minor": 1}"#, &[(names::ID, "new")]);
+    let newest = bench.partition.memory.bytes() - all;
+    (bench.partition.settings.answers_bytes, bench.partition.settings.answers_forget) = (newest, true);
+    bench.partition.tend(bench.now);
+    assert!(!bench.partition.must_wait());
+    let topics_of =
+        |bench: &mut Bench, id| topics(&bench.send("deposit", r#"{"amount_minor": 1}"#, &[(names::ID, id)]));
+    assert_eq!(topics_of(&mut bench, "new"), [Topic::Outcomes], "a repeat");
+    assert_eq!(topics_of(&mut bench, "old"), [Topic::Events, Topic::Outcomes], "forgotten");
 }
 
 #[test]

@@ -87,7 +87,7 @@ impl Writer {
         let now = Instant::now();
         let is_ready = |partition: &Served| {
             partition.has_work()
-                && !partition.decider.is_store_behind()
+                && !partition.decider.must_wait()
                 && partition.held.as_ref().is_none_or(|hold| hold.until <= now)
                 && self.captures.holds(partition.grant.number)
         };

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
 use millrace_shared::kafka::topics::Topic;
 
 use super::{Producer, Writer, batch::Served};
@@ -29,12 +30,12 @@ pub struct Rhythm {
 }
 
 impl Writer {
-    /// Begins the commits to local stores that are due, between two transactions. Returns the partitions whose store
+    /// Tends the partitions between two transactions, and begins the commits to local stores that are due. Returns the partitions whose store
     /// can't be used any more: they have to be taken over anew.
-    pub(super) fn tend_stores(&self, producer: &Producer, served: &mut HashMap<Slot, Served>) -> Vec<Slot> {
-        let mut broken = Vec::new();
+    pub(super) fn tend(&self, producer: &Producer, served: &mut HashMap<Slot, Served>) -> Vec<Slot> {
+        let (now, mut broken) = (Timestamp::now(), Vec::new());
         for (slot, partition) in served {
-            if partition.decider.end_store_commit() {
+            if partition.decider.tend(now) {
                 broken.push(*slot);
                 continue;
             }

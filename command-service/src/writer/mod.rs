@@ -138,7 +138,7 @@ impl Writer {
                     }
                 },
             };
-            for slot in self.tend_stores(&made, &mut served) {
+            for slot in self.tend(&made, &mut served) {
                 if let Some(partition) = served.remove(&slot) {
                     self.take_over_anew(partition);
                 }

@@ -251,7 +251,7 @@ impl Decider for Scripted {
         unreachable!("none is under way")
     }
 
-    fn is_store_behind(&self) -> bool {
+    fn must_wait(&self) -> bool {
         false
     }
 
@@ -263,7 +263,7 @@ impl Decider for Scripted {
         unreachable!("there is none")
     }
 
-    fn end_store_commit(&mut self) -> bool {
+    fn tend(&mut self, _: Timestamp) -> bool {
         false
     }
 

@@ -46,7 +46,7 @@ impl Kept {
         self.bench.partition.begin_store_commit(self.bench.offset, events, outcomes);
         while self.bench.partition.local.as_ref().unwrap().is_writing() {
             thread::sleep(Duration::from_millis(1));
-            assert!(!Decider::end_store_commit(&mut self.bench.partition), "it works");
+            assert!(!self.bench.partition.tend(self.bench.now), "it works");
         }
     }
 
@@ -193,7 +193,7 @@ fn g03_g05_a_damaged_store_gives_no_wrong_answer() {
     match kept.bench.partition.decide(&record, kept.bench.now, &mut sink) {
         // It had been read before.
         Ok(()) => assert_eq!(kept.bench.outcome(&sink.0[1]).version, 2),
-        Err(_) => assert!(Decider::end_store_commit(&mut kept.bench.partition), "to be taken over anew"),
+        Err(_) => assert!(kept.bench.partition.tend(kept.bench.now), "to be taken over anew"),
     }
     kept.restart();
     match kept.stored_up_to() {
