@@ -219,7 +219,7 @@ pub struct CommandSettings {
     /// Folder of the local stores, which make restarts fast and let states outgrow memory; `none` keeps all in memory
     #[arg(long, env = "MILLRACE_DATA_DIR", default_value = "millrace-data", value_name = "DIR")]
     pub data_dir: PathBuf,
-    /// How often they are written, when there is anything new; 20,000 new answers of one partition don't wait so long
+    /// How often they are written, when there is anything new; 20,000 new states and answers of one partition don't wait so long
     #[arg(long, env = "MILLRACE_STORE_INTERVAL_MS", default_value_t = 5_000, value_name = "MS", value_parser = clap::value_parser!(u64).range(10..))]
     pub store_interval_ms: u64,
     /// Bytes of states in memory, about, when this instance has all partitions; the others wait in the local stores

@@ -64,6 +64,7 @@ fn g03_a_restart_reads_snapshots_and_only_the_events_behind_the_checkpoint() {
     // Behind it, and in no snapshot yet.
     assert_eq!(deposit(&service, &ids[0]), 3);
     service.kill();
+    fs::remove_dir_all(deployment.data_dir()).expect("there are local stores");
     // The older events are gone, so nobody can have read them.
     let offset = checkpoint["offset"].as_i64().expect("an offset");
     kafka::delete_before(&deployment.topic("events"), 1, offset);
@@ -81,15 +82,22 @@ fn g03_a_restart_reads_snapshots_and_only_the_events_behind_the_checkpoint() {
 #[test]
 fn g03_without_all_snapshots_a_restart_reads_all_events() {
     let (deployment, mut service, ids) = start();
+    let first = command_at(&service, &ids[0], "deposit", &json!({"amount_minor": 100})).key("repeated").send();
+    assert_eq!(first.status, 200, "{first:?}");
     let (checkpoint, _) = covering(&deployment);
     service.kill();
+    fs::remove_dir_all(deployment.data_dir()).expect("there are local stores");
     // All but the checkpoint itself. Brokers delete no records of a topic that is compacted only.
     let topic = deployment.topic("snapshots");
     kafka::alter_topic(&topic, &[("cleanup.policy", "compact,delete")]);
     kafka::delete_before(&topic, 1, checkpoint.offset);
     kafka::alter_topic(&topic, &[("cleanup.policy", "compact")]);
     service.start_again();
-    for id in &ids {
+    // What is made of the snapshots has nothing to do with the answers.
+    let again = command_at(&service, &ids[0], "deposit", &json!({"amount_minor": 100})).key("repeated").send();
+    assert_eq!((again.header("idempotency-replayed"), &again.body), (Some("true"), &first.body));
+    assert_eq!(deposit(&service, &ids[0]), 3);
+    for id in &ids[1..] {
         assert_eq!(deposit(&service, id), 2);
     }
     let log = fs::read_to_string(&service.log).expect("a log");

@@ -23,8 +23,10 @@ const PAGE_CACHE_BYTES: usize = 4 << 20;
 /// How long a predecessor in this or another process may take to let go of a store.
 const MAX_HELD: Duration = Duration::from_secs(10);
 const HELD_PAUSE: Duration = Duration::from_millis(100);
-/// Changed states that a restore gathers before it writes them.
-const RESTORE_PORTION: usize = 50_000;
+/// Changed states and outcomes that a restore gathers before it writes them.
+const RESTORE_PORTION: usize = 100_000;
+/// Between two looks at what can leave memory: each goes over all states.
+const EVICT_REST: Duration = Duration::from_millis(500);
 /// New states and outcomes of a partition while its store is being written, at most.
 const MAX_PENDING: usize = 200_000;
 /// In a store that a restore is still filling: it is of no use to the next one.
@@ -49,6 +51,7 @@ pub(super) struct Local {
     given_up: bool,
     /// Bytes of the states in memory, at most, about.
     limit: usize,
+    evicted_at: Instant,
 }
 
 /// Lists of aggregates that are newer than their snapshot: a restart has to know them.
@@ -73,6 +76,14 @@ impl Lists {
     }
 }
 
+/// For taking the changes of a batch back: how many were listed before it.
+pub(super) struct Marks {
+    snapshots: (usize, u64),
+    changed: usize,
+    pending: usize,
+    open: usize,
+}
+
 impl Local {
     /// Opens the store of a partition, if it is to have one and can.
     fn open<A: Aggregate>(settings: &Settings) -> Option<Self> {
@@ -85,6 +96,7 @@ impl Local {
             outcomes_topic_id: settings.outcomes_topic_id.clone(),
             commands_topic_id: settings.topic_id.clone(),
             state_version: A::STATE_VERSION,
+            window: settings.window,
         };
         let started = Instant::now();
         let partition = settings.slot.partition;
@@ -113,6 +125,7 @@ impl Local {
             broken: false,
             given_up: false,
             limit: wanted.states_bytes,
+            evicted_at: started,
         })
     }
 
@@ -130,8 +143,14 @@ impl Local {
     }
 
     /// It can't be used any more.
-    pub(super) fn give_back(&mut self) {
+    pub(super) fn mark_broken(&mut self) {
         self.broken = true;
+    }
+
+    /// As if nothing had left memory for a while.
+    #[cfg(test)]
+    pub(super) fn may_evict(&mut self) {
+        self.evicted_at -= EVICT_REST;
     }
 
     #[cfg(test)]
@@ -160,35 +179,43 @@ pub(super) fn note<S>(snapshots: &mut Snapshots, local: Option<&mut Local>, id: 
 
 /// The parts of a partition that come from its store.
 pub(super) fn open<A: Aggregate>(settings: &Settings) -> (Option<Local>, Memory, Snapshots) {
-    let mut snapshots = Snapshots::default();
-    let local = Local::open::<A>(settings).and_then(|mut local| {
+    // Once more when what is there can't be read: then with a fresh one.
+    for _ in 0..2 {
+        let Some(mut local) = Local::open::<A>(settings) else { break };
         let read = || {
             let memory = Memory::open(settings.window, local.store.clone())?;
             Ok::<_, store::Error>((memory, local.store.unsnapshotted()?))
         };
         match read() {
             Ok((memory, lists)) => {
+                let mut snapshots = Snapshots::default();
                 local.lists.next = lists.last().map_or(0, |(number, _)| number + 1);
                 for (_, list) in lists {
                     String::from_utf8_lossy(&list).lines().for_each(|id| snapshots.changed(id));
                 }
-                Some((local, memory))
+                snapshots.count = local.opened_at.map_or(0, |checkpoint| checkpoint.aggregates);
+                return (Some(local), memory, snapshots);
             }
             Err(error) => {
                 tracing::warn!(partition = settings.slot.partition, %error, "the local store is thrown away");
-                None
+                drop(local);
+                if !delete::<A>(settings) {
+                    break;
+                }
             }
         }
-    });
-    match local {
-        Some((local, memory)) => {
-            if let Some(checkpoint) = local.opened_at {
-                snapshots.count = checkpoint.aggregates;
-            }
-            (Some(local), memory, snapshots)
-        }
-        None => (None, Memory::new(settings.window), Snapshots::default()),
     }
+    (None, Memory::new(settings.window), Snapshots::default())
+}
+
+/// Deletes the file of a store. Returns whether it is gone.
+fn delete<A: Aggregate>(settings: &Settings) -> bool {
+    let Some(wanted) = &settings.store else { return true };
+    let deleted = Store::delete(&wanted.keeper.path(A::TYPE, settings.slot.partition));
+    if let Err(error) = &deleted {
+        tracing::warn!(%error, "a local store can't be deleted");
+    }
+    deleted.is_ok()
 }
 
 impl<A: Aggregate> Partition<A> {
@@ -225,6 +252,30 @@ impl<A: Aggregate> Partition<A> {
     /// The store can't be used any more: the partition is to be taken over anew.
     pub(super) fn is_store_broken(&self) -> bool {
         self.local.as_ref().is_some_and(|local| local.broken)
+    }
+
+    /// A batch is about to change something.
+    pub(super) fn mark(&mut self) {
+        if self.marks.is_none() {
+            let of = |what: fn(&Local) -> usize| self.local.as_ref().map_or(0, what);
+            self.marks = Some(Marks {
+                snapshots: self.snapshots.mark(),
+                changed: of(|local| local.changed.len()),
+                pending: of(|local| local.pending),
+                open: of(|local| local.lists.open.len()),
+            });
+        }
+    }
+
+    /// The batch is not in the log: nothing has changed.
+    pub(super) fn roll_lists_back(&mut self) {
+        let Some(marks) = self.marks.take() else { return };
+        self.snapshots.roll_back_to(marks.snapshots);
+        if let Some(local) = &mut self.local {
+            local.changed.truncate(marks.changed);
+            local.pending = marks.pending;
+            local.lists.open.truncate(marks.open);
+        }
     }
 
     /// Whether the store is so far behind that memory would run full.
@@ -291,33 +342,37 @@ impl<A: Aggregate> Partition<A> {
     /// Takes note of a commit to the store that has ended.
     pub(super) fn end_store_commit(&mut self) {
         let Some(local) = &mut self.local else { return };
-        let Some(result) = local.under_way.as_ref().and_then(|done| done.get()) else { return };
-        match result {
-            Ok(()) => self.memory.stored(),
-            Err(error) => {
-                let partition = self.settings.slot.partition;
-                tracing::error!(partition, %error, "the local store can't be written; taking the partition over without it");
-                local.broken = true;
-                if let Some(wanted) = &self.settings.store {
-                    wanted.keeper.rest();
+        if let Some(done) = &local.under_way {
+            let Some(result) = done.get() else { return };
+            match result {
+                Ok(()) => self.memory.stored(),
+                Err(error) => {
+                    let partition = self.settings.slot.partition;
+                    tracing::error!(partition, %error, "the local store can't be written; taking the partition over without it");
+                    local.broken = true;
+                    if let Some(wanted) = &self.settings.store {
+                        wanted.keeper.rest();
+                    }
                 }
             }
+            local.under_way = None;
         }
-        let written = result.is_ok();
-        local.under_way = None;
-        if written {
-            self.evict();
-        }
+        // Only now: what is being written is not in the store yet.
+        self.evict();
     }
 
     /// Lets go of states that are in the store and were not used lately, when there are too many.
     fn evict(&mut self) {
-        let Some(local) = &self.local else { return };
+        let Some(local) = &mut self.local else { return };
+        if local.broken || local.evicted_at.elapsed() < EVICT_REST {
+            return;
+        }
         let size = |id: &str, entry: &Entry<A::State>| ENTRY_BYTES + id.len() + 2 * entry.bytes as usize;
         // All are counted only when there may be too many.
         if self.aggregates.len() * ENTRY_BYTES * 2 < local.limit {
             return;
         }
+        local.evicted_at = Instant::now();
         let all: usize = self.aggregates.iter().map(|(id, entry)| size(id, entry)).sum();
         let mut excess = all.saturating_sub(local.limit);
         self.aggregates.retain(|id, entry| {
@@ -375,19 +430,17 @@ impl<A: Aggregate> Partition<A> {
         let Some(local) = self.local.take() else { return };
         self.memory = Memory::new(self.settings.window);
         drop(local);
-        if let Some(wanted) = &self.settings.store {
-            let path = wanted.keeper.path(A::TYPE, self.settings.slot.partition);
-            if let Err(error) = Store::delete(&path) {
-                tracing::warn!(%error, "a local store can't be deleted");
-            }
-        }
         self.aggregates.clear();
-        (self.local, self.memory, self.snapshots) = open::<A>(&self.settings);
+        self.snapshots = Snapshots::default();
+        // What can't be deleted must not be used.
+        if delete::<A>(&self.settings) {
+            (self.local, self.memory, self.snapshots) = open::<A>(&self.settings);
+        }
     }
 
     /// While the partition is being restored: what is in memory goes to the store when it is much.
     pub(super) fn store_while_restoring(&mut self) -> Result<(), RestoreError> {
-        if self.local.as_ref().is_none_or(|local| local.changed.len() < RESTORE_PORTION) {
+        if self.local.as_ref().is_none_or(|local| local.pending < RESTORE_PORTION) {
             return Ok(());
         }
         let checkpoint = Checkpoint {
@@ -415,14 +468,12 @@ impl<A: Aggregate> Partition<A> {
 impl<A: Aggregate> Drop for Partition<A> {
     fn drop(&mut self) {
         if self.is_full {
+            self.settings.waiters.set_full(self.settings.slot, false);
             metrics::gauge!("millrace_partitions_full").decrement(1.0);
         }
         // What can't be read or written is not opened again.
-        if self.is_store_broken()
-            && let Some(wanted) = &self.settings.store
-            && let Err(error) = Store::delete(&wanted.keeper.path(A::TYPE, self.settings.slot.partition))
-        {
-            tracing::warn!(%error, "a local store can't be deleted");
+        if self.is_store_broken() {
+            delete::<A>(&self.settings);
         }
     }
 }

@@ -570,6 +570,7 @@ mod tests {
                 outcomes_topic_id: String::new(),
                 commands_topic_id: String::new(),
                 state_version: 1,
+                window: Duration::from_secs(10),
             };
             let opened = Store::open(&dir.join("store"), &identity, 1 << 20).unwrap();
             Memory::open(window, Arc::new(opened.store)).unwrap()

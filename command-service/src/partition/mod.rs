@@ -38,7 +38,7 @@ use crate::{
     types::{CommandType, TypeOf},
     waiters::{Answer, Awaited, Waiters},
 };
-use local::Local;
+use local::{Local, Marks};
 use memory::{CommandKey, Memory};
 use publish::Counts;
 use snapshots::Snapshots;
@@ -133,6 +133,9 @@ pub trait Decider: Send {
     /// last of the latter, when the local store has the rest.
     fn stored_up_to(&mut self, events: (i64, i64), outcomes_end: i64) -> Option<(i64, i64)>;
 
+    /// The broker refuses what was sent of the snapshots: there are no more of them.
+    fn give_snapshots_up(&mut self, reason: &str);
+
     /// Restores from a record of the snapshot, event or outcome topic; all snapshots before any event.
     fn restore(&mut self, topic: Topic, record: &Stored<'_>, now: Timestamp) -> Result<(), RestoreError>;
 
@@ -172,6 +175,8 @@ pub struct Partition<A: Aggregate> {
     memory: Memory,
     snapshots: Snapshots,
     local: Option<Local>,
+    /// What the lists of changes were before this batch; none before its first change.
+    marks: Option<Marks>,
     /// As many answers are remembered as may be.
     is_full: bool,
     /// The history of an aggregate can't be read.
@@ -286,6 +291,7 @@ impl<A: Aggregate> Partition<A> {
             aggregates: FastMap::default(),
             snapshots,
             local,
+            marks: None,
             is_full: false,
             unreadable: false,
             decided_up_to: None,
@@ -450,7 +456,7 @@ impl<A: Aggregate> Decider for Partition<A> {
         self.load(command.aggregate_id.as_str()).map_err(Held)?;
         let known = self.memory.recall(command.key(), now).map_err(|error| {
             if let Some(local) = &mut self.local {
-                local.give_back();
+                local.mark_broken();
             }
             Held(error.to_string())
         })?;
@@ -479,6 +485,7 @@ impl<A: Aggregate> Decider for Partition<A> {
     fn commit(&mut self, now: Timestamp) {
         std::mem::take(&mut self.counts).publish(A::TYPE);
         self.before.clear();
+        self.marks = None;
         self.memory.commit();
         self.commit_snapshots();
         for (awaited, answer) in self.answers.drain(..) {
@@ -495,6 +502,7 @@ impl<A: Aggregate> Decider for Partition<A> {
             };
         }
         self.roll_snapshots_back();
+        self.roll_lists_back();
         self.memory.rollback();
         self.answers.clear();
         self.counts = Counts::default();
@@ -536,6 +544,12 @@ impl<A: Aggregate> Decider for Partition<A> {
 
     fn stored_up_to(&mut self, events: (i64, i64), outcomes_end: i64) -> Option<(i64, i64)> {
         self.stored_up_to(events, outcomes_end)
+    }
+
+    fn give_snapshots_up(&mut self, reason: &str) {
+        let partition = self.settings.slot.partition;
+        tracing::error!(partition, reason, "snapshots can't be written: there are no more until the next take-over");
+        self.snapshots.give_up();
     }
 
     fn restore(&mut self, topic: Topic, record: &Stored<'_>, now: Timestamp) -> Result<(), RestoreError> {

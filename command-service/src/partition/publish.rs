@@ -253,6 +253,7 @@ impl<A: Aggregate> Partition<A> {
             begin = end;
         }
         let (id, mut entry) = (command.aggregate_id.as_str(), decision.entry);
+        self.mark();
         note(&mut self.snapshots, self.local.as_mut(), id, &mut entry);
         self.snapshots.count_events(decision.events.len());
         let before = match self.aggregates.get_mut(id) {
@@ -312,6 +313,7 @@ impl<A: Aggregate> Partition<A> {
         sink: &mut dyn Sink,
     ) {
         let now = outcome.time();
+        self.mark();
         if let Some(local) = &mut self.local {
             local.count_outcome();
         }

@@ -82,7 +82,14 @@ impl<A: Aggregate> Partition<A> {
         if is_remembered(&outcome) && !self.memory.is_past(outcome.time(), now) {
             let remembered = Remembered { fingerprint, outcome: value.into(), at: outcome.time() };
             let key = CommandKey { aggregate_id: &outcome.aggregate_id, command_id: &outcome.command_id };
-            self.memory.read_back(key, remembered).map_err(|error| RestoreError(error.to_string()))?;
+            let read = self.memory.read_back(key, remembered);
+            if let Some(local) = &mut self.local {
+                local.count_outcome();
+                if read.is_err() {
+                    local.mark_broken();
+                }
+            }
+            read.map_err(|error| RestoreError(error.to_string()))?;
         }
         Ok(())
     }

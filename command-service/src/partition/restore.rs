@@ -158,7 +158,8 @@ impl Job<'_> {
                 open: Vec::new(),
                 events_begun: false,
             };
-            let mut sources_wanted = vec![(Topic::Snapshots, ends.snapshots), (Topic::Outcomes, ends.outcomes)];
+            // What the snapshots are worth is known when all of them are read; until then nothing else is.
+            let mut sources_wanted = vec![(Topic::Snapshots, ends.snapshots)];
             if let Some((events, outcomes)) = restoring.decider.stored_up_to(ends.events, ends.outcomes.1) {
                 let (first, end) = ends.outcomes;
                 sources_wanted =
@@ -179,22 +180,19 @@ impl Job<'_> {
             all.push(Some(restoring));
         }
         loop {
-            for (at, restoring) in all.iter_mut().enumerate() {
-                let Some(restoring) = restoring else { continue };
+            for (at, place) in all.iter_mut().enumerate() {
+                // One that has gone lets go of its store, for it may come back.
+                place.take_if(|restoring| !(self.wanted)(&restoring.grant));
+                let Some(restoring) = place else { continue };
                 if !restoring.events_begun && !restoring.open.contains(&Topic::Snapshots) {
                     restoring.events_begun = true;
                     let (first, end) = restoring.ends.events;
                     let from = restoring.decider.first_event_to_read(first, end);
-                    let topic = types[restoring.grant.slot.kind].topic(Topic::Events);
-                    restoring.open_source(
-                        at,
-                        Topic::Events,
-                        topic,
-                        (from, end),
-                        &mut sources,
-                        &mut progress,
-                        &mut reader,
-                    )?;
+                    let kind = &types[restoring.grant.slot.kind];
+                    for (topic, range) in [(Topic::Events, (from, end)), (Topic::Outcomes, restoring.ends.outcomes)] {
+                        let name = kind.topic(topic);
+                        restoring.open_source(at, topic, name, range, &mut sources, &mut progress, &mut reader)?;
+                    }
                 }
             }
             for place in &mut all {

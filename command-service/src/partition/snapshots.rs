@@ -23,7 +23,7 @@ use crate::{
     types::CommandType,
 };
 
-/// States in one transaction, at most.
+/// States of one partition in one transaction, at most; about a megabyte of them.
 const PORTION: usize = 256;
 /// Largest snapshot: what the brokers' default lets into a topic, less the headers.
 const MAX_SNAPSHOT_BYTES: usize = (1 << 20) - 4096;
@@ -38,8 +38,8 @@ pub(super) struct Snapshots {
     /// Those of `changed` that the checkpoint under way still has to send, and its offset.
     flushing: Vec<Box<str>>,
     offset: Option<i64>,
-    /// Sent by the transaction under way, with what was covered before; and whether the checkpoint record was.
-    sent: Vec<(Box<str>, u64)>,
+    /// Sent by the transaction under way; and whether the checkpoint record was.
+    sent: Vec<Sent>,
     closed: bool,
     /// Aggregates that have a snapshot.
     pub(super) count: u64,
@@ -51,10 +51,37 @@ pub(super) struct Snapshots {
     given_up: bool,
 }
 
+/// A state that was sent.
+struct Sent {
+    id: Box<str>,
+    /// What its last snapshot covered.
+    covered: u64,
+    /// Whether it was noted for the store because of it.
+    noted: bool,
+}
+
 impl Snapshots {
+    /// For taking changes back: how many are listed, and how many events were counted.
+    pub(super) fn mark(&self) -> (usize, u64) {
+        (self.changed.len(), self.events)
+    }
+
+    /// Takes back what came after the mark.
+    pub(super) fn roll_back_to(&mut self, (changed, events): (usize, u64)) {
+        self.changed.truncate(changed);
+        self.events = events;
+    }
+
     /// An aggregate has changed that had not since its snapshot.
     pub(super) fn changed(&mut self, id: &str) {
         self.changed.push(id.into());
+    }
+
+    /// There are no more checkpoints. What was sent stays what it is.
+    pub(super) fn give_up(&mut self) {
+        (self.given_up, self.offset) = (true, None);
+        self.flushing.clear();
+        self.changed.clear();
     }
 
     /// Events were accepted.
@@ -88,15 +115,23 @@ impl<A: Aggregate> Partition<A> {
     /// Sends some states, and behind the last one the checkpoint.
     pub(super) fn send_snapshots(&mut self, now: Timestamp, sink: &mut dyn Sink) {
         let Some(offset) = self.snapshots.offset else { return };
+        self.mark();
+        let mut bytes = 0;
         for _ in 0..PORTION {
+            if bytes > MAX_SNAPSHOT_BYTES {
+                return;
+            }
             let Some(id) = self.snapshots.flushing.pop() else {
                 return self.close_checkpoint(offset, now, sink);
             };
             // The partition is about to be taken over anew.
             let Ok(()) = self.load(&id) else { return };
             // Nothing new: sent before, or what had changed it was rolled back.
-            let entry = self.aggregates.get_mut(&id).filter(|entry| entry.version > entry.covered);
-            let Some(entry) = entry else { continue };
+            let Some(entry) = self.aggregates.get_mut(&id) else { continue };
+            if entry.version <= entry.covered {
+                entry.changed = false;
+                continue;
+            }
             let mut value = Vec::with_capacity(32);
             let encode = || {
                 let encoded = self.context.snapshots.encode(&A::Snapshot::from(&entry.state), &mut value);
@@ -114,12 +149,14 @@ impl<A: Aggregate> Partition<A> {
                     "a state can't be written to the snapshot topic: there are no more checkpoints of its partition, and \
                      restarts take longer and longer"
                 );
-                self.snapshots = Snapshots { given_up: true, ..Snapshots::default() };
+                self.snapshots.give_up();
                 return;
             }
+            bytes += value.len();
             entry.changed = false;
             let covered = std::mem::replace(&mut entry.covered, entry.version);
             self.snapshots.count += u64::from(covered == 0);
+            let noted = self.local.is_some() && !entry.unstored;
             if let Some(local) = &mut self.local {
                 local.note(&id, &mut entry.unstored);
             }
@@ -137,7 +174,7 @@ impl<A: Aggregate> Partition<A> {
                 headers: &self.headers,
                 timestamp_ms: now.as_millisecond(),
             });
-            self.snapshots.sent.push((id, covered));
+            self.snapshots.sent.push(Sent { id, covered, noted });
         }
     }
 
@@ -152,7 +189,7 @@ impl<A: Aggregate> Partition<A> {
         let mut value = Vec::with_capacity(64);
         if let Err(error) = self.context.checkpoints.encode(&checkpoint, &mut value) {
             tracing::error!(%error, "a checkpoint can't be written");
-            self.snapshots = Snapshots { given_up: true, ..Snapshots::default() };
+            self.snapshots.give_up();
             return;
         }
         self.headers.clear();
@@ -183,9 +220,10 @@ impl<A: Aggregate> Partition<A> {
     pub(super) fn roll_snapshots_back(&mut self) {
         let snapshots = &mut self.snapshots;
         snapshots.closed = false;
-        for (id, covered) in snapshots.sent.drain(..) {
+        for Sent { id, covered, noted } in snapshots.sent.drain(..) {
             if let Some(entry) = self.aggregates.get_mut(&id) {
                 (entry.changed, entry.covered) = (true, covered);
+                entry.unstored &= !noted;
             }
             snapshots.count -= u64::from(covered == 0);
             snapshots.flushing.push(id);
@@ -279,6 +317,9 @@ impl<A: Aggregate> Partition<A> {
         let partition = self.settings.slot.partition;
         match (distrust, checkpoint) {
             (None, Some(checkpoint)) => {
+                if checkpoint.offset < first {
+                    tracing::error!(partition, checkpoint.offset, first, "events behind the snapshots were deleted");
+                }
                 tracing::debug!(partition, aggregates = found, offset = checkpoint.offset, "snapshots read");
                 return checkpoint.offset.max(first);
             }

@@ -18,6 +18,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{OnceLock, PoisonError, RwLock},
+    time::Duration,
 };
 
 use redb::{Builder, Database, ReadOnlyTable, ReadableDatabase, TableDefinition, WriteTransaction};
@@ -56,6 +57,8 @@ pub struct Identity {
     pub commands_topic_id: String,
     /// Version of the states' form.
     pub state_version: u32,
+    /// How long outcomes are remembered: one that gets longer needs some that were forgotten.
+    pub window: Duration,
 }
 
 impl Identity {
@@ -64,8 +67,8 @@ impl Identity {
         let Self { aggregate_type, partition, partitions, .. } = self;
         format!(
             "store format {FORMAT}\naggregate type {aggregate_type}\npartition {partition} of {partitions}\nevents \
-             topic id {}\noutcomes topic id {}\ncommands topic id {}\nstate version {}",
-            self.events_topic_id, self.outcomes_topic_id, self.commands_topic_id, self.state_version,
+             topic id {}\noutcomes topic id {}\ncommands topic id {}\nstate version {}\nidempotency window {:?}",
+            self.events_topic_id, self.outcomes_topic_id, self.commands_topic_id, self.state_version, self.window,
         )
     }
 }
@@ -79,7 +82,7 @@ pub struct Checkpoint {
     pub outcomes_offset: i64,
     /// First command that was not decided, when any was.
     pub decided_up_to: Option<i64>,
-    /// How many aggregates have a state.
+    /// How many aggregates have a snapshot.
     pub aggregates: u64,
     /// The event offset of the snapshots' last checkpoint record, when there is one.
     pub snapshot_offset: Option<i64>,

@@ -26,6 +26,7 @@ fn identity() -> Identity {
         outcomes_topic_id: "outcomes-1".to_owned(),
         commands_topic_id: "commands-1".to_owned(),
         state_version: 1,
+        window: std::time::Duration::from_secs(60),
     }
 }
 
@@ -93,7 +94,7 @@ fn g05_what_was_committed_is_there_after_reopening() {
 
 #[test]
 fn g05_a_foreign_store_is_replaced_by_a_fresh_one() {
-    let changes: [fn(&mut Identity); 7] = [
+    let changes: [fn(&mut Identity); 8] = [
         |identity| identity.aggregate_type = "user".to_owned(),
         |identity| identity.partition = 4,
         |identity| identity.partitions = 24,
@@ -101,6 +102,7 @@ fn g05_a_foreign_store_is_replaced_by_a_fresh_one() {
         |identity| identity.outcomes_topic_id = "outcomes-2".to_owned(),
         |identity| identity.commands_topic_id = "commands-2".to_owned(),
         |identity| identity.state_version = 2,
+        |identity| identity.window *= 2,
     ];
     for (at, change) in changes.iter().enumerate() {
         let (_dir, path) = a_path();

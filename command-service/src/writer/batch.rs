@@ -53,6 +53,8 @@ struct Hold {
 pub(super) struct Part {
     slot: Slot,
     count: usize,
+    /// Whether snapshots go with it.
+    snapshots: bool,
 }
 
 /// What a batch is decided as.
@@ -94,7 +96,11 @@ impl Writer {
         let ready: Vec<_> = served.iter().filter(|(_, partition)| is_ready(partition)).collect();
         // The same share for each, so that none is always left out.
         let most = self.batch_commands.min(MAX_TRANSACTION_COMMANDS / ready.len().max(1)).max(1);
-        let part = |(slot, partition): (&Slot, &Served)| Part { slot: *slot, count: partition.queue.len().min(most) };
+        let part = |(slot, partition): (&Slot, &Served)| Part {
+            slot: *slot,
+            count: partition.queue.len().min(most),
+            snapshots: partition.decider.is_snapshotting(),
+        };
         ready.into_iter().map(part).collect()
     }
 
@@ -122,6 +128,23 @@ impl Writer {
                     served.get_mut(slot).map(Served::hold);
                 });
                 Ok(())
+            }
+            Err(Failure::Poison(reason)) if batch.iter().any(|part| part.snapshots) => {
+                // Never are commands blamed for a snapshot.
+                let commands = batch.iter().filter(|part| part.count > 0);
+                let commands: Vec<_> = commands.map(|part| Part { snapshots: false, ..*part }).collect();
+                match self.write_again(producer, &commands, served, As::Commands) {
+                    Ok(()) => {
+                        for part in batch.iter().filter(|part| part.snapshots) {
+                            if let Some(partition) = served.get_mut(&part.slot) {
+                                partition.decider.give_snapshots_up(&reason);
+                            }
+                        }
+                        Ok(())
+                    }
+                    Err(Failure::Poison(_) | Failure::Unavailable(..)) => self.work(producer, &commands, served),
+                    result => result,
+                }
             }
             Err(Failure::Poison(reason)) => match batch {
                 [part] if part.count == 1 => self.condemn(producer, *part, served, &reason),
@@ -245,11 +268,10 @@ impl Writer {
             }
             let last = count.checked_sub(1).and_then(|last| partition.queue.get(last));
             let next = last.map_or(partition.next, |last| last.offset + 1);
-            let snapshots = partition.decider.is_snapshotting() && matches!(r#as, As::Commands);
-            if snapshots {
+            if part.snapshots {
                 partition.decider.send_snapshots(now, &mut sink);
             }
-            if count > 0 || snapshots {
+            if count > 0 || part.snapshots {
                 decided.push((part.slot, count, next));
             }
         }

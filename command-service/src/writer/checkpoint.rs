@@ -33,14 +33,15 @@ impl Writer {
     /// Tends the partitions between two transactions, and begins the commits to local stores that are due. Returns the partitions whose store
     /// can't be used any more: they have to be taken over anew.
     pub(super) fn tend(&self, producer: &Producer, served: &mut HashMap<Slot, Served>) -> Vec<Slot> {
-        let (now, mut broken) = (Timestamp::now(), Vec::new());
+        let (now, mut broken, mut answers) = (Timestamp::now(), Vec::new(), true);
         for (slot, partition) in served {
             if partition.decider.tend(now) {
                 broken.push(*slot);
                 continue;
             }
             let (unstored, rested) = (partition.decider.unstored(), partition.stored_at.elapsed());
-            if unstored == 0 || (unstored < STORE_PORTION && rested < self.rhythm.store_interval) {
+            let soon = unstored >= STORE_PORTION && Instant::now() >= partition.stored_at;
+            if !answers || unstored == 0 || (!soon && rested < self.rhythm.store_interval) {
                 continue;
             }
             partition.stored_at = Instant::now();
@@ -51,6 +52,8 @@ impl Writer {
                 Err(error) => {
                     tracing::debug!(partition = slot.partition, %error, "where the topics end is not known");
                     partition.stored_at += RETRY;
+                    // One question in vain is enough: the others wait for the answer.
+                    answers = false;
                 }
             }
         }

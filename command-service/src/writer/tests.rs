@@ -251,6 +251,10 @@ impl Decider for Scripted {
         unreachable!("none is under way")
     }
 
+    fn give_snapshots_up(&mut self, _: &str) {
+        unreachable!("none is under way")
+    }
+
     fn must_wait(&self) -> bool {
         false
     }

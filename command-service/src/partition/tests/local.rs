@@ -44,6 +44,7 @@ impl Kept {
     fn store(&mut self, events: i64, outcomes: i64) {
         assert!(self.bench.partition.unstored() > 0, "there is something to be written");
         self.bench.partition.begin_store_commit(self.bench.offset, events, outcomes);
+        self.bench.partition.local.as_mut().unwrap().may_evict();
         while self.bench.partition.local.as_ref().unwrap().is_writing() {
             thread::sleep(Duration::from_millis(1));
             assert!(!self.bench.partition.tend(self.bench.now), "it works");
@@ -108,6 +109,8 @@ fn g03_g05_a_batch_that_is_rolled_back_never_gets_into_the_store() {
     let record = kept.bench.record(Some(&value), &[(names::ID, "c1")]);
     kept.bench.decide(&record);
     kept.bench.partition.rollback();
+    assert_eq!(kept.bench.partition.unstored(), 0, "nothing has changed");
+    assert_eq!(kept.judge().0, 1);
     kept.store(1, 1);
     kept.restart();
     assert_eq!(kept.judge().0, 1);

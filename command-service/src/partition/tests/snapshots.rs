@@ -112,6 +112,27 @@ fn g03_what_was_sent_in_an_aborted_transaction_is_sent_again() {
 }
 
 #[test]
+fn g03_a_change_after_a_batch_that_was_rolled_back_is_in_the_next_checkpoint() {
+    let (mut bench, _, _) = scene();
+    bench.checkpoint(3);
+    // Listed once more than needed, as after an aborted batch or a restart.
+    bench.partition.snapshots.changed(ID);
+    bench.partition.begin_checkpoint(3);
+    let value = bench.value("deposit", DEPOSIT);
+    let record = bench.record(Some(&value), &[]);
+    bench.decide(&record);
+    bench.partition.send_snapshots(bench.now, &mut Collect::default());
+    bench.partition.rollback();
+    while bench.partition.is_snapshotting() {
+        bench.partition.send_snapshots(bench.now, &mut Collect::default());
+        bench.partition.commit(bench.now);
+    }
+    bench.send("deposit", DEPOSIT, &[]);
+    let next = bench.checkpoint(4);
+    assert_eq!((next.len(), next[0].header("ce_sequence").as_deref()), (2, Some("4")));
+}
+
+#[test]
 fn g03_an_aggregate_that_changes_while_a_checkpoint_is_under_way_is_in_the_next_one() {
     let (mut bench, _, _) = scene();
     bench.partition.begin_checkpoint(3);
