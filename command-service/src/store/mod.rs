@@ -84,7 +84,7 @@ pub struct Checkpoint {
     pub decided_up_to: Option<i64>,
     /// How many aggregates have a snapshot.
     pub aggregates: u64,
-    /// The event offset of the snapshots' last checkpoint record, when there is one.
+    /// The event offset of the snapshots' last checkpoint record, when there is one. Nobody asks for it yet.
     pub snapshot_offset: Option<i64>,
 }
 

@@ -124,9 +124,9 @@ impl Producer {
         }
     }
 
-    /// Makes a call again while librdkafka says that it may be, within the time of a transaction. With no limit of its
-    /// own, sending offsets waits on for ever when the group's coordinator was killed at a bad moment (librdkafka 2.12,
-    /// seen for 110 s on three brokers), long after the broker has aborted the transaction.
+    /// Makes a call again while librdkafka says that it may be, within the time of a transaction. A writer was once seen to
+    /// hang for 110 s after the coordinator of group and transactions was killed (three brokers, librdkafka 2.12), long
+    /// after the broker had aborted its transaction: it had sent offsets with no limit of its own.
     fn attempt(&self, step: &str, call: impl Fn(Timeout) -> Result<(), KafkaError>) -> Result<(), Failure> {
         let deadline = Instant::now() + self.limit;
         loop {
