@@ -121,8 +121,8 @@ pub trait Decider: Send {
     /// How much the local store lacks; nothing while it is being written.
     fn unstored(&self) -> usize;
 
-    /// Has the local store written. No transaction is under way; events and outcomes below these offsets, and the commands
-    /// below `next`, are decided.
+    /// Has the local store written. No transaction is under way; events and outcomes below these offsets are our own, as a
+    /// transaction has proven since they were asked for, and the commands below `next` are decided.
     fn begin_store_commit(&mut self, next: i64, events: i64, outcomes: i64);
 
     /// Between two transactions: takes note of what became of the last commit to the store, and of answers that are too

@@ -40,6 +40,10 @@ pub(super) struct Served {
     pub(super) checkpoint_at: Instant,
     /// The same of a commit to the local store.
     pub(super) stored_at: Instant,
+    /// Where events and outcomes ended when a commit to the local store became due. It is begun behind the next transaction:
+    /// only that proves that the partition was still ours then, and what lay there our own. (A frozen instance that wakes
+    /// sees its successor's events there, which its states don't have.)
+    pub(super) store_ends: Option<(i64, i64)>,
     held: Option<Hold>,
 }
 
@@ -69,12 +73,21 @@ enum As<'a> {
 impl Served {
     pub(super) fn new(grant: Arc<Grant>, decider: Box<dyn Decider>, start: i64) -> Self {
         let now = Instant::now();
-        Self { grant, decider, queue: VecDeque::new(), next: start, checkpoint_at: now, stored_at: now, held: None }
+        Self {
+            grant,
+            decider,
+            queue: VecDeque::new(),
+            next: start,
+            checkpoint_at: now,
+            stored_at: now,
+            store_ends: None,
+            held: None,
+        }
     }
 
-    /// Whether there are commands to be decided or snapshots to be sent.
+    /// Whether there are commands to be decided or snapshots to be sent, or the local store waits for a transaction.
     pub(super) fn has_work(&self) -> bool {
-        !self.queue.is_empty() || self.decider.is_snapshotting()
+        !self.queue.is_empty() || self.decider.is_snapshotting() || self.store_ends.is_some()
     }
 
     fn hold(&mut self) {
@@ -271,7 +284,7 @@ impl Writer {
             if part.snapshots {
                 partition.decider.send_snapshots(now, &mut sink);
             }
-            if count > 0 || part.snapshots {
+            if count > 0 || part.snapshots || partition.store_ends.is_some() {
                 decided.push((part.slot, count, next));
             }
         }
@@ -305,6 +318,9 @@ impl Writer {
             let Some(partition) = served.get_mut(&slot) else { continue };
             partition.next = next;
             partition.decider.commit(now);
+            if let Some((events, outcomes)) = partition.store_ends.take() {
+                partition.decider.begin_store_commit(next, events, outcomes);
+            }
             partition.grant.dequeue(partition.queue.iter().take(count));
             partition.queue.drain(..count);
             // What was decided before a command that has to wait doesn't make it wait no longer.

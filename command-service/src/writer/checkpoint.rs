@@ -41,14 +41,18 @@ impl Writer {
             }
             let (unstored, rested) = (partition.decider.unstored(), partition.stored_at.elapsed());
             let soon = unstored >= STORE_PORTION && Instant::now() >= partition.stored_at;
-            if !answers || unstored == 0 || (!soon && rested < self.rhythm.store_interval) {
+            if !answers
+                || unstored == 0
+                || partition.store_ends.is_some()
+                || (!soon && rested < self.rhythm.store_interval)
+            {
                 continue;
             }
             partition.stored_at = Instant::now();
             let kind = &self.types[slot.kind];
             let end = |topic| producer.end_of(kind.topic(topic), slot.partition);
             match end(Topic::Events).and_then(|events| Ok((events, end(Topic::Outcomes)?))) {
-                Ok((events, outcomes)) => partition.decider.begin_store_commit(partition.next, events, outcomes),
+                Ok(ends) => partition.store_ends = Some(ends),
                 Err(error) => {
                     tracing::debug!(partition = slot.partition, %error, "where the topics end is not known");
                     partition.stored_at += RETRY;
