@@ -297,7 +297,6 @@ impl<A: Aggregate> Partition<A> {
             outcomes_offset: outcomes,
             decided_up_to: Some(next),
             aggregates: self.snapshots.count,
-            snapshot_offset: None,
         };
         if let Some(batch) = self.store_batch(checkpoint)
             && let (Some(local), Some(wanted)) = (&mut self.local, &self.settings.store)
@@ -364,7 +363,8 @@ impl<A: Aggregate> Partition<A> {
     /// Lets go of states that are in the store and were not used lately, when there are too many.
     fn evict(&mut self) {
         let Some(local) = &mut self.local else { return };
-        if local.broken || local.evicted_at.elapsed() < EVICT_REST {
+        // Of a store that was given up nobody knows how much it has.
+        if local.broken || local.given_up || local.evicted_at.elapsed() < EVICT_REST {
             return;
         }
         let size = |id: &str, entry: &Entry<A::State>| ENTRY_BYTES + id.len() + 2 * entry.bytes as usize;
@@ -448,7 +448,6 @@ impl<A: Aggregate> Partition<A> {
             outcomes_offset: 0,
             decided_up_to: None,
             aggregates: self.snapshots.count,
-            snapshot_offset: None,
         };
         let Some(batch) = self.store_batch(checkpoint) else { return Ok(()) };
         let Some(local) = &mut self.local else { return Ok(()) };

@@ -581,13 +581,7 @@ mod tests {
         }
 
         fn write(&self, chunks: Vec<OutcomeChunk>, below: u64) {
-            let checkpoint = Checkpoint {
-                events_offset: 0,
-                outcomes_offset: 0,
-                decided_up_to: None,
-                aggregates: 0,
-                snapshot_offset: None,
-            };
+            let checkpoint = Checkpoint { events_offset: 0, outcomes_offset: 0, decided_up_to: None, aggregates: 0 };
             let batch = Batch { outcomes: chunks, outcomes_below: below, ..Batch::new(checkpoint) };
             self.store().commit(batch).unwrap();
         }

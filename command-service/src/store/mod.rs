@@ -84,22 +84,15 @@ pub struct Checkpoint {
     pub decided_up_to: Option<i64>,
     /// How many aggregates have a snapshot.
     pub aggregates: u64,
-    /// The event offset of the snapshots' last checkpoint record, when there is one. Nobody asks for it yet.
-    pub snapshot_offset: Option<i64>,
 }
 
 impl Checkpoint {
-    const BYTES: usize = 5 * 8;
+    const BYTES: usize = 4 * 8;
 
     fn to_bytes(self) -> [u8; Self::BYTES] {
-        // No offset is negative.
-        let fields = [
-            self.events_offset,
-            self.outcomes_offset,
-            self.decided_up_to.unwrap_or(-1),
-            self.aggregates.cast_signed(),
-            self.snapshot_offset.unwrap_or(-1),
-        ];
+        // What is not there is -1.
+        let fields =
+            [self.events_offset, self.outcomes_offset, self.decided_up_to.unwrap_or(-1), self.aggregates.cast_signed()];
         let mut bytes = [0; Self::BYTES];
         for (place, field) in bytes.chunks_exact_mut(8).zip(fields) {
             place.copy_from_slice(&field.to_le_bytes());
@@ -110,14 +103,13 @@ impl Checkpoint {
     fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (fields, []) = bytes.as_chunks::<8>() else { return None };
         let fields: Vec<i64> = fields.iter().map(|field| i64::from_le_bytes(*field)).collect();
-        let &[events_offset, outcomes_offset, decided, aggregates, snapshot] = fields.as_slice() else { return None };
+        let &[events_offset, outcomes_offset, decided, aggregates] = fields.as_slice() else { return None };
         let given = |offset: i64| (offset >= 0).then_some(offset);
         Some(Self {
             events_offset,
             outcomes_offset,
             decided_up_to: given(decided),
             aggregates: aggregates.cast_unsigned(),
-            snapshot_offset: given(snapshot),
         })
     }
 }

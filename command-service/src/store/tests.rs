@@ -31,7 +31,7 @@ fn identity() -> Identity {
 }
 
 fn at(events_offset: i64) -> Checkpoint {
-    Checkpoint { events_offset, outcomes_offset: 7, decided_up_to: None, aggregates: 2, snapshot_offset: Some(0) }
+    Checkpoint { events_offset, outcomes_offset: 7, decided_up_to: None, aggregates: 2 }
 }
 
 fn open(path: &Path) -> Opened {
