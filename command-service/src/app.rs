@@ -43,9 +43,6 @@ use crate::{
 /// How long threads may take to end after HTTP has.
 const END_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// As the folder of local stores: there are none.
-const NO_DATA_DIR: &str = "none";
-
 type Types = Arc<[Arc<dyn CommandType>]>;
 
 /// Why the service can't start or go on.
@@ -221,10 +218,10 @@ impl Pipeline {
         let fail_points = FailPoints::new(settings.fail_points.as_ref());
         let count = settings.writers.map(usize::from).unwrap_or_else(cores);
         let all = types.len() * settings.kafka.partitions.unsigned_abs() as usize;
-        let store = match settings.data_dir.as_os_str() == NO_DATA_DIR {
-            true => None,
-            false => {
-                let dir = settings.data_dir.join(names.group("command")).join(settings.member.instance());
+        let store = match settings.data.wanted() {
+            false => None,
+            true => {
+                let dir = settings.data.stores(names).join(settings.member.instance());
                 let (keeper, keeping) = Keeper::new(dir, fail_points.clone());
                 // Not waited for at the end: a commit that is cut off is none.
                 spawn("store", &ends, move || keeping.run())?;

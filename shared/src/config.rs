@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, fmt, net::SocketAddr, path::PathBuf, time::Dura
 
 use clap::{ArgMatches, Args, Command, CommandFactory, Parser, ValueEnum, error::ContextKind, parser::ValueSource};
 
-use crate::serve::Limits;
+use crate::{kafka::topics::Names, serve::Limits};
 
 /// Exit status of a service whose settings are wrong.
 pub const EXIT_CONFIG: i32 = 2;
@@ -106,6 +106,26 @@ impl MemberSettings {
             .clone()
             .or_else(|| host().map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()))
             .unwrap_or_else(|| "millrace".to_owned())
+    }
+}
+
+/// Where local stores lie.
+#[derive(Args, Clone, Debug)]
+pub struct DataSettings {
+    /// Folder of the local stores, which make restarts fast and let states outgrow memory; `none` keeps all in memory
+    #[arg(long, env = "MILLRACE_DATA_DIR", default_value = "millrace-data", value_name = "DIR")]
+    pub data_dir: PathBuf,
+}
+
+impl DataSettings {
+    /// Whether there are to be stores.
+    pub fn wanted(&self) -> bool {
+        self.data_dir.as_os_str() != "none"
+    }
+
+    /// Folder of a deployment's stores; each instance has one in it.
+    pub fn stores(&self, names: &Names) -> PathBuf {
+        self.data_dir.join(names.group("command"))
     }
 }
 
@@ -216,9 +236,9 @@ pub struct CommandSettings {
     /// At that limit the oldest answers are forgotten instead: the idempotency window gets shorter
     #[arg(long, env = "MILLRACE_ANSWERS_FORGET", value_name = "BOOL", action = clap::ArgAction::Set, default_value_t = false)]
     pub answers_forget: bool,
-    /// Folder of the local stores, which make restarts fast and let states outgrow memory; `none` keeps all in memory
-    #[arg(long, env = "MILLRACE_DATA_DIR", default_value = "millrace-data", value_name = "DIR")]
-    pub data_dir: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "documented at its type")]
+    pub data: DataSettings,
     /// How often they are written, when there is anything new; 20,000 new states and answers of one partition don't wait so long
     #[arg(long, env = "MILLRACE_STORE_INTERVAL_MS", default_value_t = 5_000, value_name = "MS", value_parser = clap::value_parser!(u64).range(10..))]
     pub store_interval_ms: u64,

@@ -7,7 +7,7 @@ use millrace_tests::{
     avro::{Registry, encode},
     commands, eventually,
     kafka::{self, Draft, Producer, Record},
-    services::new_id,
+    services::{command_at, new_id, open_at},
     tool::Ran,
 };
 use serde_json::{Value, json};
@@ -336,4 +336,74 @@ fn g12_g13_what_cannot_be_read_is_told_at_its_place_and_the_rest_is_shown() {
     assert!(ran.output.contains(&format!("before offset {} are gone", third.record.offset)), "{ran:?}");
     assert!(ran.output.contains("sequence 3 comes after 0"), "{ran:?}");
     ended(&replay(&deployment, &good, &["--at-version", "2"]), 1, &["no version 2", "3 comes after 0"]);
+}
+
+/// The lines that tell what is kept beside the log.
+fn copies(ran: &Ran) -> Vec<Value> {
+    ran.json_lines().into_iter().filter(|line| line["compared"].is_string()).collect()
+}
+
+#[test]
+fn g05_what_snapshots_and_stores_hold_is_compared_with_the_log() {
+    let deployment = Deployment::new().with("MILLRACE_SNAPSHOT_EVENTS", "4").with("MILLRACE_STORE_INTERVAL_MS", "50");
+    let service = deployment.command_service("c1");
+    let ids = [deployment.id_in(0), deployment.id_in(0)];
+    for id in &ids {
+        open_at(&service, id, "Ada");
+        for _ in 0..4 {
+            let amount = if *id == ids[0] { 100 } else { 7 };
+            let answer = command_at(&service, id, "deposit", &json!({"amount_minor": amount})).send();
+            assert_eq!(answer.status, 200, "{answer:?}");
+        }
+    }
+    // Both get there by and by, the service being at work.
+    let agreeing = eventually("a snapshot and a store of it", || {
+        let ran = replay(&deployment, &ids[0], &["--diff", "--json"]);
+        ended(&ran, 0, &[]);
+        let copies = copies(&ran);
+        assert!(copies.iter().all(|copy| copy["difference"].is_null() && copy["unused"].is_null()), "{copies:?}");
+        let kinds: Vec<_> = copies.iter().map(|copy| (&copy["compared"], copy["version"].as_u64())).collect();
+        match kinds.as_slice() {
+            [(snapshot, Some(2..)), (store, Some(5))] if *snapshot == "snapshot" && *store == "store" => Ok(copies),
+            _ => Err(format!("{copies:?}")),
+        }
+    });
+    assert_eq!(agreeing[1]["state"], json!({"status": "open", "balance_minor": 400}));
+    let ran = replay(&deployment, &ids[0], &["--diff"]);
+    ended(&ran, 0, &[]);
+    assert!(ran.output.contains("\nsnapshot ") && ran.output.contains("\nstore "), "{ran:?}");
+    assert_eq!(ran.output.matches(": agrees\n").count(), 2, "{ran:?}");
+
+    // Snapshots that the service did not write; it reads none as long as it runs.
+    let snapshots = kafka::read(&deployment.topic("snapshots"), Some(0));
+    let last = |id: &str| snapshots.iter().rfind(|record| record.key.as_deref() == Some(id.as_bytes()));
+    let (ours, theirs) = (last(&ids[0]).expect("a snapshot"), last(&ids[1]).expect("a snapshot"));
+    let producer = Producer::new("murmur2_random");
+    for (sequence, value, says) in [
+        (None, &theirs.value, "the log says status=\"open\" balance_minor="),
+        (Some("99"), &ours.value, "it is of version 99, which is not in the log"),
+        (Some("1"), &ours.value, "it is of version 1, but covers the log up to version"),
+    ] {
+        let mut forged = Draft::new(&ids[0], value.clone().expect("a value"));
+        for name in ["ce_sequence", "ce_time", "millrace_topic_id", "millrace_state_version"] {
+            let known = ours.header(name).expect("a header");
+            forged = forged.header(name, sequence.filter(|_| name == "ce_sequence").unwrap_or(&known));
+        }
+        let at = producer.send(&deployment.topic("snapshots"), &forged.to(0));
+        let ran = replay(&deployment, &ids[0], &["--diff", "--json"]);
+        ended(&ran, 1, &["1 problem"]);
+        let copies = copies(&ran);
+        let difference = copies[0]["difference"].as_str().unwrap_or_default();
+        assert!(difference.contains(says), "{says}, not {copies:?}, at {at:?}");
+        assert!(copies[1]["difference"].is_null(), "{copies:?}");
+    }
+    drop(service);
+    // The store of another partition's instance is none of it; one that is damaged is not used.
+    let store = std::path::Path::new(&deployment.data_dir())
+        .join(format!("{}.command/c1/bank-account/0.redb", deployment.prefix));
+    std::fs::write(&store, [7; 20_000]).expect("a file");
+    let ran = replay(&deployment, &ids[1], &["--diff", "--json"]);
+    ended(&ran, 0, &[]);
+    let unused = copies(&ran)[1]["unused"].as_str().map(str::to_owned).expect("it is not used");
+    assert!(unused.contains("damaged"), "{unused}");
 }

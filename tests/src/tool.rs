@@ -38,7 +38,7 @@ impl Deployment {
     pub fn run_tool(&self, args: &[&str]) -> Ran {
         let mut program = command(binary("command-service"));
         // Variables that only a running service looks at do no harm: the tool takes the same environment.
-        program.args(args).envs(&self.env);
+        program.args(args).env("MILLRACE_DATA_DIR", self.data_dir()).envs(&self.env);
         let output = run(program, LIMIT);
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         Ran { code: output.status.code(), output: text(output.stdout), errors: text(output.stderr) }

@@ -9,14 +9,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jiff::Timestamp;
-use millrace_shared::{domain::Aggregate, records::Records};
+use millrace_shared::domain::Aggregate;
 
-use super::{Entry, Partition, RestoreError, Settings, memory::Memory, snapshots::Snapshots};
-use crate::{
-    store::{self, Batch, Checkpoint, Identity, Store, keeper::Done},
-    types::TypeOf,
+use super::{
+    Entry, Partition, RestoreError, Settings,
+    kept::{from_store, to_store},
+    memory::Memory,
+    snapshots::Snapshots,
 };
+use crate::store::{self, Batch, Checkpoint, Identity, StatesOf, Store, keeper::Done};
 
 /// Pages of a store that are kept in memory.
 const PAGE_CACHE_BYTES: usize = 4 << 20;
@@ -89,13 +90,15 @@ impl Local {
     fn open<A: Aggregate>(settings: &Settings) -> Option<Self> {
         let wanted = settings.store.as_ref()?;
         let identity = Identity {
-            aggregate_type: A::TYPE.to_owned(),
-            partition: settings.slot.partition,
-            partitions: settings.partitions,
-            events_topic_id: settings.events_topic_id.clone(),
+            states: StatesOf {
+                aggregate_type: A::TYPE.to_owned(),
+                partition: settings.slot.partition,
+                partitions: settings.partitions,
+                events_topic_id: settings.events_topic_id.clone(),
+                state_version: A::STATE_VERSION,
+            },
             outcomes_topic_id: settings.outcomes_topic_id.clone(),
             commands_topic_id: settings.topic_id.clone(),
-            state_version: A::STATE_VERSION,
             window: settings.window,
         };
         let started = Instant::now();
@@ -231,8 +234,8 @@ impl<A: Aggregate> Partition<A> {
         }
         let read = local.store.state(id).and_then(|found| match found {
             None => Ok(None),
-            Some(bytes) => match decode::<A>(&self.context, &bytes) {
-                Some(entry) => Ok(Some(entry)),
+            Some(bytes) => match from_store::<A>(&self.context.snapshots, &bytes) {
+                Some((kept, covered)) => Ok(Some(Entry { covered, bytes: bytes.len() as u32, ..Entry::of(kept) })),
                 None => Err(local.store.damaged(format!("the state of {id} can't be read"))),
             },
         });
@@ -312,7 +315,10 @@ impl<A: Aggregate> Partition<A> {
         for id in mem::take(&mut local.changed) {
             // Not changed: what had changed it was rolled back.
             let Some(entry) = self.aggregates.get_mut(&id).filter(|entry| entry.unstored) else { continue };
-            let encode = || encode::<A>(&self.context, entry);
+            let encode = || {
+                let kept = (&entry.state, entry.version, entry.last_time);
+                to_store::<A>(&self.context.snapshots, kept, entry.covered)
+            };
             match catch_unwind(AssertUnwindSafe(encode)).unwrap_or_else(|_| Err("the domain panicked".into())) {
                 Ok(bytes) => {
                     (entry.unstored, entry.bytes) = (false, bytes.len() as u32);
@@ -475,36 +481,4 @@ impl<A: Aggregate> Drop for Partition<A> {
             delete::<A>(&self.settings);
         }
     }
-}
-
-/// Version, time, what the snapshot covers, which record in which version; then the state.
-fn encode<A: Aggregate>(context: &TypeOf<A>, entry: &Entry<A::State>) -> Result<Vec<u8>, String> {
-    let state = A::Snapshot::from(&entry.state);
-    let index = state.index();
-    let mut bytes = Vec::with_capacity(48);
-    bytes.extend_from_slice(&entry.version.to_le_bytes());
-    bytes.extend_from_slice(&entry.last_time.as_microsecond().to_le_bytes());
-    bytes.extend_from_slice(&entry.covered.to_le_bytes());
-    bytes.push(index as u8);
-    bytes.push((A::Snapshot::TYPES[index].versions.len() - 1) as u8);
-    context.snapshots.encode_datum(&state, &mut bytes).map_err(|error| error.to_string())?;
-    Ok(bytes)
-}
-
-fn decode<A: Aggregate>(context: &TypeOf<A>, bytes: &[u8]) -> Option<Entry<A::State>> {
-    let (version, rest) = bytes.split_first_chunk()?;
-    let (last_time, rest) = rest.split_first_chunk()?;
-    let (covered, rest) = rest.split_first_chunk()?;
-    let (&[index, schema], datum) = rest.split_first_chunk()?;
-    let version = u64::from_le_bytes(*version);
-    Some(Entry {
-        state: context.snapshots.decode_datum(usize::from(index), usize::from(schema), datum)?.into(),
-        version,
-        last_time: Timestamp::from_microsecond(i64::from_le_bytes(*last_time)).ok()?,
-        read_back: version,
-        covered: u64::from_le_bytes(*covered),
-        used: true,
-        bytes: bytes.len() as u32,
-        ..Entry::default()
-    })
 }

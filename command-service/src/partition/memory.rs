@@ -529,7 +529,7 @@ fn stored_record<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{Batch, Checkpoint, Identity};
+    use crate::store::{Batch, Checkpoint, Identity, StatesOf};
 
     const KEY: CommandKey<'_> = CommandKey { aggregate_id: "acc-42", command_id: "c1" };
     const OTHER: CommandKey<'_> = CommandKey { aggregate_id: "acc-4", command_id: "2c1" };
@@ -563,13 +563,15 @@ mod tests {
 
         fn over(dir: &std::path::Path, window: Duration) -> Memory {
             let identity = Identity {
-                aggregate_type: "bank-account".to_owned(),
-                partition: 0,
-                partitions: 1,
-                events_topic_id: String::new(),
+                states: StatesOf {
+                    aggregate_type: "bank-account".to_owned(),
+                    partition: 0,
+                    partitions: 1,
+                    events_topic_id: String::new(),
+                    state_version: 1,
+                },
                 outcomes_topic_id: String::new(),
                 commands_topic_id: String::new(),
-                state_version: 1,
                 window: Duration::from_secs(10),
             };
             let opened = Store::open(&dir.join("store"), &identity, 1 << 20).unwrap();

@@ -3,6 +3,7 @@
 //! No I/O but the [`Sink`] that takes records: what is here can be tested without Kafka. A batch is decided command by
 //! command; then either [`Decider::commit`] or [`Decider::rollback`] is called, as the transaction went.
 
+pub mod kept;
 mod local;
 pub mod memory;
 mod publish;
@@ -38,6 +39,7 @@ use crate::{
     types::{CommandType, TypeOf},
     waiters::{Answer, Awaited, Waiters},
 };
+use kept::Kept;
 use local::{Local, Marks};
 use memory::{CommandKey, Memory};
 use publish::Counts;
@@ -219,13 +221,14 @@ struct Entry<S> {
     unreadable: Option<Arc<str>>,
 }
 
-impl<S: Default> Default for Entry<S> {
-    fn default() -> Self {
+impl<S> Entry<S> {
+    /// As it was kept.
+    fn of(Kept { state, version, last_time }: Kept<S>) -> Self {
         Self {
-            state: S::default(),
-            version: 0,
-            last_time: Timestamp::MIN,
-            read_back: 0,
+            state,
+            version,
+            last_time,
+            read_back: version,
             covered: 0,
             changed: false,
             unstored: false,
@@ -233,6 +236,12 @@ impl<S: Default> Default for Entry<S> {
             bytes: 0,
             unreadable: None,
         }
+    }
+}
+
+impl<S: Default> Default for Entry<S> {
+    fn default() -> Self {
+        Self::of(Kept { state: S::default(), version: 0, last_time: Timestamp::MIN })
     }
 }
 

@@ -12,12 +12,15 @@ use jiff::Timestamp;
 use millrace_shared::{
     codec::{DecodeError, Foreign},
     domain::{Aggregate, AggregateId},
-    envelope::{names, parse_version},
+    envelope::names,
     kafka::topics::Topic,
     snapshot::{Checkpoint, CheckpointRecord, checkpoint_key},
 };
 
-use super::{Entry, Partition, RestoreError, Stored};
+use super::{
+    Entry, Partition, RestoreError, Stored,
+    kept::{Unused, from_snapshot},
+};
 use crate::{
     record::{OutRecord, Sink},
     types::CommandType,
@@ -256,38 +259,26 @@ impl<A: Aggregate> Partition<A> {
         };
         self.load(id.as_str()).map_err(RestoreError)?;
         let known = self.aggregates.contains_key(id.as_str());
-        let header = |wanted| {
-            let (_, value) = record.headers.iter().find(|(name, _)| *name == wanted)?;
-            std::str::from_utf8((*value)?).ok()
-        };
-        let number = |name| header(name).and_then(parse_version);
-        if header(names::TOPIC_ID) != Some(&self.settings.events_topic_id)
-            || number(names::STATE_VERSION) != Some(u64::from(A::STATE_VERSION))
-        {
-            // As if it were not there.
-            self.snapshots.foreign |= known;
-            return Ok(());
-        }
-        let time = header(names::TIME).and_then(|text| text.parse::<Timestamp>().ok());
-        let (Some(version), Some(last_time)) = (number(names::SEQUENCE), time) else {
-            unreadable(&"its headers tell no sequence and time");
-            self.snapshots.foreign |= known;
-            return Ok(());
-        };
-        match self.context.snapshots.decode(value, Foreign::Refuse, &self.settings.runtime) {
-            Ok(snapshot) => {
-                let state = snapshot.into();
-                let mut entry =
-                    Entry { state, version, last_time, read_back: version, covered: version, ..Entry::default() };
+        match from_snapshot::<A>(
+            &self.context.snapshots,
+            &self.settings.events_topic_id,
+            record,
+            &self.settings.runtime,
+        ) {
+            Ok(kept) => {
+                let mut entry = Entry { covered: kept.version, ..Entry::of(kept) };
                 if let Some(local) = &mut self.local {
                     local.note(id.as_str(), &mut entry.unstored);
                 }
                 self.snapshots.count += u64::from(!known);
                 self.aggregates.insert(id.as_str().into(), entry);
             }
-            Err(DecodeError::Unavailable(reason)) => return Err(RestoreError(reason)),
-            Err(error) => {
-                unreadable(&error);
+            Err(Unused::Unavailable(reason)) => return Err(RestoreError(reason)),
+            Err(unused) => {
+                if let Unused::Unreadable(reason) = unused {
+                    unreadable(&reason);
+                }
+                // As if it were not there.
                 self.snapshots.foreign |= known;
             }
         }

@@ -5,6 +5,7 @@
 //! [`Store`] that is open says that it can't be used any more. Never is anything read from it that was not written:
 //! every page carries a checksum (`pages`). All that belongs together moves in one commit.
 
+pub mod glance;
 pub mod keeper;
 mod pages;
 #[cfg(test)]
@@ -39,10 +40,9 @@ const IDENTITY_KEY: &str = "identity";
 const CHECKPOINT_KEY: &str = "checkpoint";
 const SEED_KEY: &str = "seed";
 
-/// Whose store it is. One with another identity is foreign: another partition's that was moved here, or one of topics that
-/// were deleted and made anew (their offsets begin again), or one whose states this release can't read.
+/// What the states of a store are of.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Identity {
+pub struct StatesOf {
     /// Aggregate type.
     pub aggregate_type: String,
     /// Which partition.
@@ -51,24 +51,48 @@ pub struct Identity {
     pub partitions: i32,
     /// Kafka's id of the event topic.
     pub events_topic_id: String,
+    /// Version of the states' form.
+    pub state_version: u32,
+}
+
+impl StatesOf {
+    /// As it is kept in the store: a line for each part, so that a difference can be named.
+    fn text(&self) -> String {
+        let Self { aggregate_type, partition, partitions, events_topic_id, state_version } = self;
+        format!(
+            "store format {FORMAT}\naggregate type {aggregate_type}\npartition {partition} of {partitions}\nevents \
+             topic id {events_topic_id}\nstate version {state_version}\n"
+        )
+    }
+
+    /// In what a store's identity, as it is kept, differs in this part.
+    pub fn differs_from(&self, identity: &str) -> Option<String> {
+        let expected = self.text();
+        (!identity.starts_with(&expected)).then(|| difference(identity, &expected))
+    }
+}
+
+/// Whose store it is. One with another identity is foreign: another partition's that was moved here, or one of topics that
+/// were deleted and made anew (their offsets begin again), or one whose states this release can't read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Identity {
+    /// What its states are of.
+    pub states: StatesOf,
     /// Kafka's id of the outcome topic.
     pub outcomes_topic_id: String,
     /// Kafka's id of the command topic.
     pub commands_topic_id: String,
-    /// Version of the states' form.
-    pub state_version: u32,
     /// How long outcomes are remembered: one that gets longer needs some that were forgotten.
     pub window: Duration,
 }
 
 impl Identity {
-    /// As it is kept in the store: a line for each part, so that a difference can be named.
     fn text(&self) -> String {
-        let Self { aggregate_type, partition, partitions, .. } = self;
+        let Self { states, outcomes_topic_id, commands_topic_id, window } = self;
         format!(
-            "store format {FORMAT}\naggregate type {aggregate_type}\npartition {partition} of {partitions}\nevents \
-             topic id {}\noutcomes topic id {}\ncommands topic id {}\nstate version {}\nidempotency window {:?}",
-            self.events_topic_id, self.outcomes_topic_id, self.commands_topic_id, self.state_version, self.window,
+            "{}outcomes topic id {outcomes_topic_id}\ncommands topic id {commands_topic_id}\nidempotency window \
+             {window:?}",
+            states.text()
         )
     }
 }

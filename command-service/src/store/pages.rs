@@ -19,9 +19,9 @@ use std::{
 use redb::{BackendError, DatabaseError, StorageBackend, backends::FileBackend};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-const PAGE: usize = 4096;
+pub(super) const PAGE: usize = 4096;
 /// What redb reads and writes of its first page.
-const HEADER: usize = 320;
+pub(super) const HEADER: usize = 320;
 /// Written as one, so that header and checksum agree whenever the process ends.
 const SECTOR: usize = 512;
 const SUM: usize = size_of::<u64>();

@@ -11,7 +11,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::{Batch, Checkpoint, Error, Identity, Opened, OutcomeChunk, Store};
+use super::{Batch, Checkpoint, Error, Identity, Opened, OutcomeChunk, StatesOf, Store, glance::glance};
 
 const CACHE: usize = 1 << 20;
 /// Tells a process that a test started where its store is.
@@ -19,13 +19,15 @@ const PATH: &str = "STORE_TEST_PATH";
 
 fn identity() -> Identity {
     Identity {
-        aggregate_type: "bank-account".to_owned(),
-        partition: 3,
-        partitions: 12,
-        events_topic_id: "events-1".to_owned(),
+        states: StatesOf {
+            aggregate_type: "bank-account".to_owned(),
+            partition: 3,
+            partitions: 12,
+            events_topic_id: "events-1".to_owned(),
+            state_version: 1,
+        },
         outcomes_topic_id: "outcomes-1".to_owned(),
         commands_topic_id: "commands-1".to_owned(),
-        state_version: 1,
         window: std::time::Duration::from_secs(60),
     }
 }
@@ -95,13 +97,13 @@ fn g05_what_was_committed_is_there_after_reopening() {
 #[test]
 fn g05_a_foreign_store_is_replaced_by_a_fresh_one() {
     let changes: [fn(&mut Identity); 8] = [
-        |identity| identity.aggregate_type = "user".to_owned(),
-        |identity| identity.partition = 4,
-        |identity| identity.partitions = 24,
-        |identity| identity.events_topic_id = "events-2".to_owned(),
+        |identity| identity.states.aggregate_type = "user".to_owned(),
+        |identity| identity.states.partition = 4,
+        |identity| identity.states.partitions = 24,
+        |identity| identity.states.events_topic_id = "events-2".to_owned(),
         |identity| identity.outcomes_topic_id = "outcomes-2".to_owned(),
         |identity| identity.commands_topic_id = "commands-2".to_owned(),
-        |identity| identity.state_version = 2,
+        |identity| identity.states.state_version = 2,
         |identity| identity.window *= 2,
     ];
     for (at, change) in changes.iter().enumerate() {
@@ -122,11 +124,57 @@ fn g05_a_store_that_is_open_elsewhere_is_left_alone() {
     let Opened { store, .. } = open(&path);
     store.commit(batch(10, 1)).unwrap();
     let mut other = identity();
-    other.partition = 4;
+    other.states.partition = 4;
     assert!(matches!(Store::open(&path, &identity(), CACHE), Err(Error::Held(_))));
     assert!(matches!(Store::open(&path, &other, CACHE), Err(Error::Held(_))));
     drop(store);
     assert_eq!(open(&path).checkpoint, Some(at(1)));
+}
+
+#[test]
+fn g05_a_glance_takes_no_part() {
+    let (_dir, path) = a_path();
+    assert_eq!(glance(&path, "acc-1").unwrap(), None);
+    let Opened { store, .. } = open(&path);
+    for round in 1..5 {
+        store.commit(batch(10, round)).unwrap();
+        let before = fs::read(&path).unwrap();
+        let found = glance(&path, "acc-1").unwrap().unwrap();
+        assert_eq!((found.checkpoint, found.state), (Some(at(round)), Some(state_of(1, round))));
+        assert_eq!(identity().states.differs_from(&found.identity), None);
+        assert_eq!(glance(&path, "acc-10").unwrap().unwrap().state, None);
+        assert_eq!(fs::read(&path).unwrap(), before, "nothing is written");
+    }
+    let mut other = identity().states;
+    other.partition = 4;
+    let difference = other.differs_from(&glance(&path, "acc-1").unwrap().unwrap().identity).unwrap();
+    assert!(difference.contains("partition 3 of 12, not partition 4 of 12"), "{difference}");
+    drop(store);
+    assert_eq!(open(&path).checkpoint, Some(at(4)));
+}
+
+#[test]
+fn g05_a_glance_at_a_store_that_is_written_sees_one_commit_or_nothing() {
+    let (_dir, path) = a_path();
+    let mut child = process("commits_until_it_is_killed", &path).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    lines.find(|line| line.starts_with("committed")).expect("it commits");
+    let mut seen = std::collections::BTreeSet::new();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    for look in 0.. {
+        assert!(std::time::Instant::now() < deadline, "{seen:?}");
+        if seen.len() == 10 {
+            break;
+        }
+        let id = look % 200;
+        // Busy: it commits all the time, a hundred times as often as a service.
+        let Ok(Some(found)) = glance(&path, &format!("acc-{id}")) else { continue };
+        let round = found.checkpoint.unwrap().events_offset;
+        assert_eq!(found.state, Some(state_of(id, round)), "look {look}");
+        seen.insert(round);
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 #[test]

@@ -35,8 +35,17 @@ pub fn account(number: usize) -> String {
 }
 
 impl Bank {
-    /// A bank of so many accounts over so many partitions.
+    /// A bank of so many accounts over so many partitions, some of them famous.
     pub fn new(seed: u64, accounts: usize, partitions: i32) -> Self {
+        Self::with_zipf(seed, accounts, partitions, ZIPF)
+    }
+
+    /// One whose accounts are all used alike.
+    pub fn uniform(seed: u64, accounts: usize, partitions: i32) -> Self {
+        Self::with_zipf(seed, accounts, partitions, 0.0)
+    }
+
+    fn with_zipf(seed: u64, accounts: usize, partitions: i32, zipf: f64) -> Self {
         let mut random = Random::new(seed);
         let deposit = |number: usize| {
             let amount = 1 + i64::try_from(random.below(1_000_000)).expect("it is small");
@@ -45,7 +54,7 @@ impl Bank {
         Self {
             deposits: (0..PAYLOADS).map(deposit).collect(),
             random,
-            zipf: Zipf::new(accounts, ZIPF),
+            zipf: Zipf::new(accounts, zipf),
             partitions: (0..accounts).map(|number| partition_of(account(number).as_bytes(), partitions)).collect(),
             open: commands::open("Ada Lovelace", "EUR"),
         }

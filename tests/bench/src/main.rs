@@ -44,6 +44,9 @@ struct Cli {
     /// Rounds of each measure; their median counts
     #[arg(long, value_name = "N", default_value_t = 5, conflicts_with = "quick", value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
+    /// Accounts of the bank of `restart` [default: 1,000,000]
+    #[arg(long, value_name = "N", conflicts_with = "quick", value_parser = clap::value_parser!(u32).range(1_000..=50_000_000))]
+    accounts: Option<u32>,
     /// Folder of the services' programs, to measure another build
     #[arg(long, value_name = "DIR")]
     bin_dir: Option<PathBuf>,
@@ -98,6 +101,7 @@ fn run(cli: &Cli) -> Result<()> {
     let settings = Settings {
         quick: cli.quick,
         rounds: if cli.quick { 1 } else { cli.rounds.into() },
+        accounts: cli.accounts.map(|accounts| accounts as usize),
         bin_dir: cli.bin_dir.clone(),
     };
     progress(format_args!("starting Kafka, the registry and Redis"));

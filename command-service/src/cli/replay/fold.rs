@@ -13,6 +13,11 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::runtime::Handle;
 
+use crate::partition::{
+    Stored,
+    kept::{Kept, Unused, from_snapshot, from_store},
+};
+
 /// Where to end.
 #[derive(Clone, Copy, Debug)]
 pub enum Until {
@@ -69,6 +74,18 @@ pub trait Fold: Send {
     /// # Errors
     /// When the registry can't be asked what a record is.
     fn take(&mut self, record: &Record<'_>, until: Until, runtime: &Handle) -> Result<Taken, String>;
+
+    /// See [`Aggregate::STATE_VERSION`].
+    fn state_version(&self) -> u32;
+
+    /// A state as the snapshot topic has it. Not to be called on a thread of the async runtime.
+    ///
+    /// # Errors
+    /// See [`Unused`].
+    fn snapshot(&self, record: &Stored<'_>, events_topic_id: &str, runtime: &Handle) -> Result<Kept<Value>, Unused>;
+
+    /// A state as a store has it; `None` when it can't be read.
+    fn stored(&self, bytes: &[u8]) -> Option<Kept<Value>>;
 }
 
 /// The fold of an aggregate of a type, at its beginning; `None`: there is no such type.
@@ -81,8 +98,8 @@ pub fn fold_of(aggregate_type: &str, registry: &Registry) -> Option<Result<Box<d
     impl Visitor for Find<'_> {
         fn visit<A: Aggregate>(&mut self) {
             if A::TYPE == self.aggregate_type {
-                let made = Codec::reading(self.registry.clone());
-                self.found = Some(made.map(|events| Box::new(Folded::<A>::new(events)) as Box<dyn Fold>));
+                let made = Folded::<A>::new(self.registry);
+                self.found = Some(made.map(|fold| Box::new(fold) as Box<dyn Fold>));
             }
         }
     }
@@ -93,14 +110,20 @@ pub fn fold_of(aggregate_type: &str, registry: &Registry) -> Option<Result<Box<d
 
 struct Folded<A: Aggregate> {
     events: Codec<A::Event>,
+    snapshots: Codec<A::Snapshot>,
     version: u64,
     /// Unknown once an event is missing.
     state: Option<A::State>,
 }
 
 impl<A: Aggregate> Folded<A> {
-    fn new(events: Codec<A::Event>) -> Self {
-        Self { events, version: 0, state: Some(A::State::default()) }
+    fn new(registry: &Registry) -> Result<Self, registry::Error> {
+        Ok(Self {
+            events: Codec::reading(registry.clone())?,
+            snapshots: Codec::reading(registry.clone())?,
+            version: 0,
+            state: Some(A::State::default()),
+        })
     }
 }
 
@@ -149,6 +172,22 @@ impl<A: Aggregate> Fold for Folded<A> {
         });
         Ok(taken)
     }
+
+    fn state_version(&self) -> u32 {
+        A::STATE_VERSION
+    }
+
+    fn snapshot(&self, record: &Stored<'_>, events_topic_id: &str, runtime: &Handle) -> Result<Kept<Value>, Unused> {
+        from_snapshot::<A>(&self.snapshots, events_topic_id, record, runtime).map(visible)
+    }
+
+    fn stored(&self, bytes: &[u8]) -> Option<Kept<Value>> {
+        from_store::<A>(&self.snapshots, bytes).map(|(kept, _)| visible(kept))
+    }
+}
+
+fn visible(Kept { state, version, last_time }: Kept<impl Serialize>) -> Kept<Value> {
+    Kept { state: shown(&state), version, last_time }
 }
 
 fn shown(value: &impl Serialize) -> Value {

@@ -1,5 +1,6 @@
 //! `command-service replay`: how an aggregate's state came to be, event by event, from the log alone.
 
+mod diff;
 mod fold;
 mod print;
 
@@ -8,7 +9,7 @@ use std::{io, ops::ControlFlow, process::ExitCode};
 use clap::Args;
 use jiff::Timestamp;
 use millrace_shared::{
-    config::{self, KafkaSettings, LogSettings, RegistrySettings},
+    config::{self, DataSettings, KafkaSettings, LogSettings, RegistrySettings},
     domain::{AggregateId, AggregateInfo},
     envelope::{EventMeta, rfc3339_micros},
     kafka::{
@@ -24,6 +25,7 @@ use serde_json::Value;
 use tokio::runtime::Handle;
 
 use crate::source::{self, Progress, Source};
+use diff::Places;
 use fold::{Fold, Until, fold_of};
 use print::{Printer, fields};
 
@@ -34,13 +36,17 @@ const CLIENT_ID: &str = "millrace-replay";
 #[command(after_help = "Examples:\n  \
     command-service replay --aggregate bank-account --id acc-42\n  \
     command-service replay --aggregate bank-account --id acc-42 --as-of 2026-01-31T23:59:59Z\n  \
-    command-service replay --aggregate bank-account --id acc-42 --at-version 7 --json | tail -1\n\n\
+    command-service replay --aggregate bank-account --id acc-42 --at-version 7 --json | tail -1\n  \
+    command-service replay --aggregate bank-account --id acc-42 --diff\n\n\
     A line an event: sequence, time, name, fields, and after => the state. With --json: one object an event, with \
     sequence, time, event_id, command_id, event, data, state, position. A record of the aggregate that can't be read, and \
     a sequence that is missing or comes twice, is said at its place (with --json: problem, position); the rest goes on. \
     Once an event is missing the state is not known (null).\n\n\
-    Exit status: 0 everything was printed; 1 there is no such aggregate or version, something can't be read or is \
-    missing, or Kafka or the registry can't be used; 2 a setting is wrong.")]
+    With --diff a line for the snapshot and one for each local store of this machine follow: whether the state that is \
+    kept there is the one that the log gives at that version (with --json: compared, place, version, time, state, unused, \
+    difference).\n\n\
+    Exit status: 0 everything was printed; 1 there is no such aggregate or version, something can't be read, is missing or \
+    differs, or Kafka or the registry can't be used; 2 a setting is wrong.")]
 pub struct Arguments {
     /// Aggregate type, e.g. bank-account
     #[arg(long, value_name = "TYPE")]
@@ -54,9 +60,14 @@ pub struct Arguments {
     /// End with the last event that is not later than this time (RFC 3339)
     #[arg(long, value_name = "TIME", conflicts_with = "at_version", value_parser = time)]
     as_of: Option<Timestamp>,
+    /// Compare it with what the snapshot topic and the local stores of this machine hold; services may be at work
+    #[arg(long, conflicts_with_all = ["at_version", "as_of"])]
+    diff: bool,
     /// Print JSON, one object a line
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    data: DataSettings,
     #[command(flatten)]
     kafka: KafkaSettings,
     #[command(flatten)]
@@ -75,21 +86,21 @@ pub async fn run(arguments: Arguments) -> ExitCode {
     if let Err(error) = telemetry::init(&LogSettings { log: "warn".into(), ..arguments.log.clone() }) {
         config::exit_with(&error);
     }
-    let made = Registry::new(&url).map(|registry| fold_of(&arguments.aggregate, &registry));
-    let fold = match made {
-        Ok(Some(Ok(fold))) => fold,
-        Ok(None) => {
+    let made = Registry::new(&url).map(|registry| (fold_of(&arguments.aggregate, &registry), registry));
+    let (fold, registry) = match made {
+        Ok((Some(Ok(fold)), registry)) => (fold, registry),
+        Ok((None, _)) => {
             let known: Vec<_> = AggregateInfo::all().iter().map(|info| info.aggregate_type).collect();
             let known = known.join(", ");
             config::exit_with(&format_args!("there is no aggregate type {:?}; there is {known}", arguments.aggregate))
         }
-        Ok(Some(Err(error))) | Err(error) => {
+        Ok((Some(Err(error)), _)) | Err(error) => {
             eprintln!("error: {error}");
             return ExitCode::FAILURE;
         }
     };
     let runtime = Handle::current();
-    match blocking(move || replay(&arguments, fold, &runtime)).await {
+    match blocking(move || replay(&arguments, fold, &registry, &runtime)).await {
         Ok(0) => ExitCode::SUCCESS,
         Ok(problems) => {
             let problems = counted(problems, "problem");
@@ -123,13 +134,27 @@ enum Error {
 }
 
 /// Prints what was asked for; returns how many problems there are.
-fn replay(arguments: &Arguments, mut fold: Box<dyn Fold>, runtime: &Handle) -> Result<u64, Error> {
+fn replay(arguments: &Arguments, mut fold: Box<dyn Fold>, registry: &Registry, runtime: &Handle) -> Result<u64, Error> {
     let (bootstrap, partitions) = (&arguments.kafka.kafka_bootstrap, arguments.kafka.partitions);
     let names = Names::new(&arguments.kafka.topic_prefix);
     topics::check(bootstrap, &names, &[&arguments.aggregate], partitions, |_| topics::Said::Configured)?;
     let topic = names.topic(&arguments.aggregate, Topic::Events);
     let key = arguments.id.as_str().as_bytes();
     let partition = partition_of(key, partitions);
+    let mut copies = Vec::new();
+    if arguments.diff {
+        let places = Places {
+            bootstrap,
+            events: &topic,
+            snapshots: &names.topic(&arguments.aggregate, Topic::Snapshots),
+            aggregate_type: &arguments.aggregate,
+            partition: (partition, partitions),
+            stores: arguments.data.stores(&names),
+            registry,
+            runtime,
+        };
+        copies = places.find(&arguments.id, &*fold)?;
+    }
     let (first, end) = watermarks(&watcher(bootstrap, CLIENT_ID)?, &topic, partition)?;
 
     let progress = Progress::new((end - first).unsigned_abs());
@@ -156,6 +181,9 @@ fn replay(arguments: &Arguments, mut fold: Box<dyn Fold>, runtime: &Handle) -> R
         }
         if let Some(event) = taken.event {
             printer.event(record, &event)?;
+            for copy in &mut copies {
+                copy.compare(record.offset(), &event.meta, event.state.as_ref());
+            }
             seen.events += 1;
             seen.since.get_or_insert(event.meta.sequence);
             seen.version = event.meta.sequence;
@@ -171,6 +199,9 @@ fn replay(arguments: &Arguments, mut fold: Box<dyn Fold>, runtime: &Handle) -> R
         return Err(Error::NotThere(missing));
     }
     printer.remark(&seen.summary())?;
+    for copy in &copies {
+        seen.problems += u64::from(copy.print(&printer)?);
+    }
     Ok(seen.problems)
 }
 

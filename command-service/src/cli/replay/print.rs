@@ -38,7 +38,7 @@ impl Printer<'_> {
                 "state": event.state,
                 "position": position(record),
             });
-            return self.line(&line.to_string());
+            return self.object(&line);
         }
         let state = event.state.as_ref().map_or_else(|| "not known".to_owned(), fields);
         let (sequence, width) = (event.meta.sequence, self.name_width);
@@ -51,9 +51,14 @@ impl Printer<'_> {
     pub fn problem(&self, record: &Record<'_>, problem: &str) -> io::Result<()> {
         let position = position(record);
         if self.json {
-            return self.line(&json!({"problem": problem, "position": position}).to_string());
+            return self.object(&json!({"problem": problem, "position": position}));
         }
         self.line(&format!("     !  {position}  {}", harmless(problem)))
+    }
+
+    /// One object.
+    pub fn object(&self, object: &Value) -> io::Result<()> {
+        self.line(&object.to_string())
     }
 
     fn line(&self, text: &str) -> io::Result<()> {

@@ -18,12 +18,14 @@ pub struct Settings {
     pub quick: bool,
     /// Rounds.
     pub rounds: usize,
+    /// Accounts of the bank of `restart`, where it is not to have its usual size.
+    pub accounts: Option<usize>,
     /// Where the services' programs are, unless beside ours.
     pub bin_dir: Option<PathBuf>,
 }
 
 impl Settings {
-    /// Accounts of the bank.
+    /// Accounts of the bank that writes are measured with.
     pub fn accounts(&self) -> usize {
         if self.quick { 5_000 } else { 100_000 }
     }

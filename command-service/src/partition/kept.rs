@@ -1,0 +1,101 @@
+//! An aggregate's state as it is kept outside of memory: as a record of the snapshot topic, or in a local store.
+
+use jiff::Timestamp;
+use millrace_shared::{
+    codec::{Codec, DecodeError, Foreign},
+    domain::Aggregate,
+    envelope::{names, parse_version},
+    records::Records,
+};
+use tokio::runtime::Handle;
+
+use super::Stored;
+
+/// A state, and of which moment it is.
+#[derive(Debug)]
+pub struct Kept<S> {
+    /// The state.
+    pub state: S,
+    /// Sequence of the last event in it.
+    pub version: u64,
+    /// Time of that event.
+    pub last_time: Timestamp,
+}
+
+/// Why a snapshot is not used.
+#[derive(Debug)]
+pub enum Unused {
+    /// It is of another event topic, or its state means something else: as if it were not there.
+    Foreign(String),
+    /// This release can't read it.
+    Unreadable(String),
+    /// The registry can't be asked what it is.
+    Unavailable(String),
+}
+
+/// Reads a record of the snapshot topic that is an aggregate's.
+///
+/// # Errors
+/// See [`Unused`].
+pub fn from_snapshot<A: Aggregate>(
+    codec: &Codec<A::Snapshot>,
+    events_topic_id: &str,
+    record: &Stored<'_>,
+    runtime: &Handle,
+) -> Result<Kept<A::State>, Unused> {
+    let header = |wanted| {
+        let (_, value) = record.headers.iter().find(|(name, _)| *name == wanted)?;
+        std::str::from_utf8((*value)?).ok()
+    };
+    let number = |name| header(name).and_then(parse_version);
+    if header(names::TOPIC_ID) != Some(events_topic_id) {
+        return Err(Unused::Foreign("it is of an event topic that was deleted".to_owned()));
+    }
+    if number(names::STATE_VERSION) != Some(u64::from(A::STATE_VERSION)) {
+        return Err(Unused::Foreign("it is of a release whose states mean something else".to_owned()));
+    }
+    let time = header(names::TIME).and_then(|text| text.parse::<Timestamp>().ok());
+    let (Some(version), Some(last_time)) = (number(names::SEQUENCE), time) else {
+        return Err(Unused::Unreadable("its headers tell no sequence and time".to_owned()));
+    };
+    match codec.decode(record.value.unwrap_or_default(), Foreign::Refuse, runtime) {
+        Ok(snapshot) => Ok(Kept { state: snapshot.into(), version, last_time }),
+        Err(DecodeError::Unavailable(reason)) => Err(Unused::Unavailable(reason)),
+        Err(error) => Err(Unused::Unreadable(error.to_string())),
+    }
+}
+
+/// For a store: version, time, what the snapshot covers, which record in which version; then the state.
+///
+/// # Errors
+/// When the state does not fit its own schema.
+pub fn to_store<A: Aggregate>(
+    codec: &Codec<A::Snapshot>,
+    (state, version, last_time): (&A::State, u64, Timestamp),
+    covered: u64,
+) -> Result<Vec<u8>, String> {
+    let state = A::Snapshot::from(state);
+    let index = state.index();
+    let mut bytes = Vec::with_capacity(48);
+    bytes.extend_from_slice(&version.to_le_bytes());
+    bytes.extend_from_slice(&last_time.as_microsecond().to_le_bytes());
+    bytes.extend_from_slice(&covered.to_le_bytes());
+    bytes.push(index as u8);
+    bytes.push((A::Snapshot::TYPES[index].versions.len() - 1) as u8);
+    codec.encode_datum(&state, &mut bytes).map_err(|error| error.to_string())?;
+    Ok(bytes)
+}
+
+/// From a store: the state, and what its snapshot covers. `None`: it is not what [`to_store`] wrote.
+pub fn from_store<A: Aggregate>(codec: &Codec<A::Snapshot>, bytes: &[u8]) -> Option<(Kept<A::State>, u64)> {
+    let (version, rest) = bytes.split_first_chunk()?;
+    let (last_time, rest) = rest.split_first_chunk()?;
+    let (covered, rest) = rest.split_first_chunk()?;
+    let (&[index, schema], datum) = rest.split_first_chunk()?;
+    let kept = Kept {
+        state: codec.decode_datum(usize::from(index), usize::from(schema), datum)?.into(),
+        version: u64::from_le_bytes(*version),
+        last_time: Timestamp::from_microsecond(i64::from_le_bytes(*last_time)).ok()?,
+    };
+    Some((kept, u64::from_le_bytes(*covered)))
+}
