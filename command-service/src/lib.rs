@@ -11,7 +11,7 @@
 //!
 //! [`store`] is a partition's local copy of what it knows; [`partition::restore`] rebuilds a partition that was granted;
 //! [`trimmer`] deletes handled commands; [`cli`] holds `import`, `export`, `replay`, and `check-log`, whose work is
-//! [`log_check`]; [`source`] reads a partition for them; [`failpoints`] is for fault tests.
+//! [`log_check`]; [`failpoints`] is for fault tests.
 
 pub mod app;
 pub mod cli;
@@ -23,7 +23,6 @@ pub mod intake;
 pub mod log_check;
 pub mod partition;
 pub mod record;
-pub mod source;
 pub mod store;
 pub mod submit;
 pub mod trimmer;

@@ -2,21 +2,34 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use millrace_shared::{config, serve, telemetry};
 use projector_service::app::{App, Error};
 
 /// Folds the events of Kafka's topics into views in Redis, each event exactly once
 #[derive(Parser)]
-#[command(version)]
+#[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 struct Cli {
+    #[command(subcommand)]
+    tool: Option<Tool>,
     #[command(flatten)]
     settings: config::ProjectorSettings,
 }
 
+#[derive(Subcommand)]
+enum Tool {}
+
 fn main() -> ExitCode {
-    let (Cli { settings }, listed) = config::parse();
-    match serve::run(run(settings, &listed)) {
+    let (arguments, listed) = config::parse();
+    serve::run(run(arguments, &listed))
+}
+
+async fn run(arguments: Cli, listed: &str) -> ExitCode {
+    let ended = match arguments.tool {
+        Some(tool) => match tool {},
+        None => serve(arguments.settings, listed).await,
+    };
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(Error::Config(error)) => config::exit_with(&error),
         Err(error) => {
@@ -26,7 +39,7 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(settings: config::ProjectorSettings, listed: &str) -> Result<(), Error> {
+async fn serve(settings: config::ProjectorSettings, listed: &str) -> Result<(), Error> {
     if settings.log.check_config {
         settings.registry.url()?;
         settings.redis.client()?;

@@ -37,7 +37,9 @@ use millrace_shared::{
     codec::Codec,
     domain::{Aggregate, Visitor, visit_all},
     kafka::{
-        Logged, REQUEST_TIMEOUT, client_config, topic_id,
+        Logged, REQUEST_TIMEOUT, client_config,
+        source::{self, Progress, Source},
+        topic_id,
         topics::{self, Names, Topic},
         watcher, watermarks,
     },
@@ -51,7 +53,6 @@ use rdkafka::{
 };
 use tokio::runtime::Handle;
 
-use crate::source::{self, Progress, Source};
 use commands::{Crossing, forwards_that_are_missing};
 use partition::PartitionCheck;
 

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use jiff::Timestamp;
 use millrace_shared::{
     domain::Aggregate,
-    kafka::{bulk::Record, partition_of, topics::Topic},
+    kafka::{bulk::Record, partition_of, source::Source, topics::Topic},
 };
 
 use super::{
@@ -14,7 +14,6 @@ use super::{
     events::Pending,
     outcomes::Outcomes,
 };
-use crate::source::Source;
 
 /// See the top of `log_check`.
 pub(super) struct PartitionCheck<'a, A: Aggregate> {

@@ -2,6 +2,7 @@
 
 pub mod bulk;
 mod partitioner;
+pub mod source;
 mod topic_id;
 mod topic_settings;
 pub mod topics;

@@ -10,7 +10,11 @@ use millrace_shared::{
     codec::{Codec, Foreign},
     domain::AggregateId,
     envelope::{EventMeta, rfc3339_micros},
-    kafka::{self, REQUEST_TIMEOUT, watcher},
+    kafka::{
+        self, REQUEST_TIMEOUT,
+        source::{Progress, Source},
+        watcher,
+    },
     registry::Registry,
     snapshot::{CheckpointRecord, checkpoint_key},
 };
@@ -27,7 +31,6 @@ use crate::{
         Stored,
         kept::{Kept, Unused},
     },
-    source::{Progress, Source},
     store::{StatesOf, glance::glance},
 };
 

@@ -14,6 +14,7 @@ use millrace_shared::{
     envelope::{EventMeta, rfc3339_micros},
     kafka::{
         partition_of,
+        source::{self, Progress, Source},
         topics::{self, Names, Topic},
         watcher, watermarks,
     },
@@ -24,7 +25,6 @@ use millrace_shared::{
 use serde_json::Value;
 use tokio::runtime::Handle;
 
-use crate::source::{self, Progress, Source};
 use diff::Places;
 use fold::{Fold, Until, fold_of};
 use print::{Printer, fields};

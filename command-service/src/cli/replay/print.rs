@@ -2,11 +2,13 @@
 
 use std::io::{self, Write};
 
-use millrace_shared::{envelope::rfc3339_micros, kafka::bulk::Record};
+use millrace_shared::{
+    envelope::rfc3339_micros,
+    kafka::{bulk::Record, source::Progress},
+};
 use serde_json::{Value, json};
 
 use super::fold::Event;
-use crate::source::Progress;
 
 /// Prints to standard output.
 pub struct Printer<'a> {

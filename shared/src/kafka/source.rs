@@ -7,12 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use millrace_shared::kafka::{
+use super::{
     Logged,
     bulk::{BulkReader, Item, Record},
     reader_config, watcher, watermarks,
 };
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rdkafka::{consumer::BaseConsumer, error::KafkaError, types::RDKafkaErrorCode};
 
 const READ_WAIT: Duration = Duration::from_millis(100);
