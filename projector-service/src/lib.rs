@@ -3,13 +3,14 @@
 //! Reading order: [`app`] puts it together; [`membership`] learns from the consumer group which partitions are ours;
 //! [`worker`] is the one loop that brings a partition's records into Redis, whatever they are; [`target`] says what a
 //! worker has to know about them, and [`events`] and [`outcomes`] say it; [`store`] is all access to Redis; [`monitor`]
-//! watches what we depend on. [`cli`] holds the tools.
+//! watches what we depend on. [`cli`] holds the tools; [`loan`] is how one writes beside a running worker.
 
 pub mod app;
 pub mod board;
 pub mod cli;
 pub mod command;
 pub mod events;
+pub mod loan;
 pub mod membership;
 pub mod monitor;
 pub mod outcomes;

@@ -8,6 +8,8 @@ use crate::target::{At, Target};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// How often a partition that is lent to a tool is asked for.
+const LENT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What state a partition of ours is in.
 pub enum Slot<T: Target> {
@@ -22,7 +24,7 @@ pub enum Slot<T: Target> {
 /// See [`Slot::Waiting`].
 #[derive(Clone, Copy, Debug)]
 pub struct Waiting {
-    /// Our number when we had it before: it is not claimed again while that is still the owner's.
+    /// Our number when we had it before: it is claimed again unless another projector has claimed it since.
     pub epoch: Option<u64>,
     /// Not to be tried before.
     pub not_before: Instant,
@@ -46,7 +48,17 @@ impl Waiting {
         Self { not_before: Instant::now() + self.pause, pause: (self.pause * 2).min(LONGEST_PAUSE), ..self }
     }
 
-    /// After somebody else turned out to be the owner: claimed again only if it is still assigned to us much later.
+    /// After somebody else turned out to have claimed it: at once it is seen whether that was a tool.
+    pub fn claimed_by_another(epoch: u64) -> Self {
+        Self { epoch: Some(epoch), not_before: Instant::now(), pause: FIRST_PAUSE }
+    }
+
+    /// While it is lent to a tool.
+    pub fn lent(self) -> Self {
+        Self { not_before: Instant::now() + LENT_PAUSE, ..self }
+    }
+
+    /// After another projector turned out to be the owner: claimed again only if it is still assigned to us much later.
     pub fn fenced(after: Duration) -> Self {
         Self { epoch: None, not_before: Instant::now() + after, pause: FIRST_PAUSE }
     }

@@ -42,6 +42,17 @@ pub struct Meta {
     pub live: bool,
 }
 
+/// What came of a claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// The partition is the caller's, by this epoch.
+    Granted(Meta),
+    /// A tool has it for a moment.
+    Lent,
+    /// Another projector has taken it over.
+    OtherOwner,
+}
+
 /// One fenced write.
 #[derive(Debug)]
 pub struct Write<'a> {
@@ -75,6 +86,7 @@ pub struct Store {
     connection: Option<Connection>,
     not_before: Option<(Instant, String)>,
     claim: Script,
+    extend: Script,
     apply: Script,
     trim: Script,
 }
@@ -94,6 +106,7 @@ impl Store {
             connection: None,
             not_before: None,
             claim: script::claim(),
+            extend: script::extend(),
             apply: script::apply(),
             trim: script::trim_outcomes(),
         }
@@ -141,22 +154,47 @@ impl Store {
         Ok(policy.unwrap_or("unknown").trim().to_owned())
     }
 
-    /// Makes this process the owner of a partition.
-    pub fn claim(&mut self, keys: &Keys) -> Result<Meta, Error> {
-        let script = self.claim.clone();
-        let (epoch, offset, topic_id, state): (u64, String, String, String) =
-            self.ask(|redis| script.key(keys.meta()).invoke(redis))?;
-        Ok(Meta {
-            epoch,
-            offset: offset.parse().ok(),
-            topic_id: (!topic_id.is_empty()).then_some(topic_id),
-            live: state == meta::LIVE,
-        })
+    /// Makes this process the owner of a partition. `ours` is the epoch by which we had it last: when somebody else has
+    /// claimed it since, it is refused. Without one, whoever has it loses it.
+    pub fn claim(&mut self, keys: &Keys, ours: Option<u64>) -> Result<Claim, Error> {
+        self.claim_for(keys, ours, Duration::ZERO)
     }
 
-    /// What is there, without changing it.
-    pub fn meta(&mut self, keys: &Keys) -> Result<Meta, Error> {
-        Ok(self.metas(&[keys])?.pop().unwrap_or_default())
+    /// Makes this process the owner of a partition for a moment: its projector waits for the loan's end and goes on.
+    pub fn borrow(&mut self, keys: &Keys, time: Duration) -> Result<Claim, Error> {
+        self.claim_for(keys, None, time)
+    }
+
+    fn claim_for(&mut self, keys: &Keys, ours: Option<u64>, lend: Duration) -> Result<Claim, Error> {
+        let script = self.claim.clone();
+        let mut call = script.key(keys.meta());
+        call.arg(ours.map(|epoch| epoch.to_string()).unwrap_or_default()).arg(lend.as_millis() as u64);
+        let (granted, rest): (i64, Vec<String>) = self.ask(|redis| {
+            let answer: Vec<redis::Value> = call.invoke(redis)?;
+            let mut words = answer.into_iter();
+            let granted = redis::from_redis_value(words.next().unwrap_or(redis::Value::Nil))?;
+            Ok((granted, words.map(redis::from_redis_value).collect::<Result<_, _>>()?))
+        })?;
+        match (granted, &rest[..]) {
+            (1, [epoch, offset, topic_id, state]) => Ok(Claim::Granted(Meta {
+                epoch: epoch
+                    .parse()
+                    .map_err(|_| Error::Refused(format!("{} is damaged: epoch {epoch}", keys.meta())))?,
+                offset: offset.parse().ok(),
+                topic_id: (!topic_id.is_empty()).then(|| topic_id.clone()),
+                live: state == meta::LIVE,
+            })),
+            (-1, _) => Ok(Claim::Lent),
+            _ => Ok(Claim::OtherOwner),
+        }
+    }
+
+    /// Extends a loan by `time` from now; zero ends it. False when it was over already and somebody has claimed.
+    pub fn extend(&mut self, keys: &Keys, epoch: u64, time: Duration) -> Result<bool, Error> {
+        let script = self.extend.clone();
+        let mut call = script.key(keys.meta());
+        call.arg(epoch).arg(time.as_millis() as u64);
+        self.ask(|redis| call.invoke(redis))
     }
 
     /// What is there for several partitions.

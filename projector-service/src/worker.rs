@@ -23,7 +23,7 @@ use crate::{
     board::{Board, Position},
     command::Command,
     partition::{Open, Slot, Waiting},
-    store::{Applied, Meta, Store, Write},
+    store::{Applied, Claim, Meta, Store, Write},
     target::{Batch, Error, Target, Trimmed},
 };
 
@@ -83,6 +83,11 @@ enum Trouble {
     Again(String),
     Kafka(KafkaError),
     Stop(String),
+    /// The epoch in Redis is another one: a tool's, or another projector's.
+    Claimed,
+    /// A tool has it.
+    Lent,
+    /// Another projector has it.
     Fenced,
 }
 
@@ -186,6 +191,7 @@ impl<T: Target> Worker<T> {
                     self.parts.board.solved(&topic, partition);
                     Slot::Open(Box::new(open))
                 }
+                Err(Trouble::Lent) => Slot::Waiting(waiting.lent()),
                 Err(trouble) => self.trouble(partition, trouble, waiting.failed()),
             };
             self.slots.insert(partition, slot);
@@ -206,24 +212,18 @@ impl<T: Target> Worker<T> {
 
     fn open(&mut self, partition: i32, waiting: Waiting, topic_id: &str) -> Result<Open<T>, Trouble> {
         let Parts { target, reader, watch, store, .. } = &mut self.parts;
+        let keys = target.keys(partition);
+        let found = match store.claim(&keys, waiting.epoch)? {
+            Claim::Granted(found) => found,
+            Claim::Lent => return Err(Trouble::Lent),
+            Claim::OtherOwner => return Err(Trouble::Fenced),
+        };
         let watcher = match &mut self.watcher {
             Some(watcher) => watcher,
             none => none.insert(watch()?),
         };
+        // Not before: the former owner's checkpoint moved until then, and would seem to be beyond the end.
         let (first, end) = kafka::watermarks(watcher, target.topic(), partition)?;
-        let keys = target.keys(partition);
-        let found = match waiting.epoch {
-            None => store.claim(&keys)?,
-            Some(ours) => {
-                let found = store.meta(&keys)?;
-                match found.epoch.cmp(&ours) {
-                    std::cmp::Ordering::Equal => found,
-                    std::cmp::Ordering::Greater => return Err(Trouble::Fenced),
-                    // Redis was emptied or is an older copy: whoever claims next is the owner.
-                    std::cmp::Ordering::Less => store.claim(&keys)?,
-                }
-            }
-        };
         let position = start(&found, topic_id, first, end, target.when_trimmed()).map_err(Trouble::Stop)?;
         let memory = target.remember(&keys, store)?;
         reader.add(&[(target.topic(), partition, position)])?;
@@ -335,16 +335,14 @@ impl<T: Target> Worker<T> {
             return;
         }
         let keys: Vec<_> = open.iter().map(|open| &open.keys).collect();
-        let changed: Vec<bool> = match self.parts.store.metas(&keys) {
-            Ok(metas) => {
-                metas.iter().zip(&open).map(|(m, open)| m.epoch != open.epoch || m.offset != open.checkpoint).collect()
+        // The next write finds out.
+        let Ok(metas) = self.parts.store.metas(&keys) else { return };
+        let mut metas = metas.into_iter();
+        self.each_open(|_, open| match metas.next() {
+            Some(meta) if meta.epoch > open.epoch => Err(Trouble::Claimed),
+            Some(meta) if meta.epoch != open.epoch || meta.offset != open.checkpoint => {
+                Err(Trouble::Again("Redis no longer has the checkpoint that was written".into()))
             }
-            // The next write finds out.
-            Err(_) => return,
-        };
-        let mut changed = changed.into_iter();
-        self.each_open(|_, _| match changed.next() {
-            Some(true) => Err(Trouble::Again("Redis no longer has the checkpoint that was written".into())),
             _ => Ok(()),
         });
     }
@@ -363,7 +361,11 @@ impl<T: Target> Worker<T> {
         }
         for (partition, epoch, trouble) in troubled {
             self.close(partition);
-            let slot = self.trouble(partition, trouble, Waiting::resuming(epoch));
+            let again = match trouble {
+                Trouble::Claimed => Waiting::claimed_by_another(epoch),
+                _ => Waiting::resuming(epoch),
+            };
+            let slot = self.trouble(partition, trouble, again);
             self.slots.insert(partition, slot);
         }
     }
@@ -380,6 +382,11 @@ impl<T: Target> Worker<T> {
                 } else {
                     tracing::debug!(topic, partition, "not yet: {reason}");
                 }
+                Slot::Waiting(again)
+            }
+            // Nothing is amiss yet: when it was a tool, the partition is back in a moment.
+            Trouble::Claimed | Trouble::Lent => {
+                tracing::debug!(topic, partition, "somebody has claimed the partition");
                 Slot::Waiting(again)
             }
             Trouble::Fenced => {
@@ -452,7 +459,7 @@ fn write<T: Target>(
             open.live |= mark_live;
             Ok(())
         }
-        Applied::OtherOwner => Err(Trouble::Again("the partition has another owner in Redis".into())),
+        Applied::OtherOwner => Err(Trouble::Claimed),
         Applied::OtherCheckpoint => Err(Trouble::Again("the checkpoint in Redis is another one".into())),
     }
 }

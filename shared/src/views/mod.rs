@@ -5,7 +5,7 @@
 //!
 //! | key | type | holds |
 //! |---|---|---|
-//! | `{…}:meta` | hash | `offset` (next to read), `topic_id`, `epoch` (of the owner), `state` (`building`, `live`) |
+//! | `{…}:meta` | hash | `offset` (next to read), `topic_id`, `epoch` (of the owner), `state` (`building`, `live`); while a tool has it `lent_until` (Redis' time in µs), `lent_from` (epoch of the owner before) |
 //! | `{…}:view:<id>` | string | the view as queries answer it, JSON |
 //! | `{…}:history:<id>` | list | packed events, oldest first ([`history`]) |
 //! | `{…}:sort:<field>:asc`, `…:desc` | sorted set | ids by a field; `desc` by its negative, so that ties go by id in both |
@@ -36,7 +36,7 @@ pub mod meta {
     pub const OFFSET: &str = "offset";
     /// Id of the topic that the offset belongs to.
     pub const TOPIC_ID: &str = "topic_id";
-    /// Number of the present owner; only grows.
+    /// Number of the present owner; only grows, see [`super::script::claim`].
     pub const EPOCH: &str = "epoch";
     /// `building` or `live`.
     pub const STATE: &str = "state";

@@ -2,17 +2,58 @@
 
 use redis::Script;
 
-/// Takes a partition over: raises the owner's epoch and returns `[epoch, offset, topic_id, state]`. The first claim
-/// ever marks the partition as `building`.
+/// Takes a partition over, when it may be had: gives it a new owner's epoch, and returns
+/// `[1, epoch, offset, topic_id, state]`. Who still owns it by the epoch given gets that epoch again. The first claim
+/// ever marks the partition as `building`. Returns `[0]` when another projector has taken it over meanwhile, and `[-1]`
+/// while it is lent to a tool.
 ///
-/// KEYS: meta.
+/// An epoch is Redis' time in microseconds, or one more than the last where that is not more. So it is never one that
+/// somebody may still hold, also in a Redis that came back from an older dump or a replica that had not all: there a
+/// count would go on from an old number, and be somebody else's soon.
+///
+/// A tool claims a *loan* (time to lend > 0): the owner finds another epoch, sees by `lent_until` that it need not
+/// give up, and claims again once the loan is over (`lent_from` is its own epoch). Nobody claims before that.
+///
+/// KEYS: meta. ARGV: epoch of the caller's last claim (empty = whoever has it now is to give way), milliseconds to lend
+/// it for (0 = to own it).
 pub fn claim() -> Script {
     Script::new(
         r"
-        local epoch = redis.call('HINCRBY', KEYS[1], 'epoch', 1)
-        redis.call('HSETNX', KEYS[1], 'state', 'building')
-        local have = redis.call('HMGET', KEYS[1], 'offset', 'topic_id', 'state')
-        return {epoch, have[1] or '', have[2] or '', have[3] or ''}
+        local have = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'topic_id', 'state', 'lent_until', 'lent_from')
+        local stored, lend = tonumber(have[1] or '0'), tonumber(ARGV[2])
+        if ARGV[1] ~= '' and ARGV[1] == have[1] then
+            return {1, ARGV[1], have[2] or '', have[3] or '', have[4] or ''}
+        end
+        local time = redis.call('TIME')
+        local now = time[1] * 1000000 + time[2]
+        if have[5] and tonumber(have[5]) > now then return {-1} end
+        if ARGV[1] ~= '' and stored > tonumber(ARGV[1]) and have[6] ~= ARGV[1] then return {0} end
+        -- Below 2^53, so Lua's numbers hold it exactly; but they would be written with an exponent.
+        local epoch = string.format('%.0f', math.max(stored + 1, now))
+        redis.call('HSET', KEYS[1], 'epoch', epoch, 'state', have[4] or 'building')
+        if lend > 0 then
+            local until_ = string.format('%.0f', now + lend * 1000)
+            redis.call('HSET', KEYS[1], 'lent_until', until_, 'lent_from', have[6] or have[1] or '0')
+        else
+            redis.call('HDEL', KEYS[1], 'lent_until', 'lent_from')
+        end
+        return {1, epoch, have[2] or '', have[3] or '', have[4] or 'building'}
+        ",
+    )
+}
+
+/// Extends a loan, or ends it: the caller's epoch stays, and whoever claims gets the partition. Returns 1, or 0 when the
+/// loan was over and somebody has claimed.
+///
+/// KEYS: meta. ARGV: epoch of the loan, milliseconds from now (0 = give back).
+pub fn extend() -> Script {
+    Script::new(
+        r"
+        if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return 0 end
+        local time = redis.call('TIME')
+        local until_ = time[1] * 1000000 + time[2] + ARGV[2] * 1000
+        redis.call('HSET', KEYS[1], 'lent_until', string.format('%.0f', until_))
+        return 1
         ",
     )
 }
