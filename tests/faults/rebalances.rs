@@ -3,9 +3,10 @@
 use std::thread;
 
 use millrace_tests::{
-    LONG, ledger,
+    Deployment, LONG, ledger,
     load::{Load, TopicLoad},
     services::Service,
+    side_by_side,
 };
 
 use crate::deployment;
@@ -26,8 +27,14 @@ fn only_what_the_contract_tells(troubles: &std::collections::BTreeMap<String, us
 
 #[test]
 fn g01_g02_g03_instances_are_added_and_removed_under_load() {
+    side_by_side(&["with stores", "without"], |&stores| match stores {
+        "without" => come_and_go(&deployment().with("MILLRACE_DATA_DIR", "none")),
+        _ => come_and_go(&deployment()),
+    });
+}
+
+fn come_and_go(deployment: &Deployment) {
     let rounds = if *LONG { 20 } else { 1 };
-    let deployment = deployment();
     let mut first = deployment.command_service("c1");
     let (mut second, mut third) = thread::scope(|scope| {
         let second = scope.spawn(|| deployment.command_service("c2"));
@@ -36,7 +43,7 @@ fn g01_g02_g03_instances_are_added_and_removed_under_load() {
     });
     let urls = [&first, &second, &third].map(Service::url).to_vec();
     let load = Load::start(urls, 6, 12);
-    let topic = TopicLoad::start(&deployment, 6);
+    let topic = TopicLoad::start(deployment, 6);
     for _ in 0..rounds {
         for leaving in [&mut second, &mut third, &mut first] {
             leaving.terminate();
@@ -57,9 +64,9 @@ fn g01_g02_g03_instances_are_added_and_removed_under_load() {
     }
     load.wait_for_more(50);
     let (told, troubles) = load.stop();
-    topic.stop(&deployment);
+    topic.stop(deployment);
     only_what_the_contract_tells(&troubles);
-    ledger::check(&deployment, &told, &first, 100);
+    ledger::check(deployment, &told, &first, 100);
 }
 
 #[test]

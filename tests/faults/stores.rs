@@ -2,12 +2,15 @@
 
 use std::{
     fs::{self, File},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
 use millrace_tests::{
-    Deployment, eventually,
+    Deployment, commands, eventually,
     fail_points::Action,
+    kafka::{Draft, Producer},
+    process::binary,
     services::{Service, command_at, open_at},
     side_by_side,
 };
@@ -134,6 +137,49 @@ fn g02_g03_g05_stores_that_are_lost_mixed_up_or_spoiled_give_no_wrong_answer() {
         assert!(told, "{harm:?}: {}", service.tail());
         deployment.check_log();
     });
+}
+
+#[test]
+fn g01_g05_g16_a_disk_that_is_full_under_the_stores_costs_no_answer() {
+    let mut deployment = deployment();
+    // The service in a mount namespace of its own, with a small disk for its stores.
+    let folder = PathBuf::from(deployment.data_dir()).with_extension("programs");
+    let script = folder.join("command-service");
+    fs::create_dir_all(&folder).expect("a folder");
+    let text = format!(
+        "#!/bin/sh\nmkdir -p {data}\nexec unshare --map-root-user --mount sh -c \
+         'mount -t tmpfs -o size=3m tmpfs {data} && exec {program} \"$@\"' sh \"$@\"\n",
+        data = deployment.data_dir(),
+        program = binary("command-service").display(),
+    );
+    fs::write(&script, text).expect("a script");
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("it can be run");
+    deployment.bin_dir = Some(folder);
+    let mut service = deployment.command_service("c1");
+    let ids = open(&deployment, &service);
+    deposit(&service, &ids, 2);
+    let told = |text: &str| fs::read_to_string(&service.log).expect("a log").contains(text);
+    assert!(!told("no local store"), "{}", service.tail());
+    // Answers that don't fit.
+    let commands = 30_000;
+    let flood = Draft::new(&ids[0], commands::deposit(1)).to(0);
+    Producer::new("murmur2_random").flood(&deployment.topic("commands"), &flood, commands);
+    eventually("a store that can't be written", || match told("the local store can't be written") {
+        true => Ok(()),
+        false => Err(service.tail()),
+    });
+    // The flood was for the first account alone.
+    deposit(&service, &ids[1..], 3);
+    let version = commands + 3;
+    let answer = command_at(&service, &ids[0], "deposit", &json!({"amount_minor": 5})).key("last").send();
+    assert_eq!((answer.status, &answer.json()["aggregate"]["version"]), (200, &json!(version)), "{answer:?}");
+    // The disk goes with the process.
+    service.kill();
+    service.start_again();
+    deposit(&service, &ids[1..], 4);
+    let again = command_at(&service, &ids[0], "deposit", &json!({"amount_minor": 5})).key("last").send();
+    assert_eq!((again.status, &again.body), (200, &answer.body), "{again:?}");
+    deployment.check_log();
 }
 
 /// The files of the stores, by partition.

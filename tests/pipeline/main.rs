@@ -2,6 +2,7 @@
 //! about, where there is one.
 
 mod access;
+mod answers;
 mod garbage;
 mod import;
 mod log_check;

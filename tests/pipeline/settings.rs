@@ -194,6 +194,8 @@ fn g01_topics_under_which_guarantees_break_are_refused_and_others_warned_of() {
         matches!(warned[..], [line] if line.contains(&format!("{commands} --add-config retention.ms=-1"))),
         "{log}"
     );
+    // What belongs to tiered storage is nobody's business here, and stays as it is.
+    assert_eq!(kafka::topic_setting(&events, "local.retention.ms").as_deref(), Some("1000"));
 }
 
 /// Every name that begins like a setting.

@@ -336,6 +336,14 @@ pub fn alter_topic(topic: &str, settings: &[(&str, &str)]) {
     assert!(altered.iter().all(Result::is_ok), "{altered:?}");
 }
 
+/// A setting of a topic as it is.
+#[track_caller]
+pub fn topic_setting(topic: &str, name: &str) -> Option<String> {
+    let described = answered(admin().describe_configs(&[ResourceSpecifier::Topic(topic)], &AdminOptions::new()));
+    let of_topic = described.into_iter().next().expect("a topic is described").expect("it is there");
+    of_topic.get(name).and_then(|setting| setting.value.clone())
+}
+
 #[track_caller]
 fn answered<T>(asked: impl Future<Output = Result<T, KafkaError>>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime can be made");

@@ -196,7 +196,7 @@ impl Service {
         }
         set("MILLRACE_OPS_ADDR", format!("127.0.0.1:{ops}"));
         set("MILLRACE_INSTANCE_ID", instance.to_owned());
-        if kind == "command-service" {
+        if kind == "command-service" && !deployment.env.contains_key("MILLRACE_DATA_DIR") {
             set("MILLRACE_DATA_DIR", deployment.data_dir());
         }
         let log = Stack::shared().log(&format!("{}-{kind}-{instance}", deployment.prefix));

@@ -186,7 +186,7 @@ impl Intake {
             let changes = std::mem::take(&mut self.consumer.context().state().changes);
             for change in changes {
                 match change {
-                    Change::Granted(grants) => self.restore(grants, runtime),
+                    Change::Granted(grants) => self.restore(&grants, runtime),
                     Change::Gone(grants) => grants.iter().for_each(|grant| self.forget(grant, &mut serving)),
                 }
             }
@@ -197,7 +197,7 @@ impl Intake {
                     ToIntake::TakeOver(grant) => anew.extend(self.renew(&grant, &mut serving)?),
                 }
             }
-            self.restore(anew, runtime);
+            self.restore(&anew, runtime);
             self.report(&serving);
         }
         self.leave();
@@ -308,11 +308,16 @@ impl Intake {
         self.consumer.context().state().grants.get(&grant.slot).is_some_and(|held| held.number == grant.number)
     }
 
-    /// Restores partitions on a thread of their own, again and again while they are ours.
-    fn restore(&self, grants: Vec<Arc<Grant>>, runtime: &tokio::runtime::Handle) {
-        if grants.is_empty() {
-            return;
+    /// Restores partitions, on as many threads as there are writers.
+    fn restore(&self, grants: &[Arc<Grant>], runtime: &tokio::runtime::Handle) {
+        let threads = self.writers.len().min(grants.len());
+        for first in 0..threads {
+            self.restore_share(grants.iter().skip(first).step_by(threads).cloned().collect(), runtime);
         }
+    }
+
+    /// Restores some on a thread of their own, again and again while they are ours.
+    fn restore_share(&self, grants: Vec<Arc<Grant>>, runtime: &tokio::runtime::Handle) {
         let (settings, types, consumer) = (self.settings.clone(), self.types.clone(), self.consumer.clone());
         let (to_self, waiters, runtime) = (self.to_self.clone(), self.waiters.clone(), runtime.clone());
         let restore = move || {
@@ -329,6 +334,7 @@ impl Intake {
                     bootstrap: &settings.bootstrap,
                     committed: &|list, timeout| consumer.committed_offsets(list, timeout),
                     stall: settings.restore_stall,
+                    window: settings.window,
                     wanted: &wanted,
                 };
                 let of = |grant: &Grant| Settings {

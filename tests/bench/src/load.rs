@@ -60,6 +60,11 @@ impl Bank {
         }
     }
 
+    /// How many accounts there are.
+    pub fn accounts(&self) -> usize {
+        self.partitions.len()
+    }
+
     /// Some account, the famous ones more often.
     pub fn pick(&mut self) -> usize {
         self.zipf.rank(&mut self.random)

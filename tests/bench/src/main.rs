@@ -44,7 +44,7 @@ struct Cli {
     /// Rounds of each measure; their median counts
     #[arg(long, value_name = "N", default_value_t = 5, conflicts_with = "quick", value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
-    /// Accounts of the bank of `restart` [default: 1,000,000]
+    /// Accounts of the banks of `restart` and `store` [default: 1,000,000]
     #[arg(long, value_name = "N", conflicts_with = "quick", value_parser = clap::value_parser!(u32).range(1_000..=50_000_000))]
     accounts: Option<u32>,
     /// Folder of the services' programs, to measure another build

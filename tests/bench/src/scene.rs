@@ -1,6 +1,6 @@
 //! The scene of a bench: a topic set, a service on it whose accounts are open, and a sample of what it writes.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use millrace_tests::{Deployment, services::Service};
 
 use crate::{
@@ -28,19 +28,36 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// Starts the service and opens the accounts.
+    /// Of a deployment with the default settings.
+    pub const PARTITIONS: i32 = 12;
+
+    /// Starts the service and opens the accounts of the usual bank.
     pub fn start(settings: &Settings, session_timeout_ms: Option<u64>, seed: u64) -> Result<Self> {
+        Self::with(settings, session_timeout_ms, Bank::new(seed, settings.accounts(), Self::PARTITIONS), &[])
+    }
+
+    /// The same with another bank, and other settings.
+    pub fn with(
+        settings: &Settings,
+        session_timeout_ms: Option<u64>,
+        mut bank: Bank,
+        others: &[(&str, &str)],
+    ) -> Result<Self> {
         let mut deployment = Deployment::with_defaults();
+        ensure!(deployment.partitions == Self::PARTITIONS, "the default is {} partitions", deployment.partitions);
         deployment.bin_dir.clone_from(&settings.bin_dir);
         if let Some(millis) = session_timeout_ms {
             deployment = deployment.with("MILLRACE_SESSION_TIMEOUT_MS", millis.to_string());
         }
+        for (name, value) in others {
+            deployment = deployment.with(name, *value);
+        }
         let mut service = deployment.command_service("bench");
         let (commands, group) = (deployment.topic("commands"), format!("{}.command", deployment.prefix));
         let ours = Side::new(service.process(), Progress::new(&group, &commands, deployment.partitions)?);
-        let (mut bank, to) = (Bank::new(seed, settings.accounts(), deployment.partitions), Bulk::new(&commands)?);
+        let to = Bulk::new(&commands)?;
         bank.open_all(&to)?;
-        let opened = settings.accounts() as u64;
+        let opened = bank.accounts() as u64;
         ours.wait(opened)?;
         // Alone, so that its records are the last ones by their time.
         bank.deposit(&to, 1)?;

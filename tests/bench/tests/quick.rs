@@ -6,15 +6,18 @@ use millrace_tests::process::{command, run};
 use serde_json::Value;
 
 const BENCH: &str = env!("CARGO_BIN_EXE_millrace-bench");
-const NAMES: [&str; 8] = [
+const NAMES: [&str; 11] = [
     "write.throughput",
     "write.cpu",
     "write.exactly-once",
+    "store.zipf",
+    "store.uniform",
     "http.p50",
     "http.p99",
     "takeover.seconds",
     "restart.warm",
     "restart.cold",
+    "restart.memory",
 ];
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod http;
 mod restart;
+mod store;
 mod takeover;
 mod write;
 
@@ -18,7 +19,7 @@ pub struct Settings {
     pub quick: bool,
     /// Rounds.
     pub rounds: usize,
-    /// Accounts of the bank of `restart`, where it is not to have its usual size.
+    /// Accounts of the banks of `restart` and `store`, where they are not to have their usual size.
     pub accounts: Option<usize>,
     /// Where the services' programs are, unless beside ours.
     pub bin_dir: Option<PathBuf>,
@@ -42,4 +43,4 @@ pub struct Group {
 }
 
 /// All groups.
-pub const GROUPS: &[Group] = &[write::GROUP, http::GROUP, takeover::GROUP, restart::GROUP];
+pub const GROUPS: &[Group] = &[write::GROUP, store::GROUP, http::GROUP, takeover::GROUP, restart::GROUP];
