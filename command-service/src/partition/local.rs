@@ -26,6 +26,10 @@ const MAX_HELD: Duration = Duration::from_secs(10);
 const HELD_PAUSE: Duration = Duration::from_millis(100);
 /// Changed states and outcomes that a restore gathers before it writes them.
 const RESTORE_PORTION: usize = 100_000;
+/// Bytes of snapshots that it gathers: the more the fewer pages are written several times.
+const SNAPSHOTS_PORTION: usize = 32 << 20;
+/// What one takes beside its id and its state, about.
+const SNAPSHOT_BYTES: usize = 60;
 /// Between two looks at what can leave memory: each goes over all states.
 const EVICT_REST: Duration = Duration::from_millis(500);
 /// New states and outcomes of a partition while its store is being written, at most.
@@ -45,6 +49,9 @@ pub(super) struct Local {
     /// Changes of states and outcomes since the last commit began.
     pending: usize,
     lists: Lists,
+    /// Snapshots that were read back and are not in the store yet.
+    read_back: Vec<(Box<str>, Vec<u8>)>,
+    read_back_bytes: usize,
     under_way: Option<Done>,
     /// It can't be read or written any more.
     broken: bool,
@@ -124,12 +131,20 @@ impl Local {
             changed: Vec::new(),
             pending: 0,
             lists: Lists::default(),
+            read_back: Vec::new(),
+            read_back_bytes: 0,
             under_way: None,
             broken: false,
             given_up: false,
             limit: wanted.states_bytes,
             evicted_at: started,
         })
+    }
+
+    /// A snapshot was read back: it goes to the store, past the states in memory.
+    pub(super) fn read_snapshot(&mut self, id: &str, state: Vec<u8>) {
+        self.read_back_bytes += SNAPSHOT_BYTES + id.len() + state.len();
+        self.read_back.push((id.into(), state));
     }
 
     /// An outcome is to be written some time.
@@ -446,27 +461,56 @@ impl<A: Aggregate> Partition<A> {
 
     /// While the partition is being restored: what is in memory goes to the store when it is much.
     pub(super) fn store_while_restoring(&mut self) -> Result<(), RestoreError> {
-        if self.local.as_ref().is_none_or(|local| local.pending < RESTORE_PORTION) {
+        let Some(local) = &self.local else { return Ok(()) };
+        if local.read_back_bytes > SNAPSHOTS_PORTION {
+            return self.store_read_back();
+        }
+        if local.pending < RESTORE_PORTION {
             return Ok(());
         }
-        let checkpoint = Checkpoint {
+        let Some(batch) = self.store_batch(self.being_filled()) else { return Ok(()) };
+        self.fill(batch)?;
+        self.memory.stored();
+        self.evict();
+        Ok(())
+    }
+
+    /// All snapshots that were read back are in the store when it returns.
+    pub(super) fn store_read_back(&mut self) -> Result<(), RestoreError> {
+        let checkpoint = self.being_filled();
+        let Some(local) = &mut self.local else { return Ok(()) };
+        local.read_back_bytes = 0;
+        let states = mem::take(&mut local.read_back);
+        if states.is_empty() {
+            return Ok(());
+        }
+        self.fill(Batch { states, ..Batch::new(checkpoint) })?;
+        if let Some(local) = &mut self.local {
+            // What the store stands at is still to be written.
+            local.pending += 1;
+            self.snapshots.count = local.store.states().map_err(|error| RestoreError(error.to_string()))?;
+        }
+        Ok(())
+    }
+
+    fn being_filled(&self) -> Checkpoint {
+        Checkpoint {
             events_offset: BEING_FILLED,
             outcomes_offset: 0,
             decided_up_to: None,
             aggregates: self.snapshots.count,
-        };
-        let Some(batch) = self.store_batch(checkpoint) else { return Ok(()) };
+        }
+    }
+
+    fn fill(&mut self, batch: Batch) -> Result<(), RestoreError> {
         let Some(local) = &mut self.local else { return Ok(()) };
-        if let Err(error) = local.store.commit(batch) {
+        local.store.commit(batch).map_err(|error| {
             local.broken = true;
             if let Some(wanted) = &self.settings.store {
                 wanted.keeper.rest();
             }
-            return Err(RestoreError(error.to_string()));
-        }
-        self.memory.stored();
-        self.evict();
-        Ok(())
+            RestoreError(error.to_string())
+        })
     }
 }
 

@@ -142,7 +142,10 @@ pub trait Decider: Send {
     fn restore(&mut self, topic: Topic, record: &Stored<'_>, now: Timestamp) -> Result<(), RestoreError>;
 
     /// All snapshots are restored: where events have to be read from, given the topic's first offset and its end.
-    fn first_event_to_read(&mut self, first: i64, end: i64) -> i64;
+    ///
+    /// # Errors
+    /// When the local store can't be written.
+    fn first_event_to_read(&mut self, first: i64, end: i64) -> Result<i64, RestoreError>;
 
     /// Offset behind the last command whose outcome was restored, when there was one of this command topic.
     fn decided_up_to(&self) -> Option<i64>;
@@ -571,7 +574,7 @@ impl<A: Aggregate> Decider for Partition<A> {
         }
     }
 
-    fn first_event_to_read(&mut self, first: i64, end: i64) -> i64 {
+    fn first_event_to_read(&mut self, first: i64, end: i64) -> Result<i64, RestoreError> {
         self.first_event_to_read(first, end)
     }
 

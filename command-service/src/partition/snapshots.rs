@@ -19,7 +19,7 @@ use millrace_shared::{
 
 use super::{
     Entry, Partition, RestoreError, Stored,
-    kept::{Unused, from_snapshot},
+    kept::{Kept, Unused, from_snapshot, to_store},
 };
 use crate::{
     record::{OutRecord, Sink},
@@ -257,29 +257,38 @@ impl<A: Aggregate> Partition<A> {
             unreadable(&"its key is no aggregate's id");
             return Ok(());
         };
-        self.load(id.as_str()).map_err(RestoreError)?;
-        let known = self.aggregates.contains_key(id.as_str());
         match from_snapshot::<A>(
             &self.context.snapshots,
             &self.settings.events_topic_id,
             record,
             &self.settings.runtime,
         ) {
-            Ok(kept) => {
-                let mut entry = Entry { covered: kept.version, ..Entry::of(kept) };
-                if let Some(local) = &mut self.local {
-                    local.note(id.as_str(), &mut entry.unstored);
-                }
-                self.snapshots.count += u64::from(!known);
-                self.aggregates.insert(id.as_str().into(), entry);
-            }
-            Err(Unused::Unavailable(reason)) => return Err(RestoreError(reason)),
+            Ok(kept) => self.take_snapshot(id.as_str(), kept),
+            Err(Unused::Unavailable(reason)) => Err(RestoreError(reason)),
             Err(unused) => {
                 if let Unused::Unreadable(reason) = unused {
                     unreadable(&reason);
                 }
-                // As if it were not there.
-                self.snapshots.foreign |= known;
+                // As if it were not there; that it has taken the place of one of ours must be known.
+                self.store_read_back()?;
+                self.load(id.as_str()).map_err(RestoreError)?;
+                self.snapshots.foreign |= self.aggregates.contains_key(id.as_str());
+                Ok(())
+            }
+        }
+    }
+
+    fn take_snapshot(&mut self, id: &str, kept: Kept<A::State>) -> Result<(), RestoreError> {
+        let covered = kept.version;
+        match &mut self.local {
+            Some(local) => {
+                let kept = (&kept.state, kept.version, kept.last_time);
+                let state = to_store::<A>(&self.context.snapshots, kept, covered).map_err(RestoreError)?;
+                local.read_snapshot(id, state);
+            }
+            None => {
+                let entry = Entry { covered, ..Entry::of(kept) };
+                self.snapshots.count += u64::from(self.aggregates.insert(id.into(), entry).is_none());
             }
         }
         Ok(())
@@ -287,7 +296,8 @@ impl<A: Aggregate> Partition<A> {
 
     /// All snapshots are read: the first event that they may not cover. Without a checkpoint that can be trusted they are
     /// forgotten, and all events count.
-    pub(super) fn first_event_to_read(&mut self, first: i64, end: i64) -> i64 {
+    pub(super) fn first_event_to_read(&mut self, first: i64, end: i64) -> Result<i64, RestoreError> {
+        self.store_read_back()?;
         let checkpoint = self.snapshots.read.take();
         let found = self.snapshots.count;
         let distrust = match &checkpoint {
@@ -312,7 +322,7 @@ impl<A: Aggregate> Partition<A> {
                     tracing::error!(partition, checkpoint.offset, first, "events behind the snapshots were deleted");
                 }
                 tracing::debug!(partition, aggregates = found, offset = checkpoint.offset, "snapshots read");
-                return checkpoint.offset.max(first);
+                return Ok(checkpoint.offset.max(first));
             }
             (None, None) => {}
             (Some(reason), _) => {
@@ -322,6 +332,6 @@ impl<A: Aggregate> Partition<A> {
                 self.forget_store();
             }
         }
-        first
+        Ok(first)
     }
 }

@@ -22,7 +22,9 @@ use std::{
     time::Duration,
 };
 
-use redb::{Builder, Database, ReadOnlyTable, ReadableDatabase, TableDefinition, WriteTransaction};
+use redb::{
+    Builder, Database, ReadOnlyTable, ReadableDatabase, ReadableTableMetadata, TableDefinition, WriteTransaction,
+};
 
 use pages::CheckedPages;
 
@@ -311,6 +313,14 @@ impl Store {
         self.read(|tables| Ok(tables.states.get(id.as_bytes())?.map(|state| state.value().to_vec())))
     }
 
+    /// Of how many aggregates there is a state.
+    ///
+    /// # Errors
+    /// When that can't be read; then this can't be used any more.
+    pub fn states(&self) -> Result<u64, Error> {
+        self.read(|tables| Ok(tables.states.len()?))
+    }
+
     /// The body of a chunk of outcomes.
     ///
     /// # Errors
@@ -350,8 +360,10 @@ impl Store {
             let transaction = begin(&open.database)?;
             {
                 let mut states = transaction.open_table(STATES)?;
-                for (id, state) in &batch.states {
-                    states.insert(id.as_bytes(), state.as_slice())?;
+                for (at, (id, state)) in batch.states.iter().enumerate() {
+                    if batch.states.get(at + 1).is_none_or(|(next, _)| next != id) {
+                        states.insert(id.as_bytes(), state.as_slice())?;
+                    }
                 }
                 let mut index = transaction.open_table(OUTCOME_INDEX)?;
                 let mut outcomes = transaction.open_table(OUTCOMES)?;

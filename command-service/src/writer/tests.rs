@@ -279,7 +279,7 @@ impl Decider for Scripted {
         unreachable!("nothing is restored")
     }
 
-    fn first_event_to_read(&mut self, _: i64, _: i64) -> i64 {
+    fn first_event_to_read(&mut self, _: i64, _: i64) -> Result<i64, RestoreError> {
         unreachable!("nothing is restored")
     }
 

@@ -393,7 +393,7 @@ impl Restoring {
         }
         self.events_begun = true;
         let (first, end) = self.ends.events;
-        let from = self.decider.first_event_to_read(first, end);
+        let from = self.decider.first_event_to_read(first, end)?;
         reading.open(at, self, Topic::Events, (from, end))?;
         reading.open(at, self, Topic::Outcomes, self.ends.outcomes)
     }
