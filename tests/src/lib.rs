@@ -23,6 +23,7 @@ pub mod log_check;
 pub mod process;
 pub mod proxy;
 pub mod python;
+pub mod redis;
 pub mod services;
 pub mod stack;
 pub mod tool;

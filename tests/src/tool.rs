@@ -1,4 +1,4 @@
-//! The tools of command-service, run as an operator runs them.
+//! The tools of the services, run as an operator runs them.
 
 use std::time::Duration;
 
@@ -33,10 +33,21 @@ impl Ran {
 }
 
 impl Deployment {
-    /// Runs a tool on this deployment's topics; services may run meanwhile.
+    /// Runs a tool of command-service on this deployment's topics; services may run meanwhile.
     #[track_caller]
     pub fn run_tool(&self, args: &[&str]) -> Ran {
-        let mut program = command(binary("command-service"));
+        self.run_tool_of("command-service", args)
+    }
+
+    /// Runs a tool of projector-service on this deployment's views; services may run meanwhile.
+    #[track_caller]
+    pub fn run_projector_tool(&self, args: &[&str]) -> Ran {
+        self.run_tool_of("projector-service", args)
+    }
+
+    #[track_caller]
+    fn run_tool_of(&self, service: &str, args: &[&str]) -> Ran {
+        let mut program = command(binary(service));
         // Variables that only a running service looks at do no harm: the tool takes the same environment.
         program.args(args).env("MILLRACE_DATA_DIR", self.data_dir()).envs(&self.env);
         let output = run(program, LIMIT);
