@@ -289,7 +289,11 @@ impl<T: Target> Worker<T> {
                 let rest = pending.split_off(pending.len().min(parts.options.batch_events));
                 let next = if rest.is_empty() { open.position } else { rest[0].offset };
                 let begun = Instant::now();
-                let batch = parts.target.fold(&open.keys, &mut open.memory, pending, &mut parts.store)?;
+                let folded = parts.target.fold(&open.keys, &mut open.memory, pending, &mut parts.store);
+                let batch = match folded {
+                    Err(Error::Stop(reason)) => return Err(stop(parts, open, reason)),
+                    folded => folded?,
+                };
                 let live = rest.is_empty() && open.at_end;
                 write(parts, open, &batch.commands, next, live)?;
                 parts.target.written(&open.keys, &mut parts.store)?;
@@ -432,6 +436,15 @@ fn start(found: &Meta, topic_id: &str, first: i64, end: i64, when_trimmed: Trimm
              views again from what is left, with the aggregates parked whose beginning is gone"
         )),
         Some(offset) => Ok(offset.max(first)),
+    }
+}
+
+/// A partition must stop, unless somebody else had it meanwhile and knows better than our memory.
+fn stop<T: Target>(parts: &mut Parts<T>, open: &Open<T>, reason: String) -> Trouble {
+    match parts.store.metas(&[&open.keys]) {
+        Ok(metas) if metas.iter().all(|meta| meta.epoch == open.epoch) => Trouble::Stop(reason),
+        Ok(_) => Trouble::Claimed,
+        Err(error) => error.into(),
     }
 }
 
