@@ -4,7 +4,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use millrace_shared::{config, serve, telemetry};
-use projector_service::app::{App, Error};
+use projector_service::{
+    app::{App, Error},
+    cli,
+};
 
 /// Folds the events of Kafka's topics into views in Redis, each event exactly once
 #[derive(Parser)]
@@ -17,7 +20,11 @@ struct Cli {
 }
 
 #[derive(Subcommand)]
-enum Tool {}
+enum Tool {
+    /// List, show, replay or discard the events that wait since they or an earlier one could not be applied
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    Parked(cli::parked::Arguments),
+}
 
 fn main() -> ExitCode {
     let (arguments, listed) = config::parse();
@@ -26,7 +33,7 @@ fn main() -> ExitCode {
 
 async fn run(arguments: Cli, listed: &str) -> ExitCode {
     let ended = match arguments.tool {
-        Some(tool) => match tool {},
+        Some(Tool::Parked(arguments)) => return cli::parked::run(arguments).await,
         None => serve(arguments.settings, listed).await,
     };
     match ended {

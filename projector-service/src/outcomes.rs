@@ -166,7 +166,7 @@ fn fold(
             Incoming::Other => batch.repeated += 1,
             Incoming::Unreadable(reason) => {
                 batch.parked += 1;
-                memory.get_or_insert(Parked { offset, count: 0, reason }).count += 1;
+                memory.get_or_insert(Parked { offset, count: 0, reason, discarded: false }).count += 1;
             }
             Incoming::Original(outcome) => {
                 batch.applied += 1;

@@ -256,6 +256,14 @@ pub struct CommandSettings {
     pub restore_stall_ms: u64,
 }
 
+/// What is kept beside the views.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct ViewSettings {
+    /// Changes kept per partition for those who resume a stream
+    #[arg(long, env = "MILLRACE_CHANGES_WINDOW", default_value_t = 10_000, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub changes_window: u32,
+}
+
 /// Settings of projector-service.
 #[derive(Args, Clone, Debug)]
 pub struct ProjectorSettings {
@@ -280,9 +288,9 @@ pub struct ProjectorSettings {
     /// Events of one partition in one script call, at most
     #[arg(long, env = "MILLRACE_BATCH_EVENTS", default_value_t = 512, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub batch_events: u32,
-    /// Changes kept per partition for those who resume a stream
-    #[arg(long, env = "MILLRACE_CHANGES_WINDOW", default_value_t = 10_000, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
-    pub changes_window: u32,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "documented at its type")]
+    pub views: ViewSettings,
     /// How long outcomes can be asked for, e.g. `24h`
     #[arg(long, env = "MILLRACE_OUTCOMES_WINDOW", default_value = "24h", value_name = "TIME", value_parser = duration)]
     pub outcomes_window: Time,

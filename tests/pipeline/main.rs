@@ -6,6 +6,7 @@ mod answers;
 mod garbage;
 mod import;
 mod log_check;
+mod parked;
 mod queries;
 mod refusals;
 mod repeats;

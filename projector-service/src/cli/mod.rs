@@ -1,5 +1,7 @@
 //! Tools that work on the views, beside the service.
 
+pub mod parked;
+
 use clap::Args;
 use millrace_shared::config::{KafkaSettings, LogSettings, RedisSettings, RegistrySettings};
 

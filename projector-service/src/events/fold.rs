@@ -36,7 +36,8 @@ enum Step<V> {
     Parked(String),
 }
 
-/// Folds a batch. The memory is changed with it.
+/// Folds a batch. The memory is changed with it. `change_id` gives the change feed's id for the event at an offset; ids
+/// only rise.
 ///
 /// # Errors
 /// [`Error::Stop`] when more aggregates would be parked than may be.
@@ -47,6 +48,7 @@ pub fn fold<A: Aggregate>(
     memory: &mut Memory,
     mut loaded: Loaded<View<A>>,
     items: Vec<At<Incoming<A::Event>>>,
+    change_id: &mut dyn FnMut(i64) -> String,
 ) -> Result<Batch, Error> {
     let mut batch = Batch::default();
     let mut touched: BTreeMap<String, Touched<View<A>>> = BTreeMap::new();
@@ -72,7 +74,7 @@ pub fn fold<A: Aggregate>(
                     if let Step::Applied { view, packed, .. } = &step {
                         entry.now = Some(view.clone());
                         entry.history.push([packed.clone()]);
-                        changes.push(change(keys, limits, offset, &id, &meta, &event));
+                        changes.push(change(keys, limits, change_id(offset), &id, &meta, &event));
                     }
                     step
                 }
@@ -94,7 +96,7 @@ pub fn fold<A: Aggregate>(
             }
         }
     }
-    if memory.parked.len() > limits.parked_max {
+    if memory.parked.values().filter(|parked| !parked.discarded).count() > limits.parked_max {
         return Err(Error::Stop(format!(
             "more than {} aggregates of this partition would be parked, the last one because: {}; that many point to a \
              fault of the release or the configuration: mend it and restart",
@@ -147,16 +149,16 @@ fn step<A: Aggregate>(
 
 fn park(memory: &mut Memory, id: &str, offset: i64, reason: String) {
     let reason = reason.chars().take(MAX_REASON_CHARACTERS).collect();
-    memory.parked.entry(id.to_owned()).or_insert(Parked { offset, count: 0, reason }).count += 1;
+    let parked = Parked { offset, count: 0, reason, discarded: false };
+    memory.parked.entry(id.to_owned()).or_insert(parked).count += 1;
 }
 
-fn change<E: Records>(keys: &Keys, limits: Limits, offset: i64, id: &str, meta: &EventMeta, event: &E) -> Command {
+fn change<E: Records>(keys: &Keys, limits: Limits, change: String, id: &str, meta: &EventMeta, event: &E) -> Command {
     Command::new("XADD", keys.changes())
         .with("MAXLEN")
         .with("~")
         .with(limits.changes_window.to_string())
-        // From 1 on: Redis has no id 0-0.
-        .with(format!("{offset}-1"))
+        .with(change)
         .with("id")
         .with(id)
         .with("seq")

@@ -90,6 +90,31 @@ impl<A: Aggregate> Events<A> {
         }
     }
 
+    /// What events become that waited: of these, no aggregate may be parked in memory any more. They are told to the
+    /// change feed by ids of their own.
+    ///
+    /// # Errors
+    /// As [`Target::fold`].
+    pub fn replay(
+        &self,
+        keys: &Keys,
+        memory: &mut Memory,
+        items: Vec<At<Incoming<A::Event>>>,
+        store: &mut Store,
+        change_id: &mut dyn FnMut(i64) -> String,
+    ) -> Result<Batch, Error> {
+        let wanted: BTreeSet<&str> = items
+            .iter()
+            .filter(|at| at.item.content.is_ok() && !memory.parked.contains_key(&at.item.id))
+            .map(|at| at.item.id.as_str())
+            .collect();
+        let names: Vec<String> = wanted.iter().map(|id| keys.view(id)).collect();
+        let values = store.strings(&names)?;
+        let loaded =
+            wanted.into_iter().zip(values).map(|(id, value)| (id.to_owned(), parse::<View<A>>(value))).collect();
+        fold::fold::<A>(keys, &self.codec, self.limits, memory, loaded, items, change_id)
+    }
+
     fn content(
         &self,
         id: &AggregateId,
@@ -163,16 +188,8 @@ impl<A: Aggregate> Target for Events<A> {
         items: Vec<At<Self::Item>>,
         store: &mut Store,
     ) -> Result<Batch, Error> {
-        let wanted: BTreeSet<&str> = items
-            .iter()
-            .filter(|at| at.item.content.is_ok() && !memory.parked.contains_key(&at.item.id))
-            .map(|at| at.item.id.as_str())
-            .collect();
-        let names: Vec<String> = wanted.iter().map(|id| keys.view(id)).collect();
-        let values = store.strings(&names)?;
-        let loaded =
-            wanted.into_iter().zip(values).map(|(id, value)| (id.to_owned(), parse::<View<A>>(value))).collect();
-        fold::fold::<A>(keys, &self.codec, self.limits, memory, loaded, items)
+        // From 1 on: Redis has no id 0-0.
+        self.replay(keys, memory, items, store, &mut |offset| format!("{offset}-1"))
     }
 
     fn written(&self, _: &Keys, _: &mut Store) -> Result<(), Error> {

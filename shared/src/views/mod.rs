@@ -123,4 +123,7 @@ pub struct Parked {
     pub count: u64,
     /// Why the first one could not be applied.
     pub reason: String,
+    /// Somebody has decided to do without them: the view stays as it is, and it counts to no limit.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub discarded: bool,
 }

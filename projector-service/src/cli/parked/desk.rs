@@ -1,0 +1,188 @@
+//! What waits in one projection: where, how it is read from the log, and how it is given up.
+
+use std::{collections::BTreeSet, ops::ControlFlow, sync::Arc};
+
+use millrace_shared::{
+    codec::Codec,
+    config::ViewSettings,
+    domain::{Aggregate, AggregateId},
+    kafka::{
+        bulk::Record,
+        source::{Progress, Source},
+        topics::Names,
+    },
+    records::Records,
+    registry::Registry,
+    views::{Keys, Parked},
+};
+use tokio::runtime::Handle;
+
+use super::{CLIENT_ID, Error, Event, Replayed, Work, parked, replay};
+use crate::{
+    cli::ToolSettings,
+    command::Command,
+    events::{Events, Incoming, Limits},
+    loan::Loan,
+    store::Store,
+    target::{At, Target},
+};
+
+/// One projection of a deployment.
+pub struct Desk<A: Aggregate> {
+    /// Reads and folds.
+    pub events: Events<A>,
+    /// Redis.
+    pub store: Store,
+    bootstrap: String,
+    partitions: i32,
+}
+
+impl<A: Aggregate> Desk<A> {
+    /// Connects when first used. `views` are needed where something is applied.
+    pub fn new(tool: &ToolSettings, views: Option<&ViewSettings>, runtime: &Handle) -> Result<Self, Error> {
+        let (names, partitions) = (Names::new(&tool.kafka.topic_prefix), tool.kafka.partitions);
+        let codec = Arc::new(Codec::reading(Registry::new(&tool.registry.url()?)?)?);
+        // What is parked already may stay so.
+        let limits = Limits {
+            changes_window: views.map_or(0, |views| views.changes_window),
+            parked_max: usize::MAX,
+        };
+        Ok(Self {
+            events: Events::new(codec, runtime.clone(), &names, partitions, limits),
+            store: Store::new(tool.redis.client()?, tool.redis.timeout()),
+            bootstrap: tool.kafka.kafka_bootstrap.clone(),
+            partitions,
+        })
+    }
+
+    /// Borrows a partition.
+    pub fn borrow(&mut self, keys: &Keys) -> Result<Loan<'_>, Error> {
+        Loan::take(&mut self.store, keys.clone()).map_err(|error| Error::Loan(keys.meta(), error))
+    }
+
+    /// A reader of what waits in a partition, from an offset on.
+    pub fn reader<'a>(&self, partition: i32, from: i64, progress: &'a Progress) -> Result<Reader<'a>, Error> {
+        let topic = self.events.topic().to_owned();
+        let source = Source::new(&self.bootstrap, CLIENT_ID, &[&topic], progress)?;
+        let (first, _) = source.watermarks(&topic, partition)?;
+        if from < first {
+            let place = format!("{topic}/{partition}");
+            return Err(Error::NotThere(format!("events wait from offset {from} on, but {place} begins at {first}")));
+        }
+        Ok(Reader { source, topic, partition, position: from })
+    }
+}
+
+/// See [`Desk::reader`].
+pub struct Reader<'a> {
+    source: Source<'a>,
+    topic: String,
+    partition: i32,
+    /// Everything before it was read.
+    pub position: i64,
+}
+
+impl Reader<'_> {
+    /// Hands over the records of some aggregates up to before an offset, until `each` has enough.
+    pub fn read_to(
+        &mut self,
+        to: i64,
+        ids: &BTreeSet<String>,
+        mut each: impl FnMut(&Record<'_>) -> Result<ControlFlow<()>, Error>,
+    ) -> Result<(), Error> {
+        let (from, position) = (self.position, &mut self.position);
+        let mut enough = false;
+        self.source.read_while(&self.topic, self.partition, (from, to), |record| {
+            // Some of the last read may still come.
+            if record.offset() < *position {
+                return Ok(ControlFlow::Continue(()));
+            }
+            *position = record.offset() + 1;
+            let id = AggregateId::from_key(record.key()).map_or_else(|_| String::new(), String::from);
+            let flow = if ids.contains(&id) { each(record)? } else { ControlFlow::Continue(()) };
+            enough = flow.is_break();
+            Ok::<_, Error>(flow)
+        })?;
+        if !enough {
+            self.position = self.position.max(to);
+        }
+        Ok(())
+    }
+}
+
+/// A record as the fold takes it.
+pub fn item<A: Aggregate>(events: &Events<A>, record: &Record<'_>) -> Result<At<Incoming<A::Event>>, Error> {
+    let unreadable = |unreadable: crate::target::Unreadable| Error::Unreadable(unreadable.0);
+    Ok(At { offset: record.offset(), item: events.read(record).map_err(unreadable)? })
+}
+
+impl<A: Aggregate> Work for Desk<A> {
+    fn places(&mut self, ids: Option<&[String]>) -> Result<Vec<(i32, BTreeSet<String>)>, Error> {
+        let mut places = Vec::new();
+        for partition in 0..self.partitions {
+            let wanted = |(id, parked): (String, Parked)| match ids {
+                Some(ids) => ids.contains(&id).then_some(id),
+                None => (!parked.discarded).then_some(id),
+            };
+            let all = parked(&mut self.store, &self.events.keys(partition))?;
+            let here: BTreeSet<String> = all.into_iter().filter_map(wanted).collect();
+            if !here.is_empty() {
+                places.push((partition, here));
+            }
+        }
+        let known = |id: &String| places.iter().any(|(_, here)| here.contains(id));
+        match ids.into_iter().flatten().find(|id| !known(id)) {
+            Some(id) => Err(Error::NotThere(format!("{id:?} is not parked"))),
+            None => Ok(places),
+        }
+    }
+
+    fn show(
+        &mut self,
+        partition: i32,
+        id: &str,
+        each: &mut dyn FnMut(Event) -> std::io::Result<()>,
+    ) -> Result<(), Error> {
+        let keys = self.events.keys(partition);
+        let all = parked(&mut self.store, &keys)?;
+        let Some((_, Parked { offset, .. })) = all.into_iter().find(|(of, _)| of == id) else { return Ok(()) };
+        let checkpoint = self.store.metas(&[&keys])?.pop().and_then(|meta| meta.offset).unwrap_or(offset);
+        let progress = Progress::new((checkpoint - offset).unsigned_abs());
+        let mut reader = self.reader(partition, offset, &progress)?;
+        reader.read_to(checkpoint, &BTreeSet::from([id.to_owned()]), |record| {
+            let At { offset, item } = item(&self.events, record)?;
+            let place = format!("{}/{partition}/{offset}", self.events.topic());
+            let content = item.content.map(|(meta, event)| (meta.sequence, event.name()));
+            let event = Event { place, timestamp_ms: record.timestamp_ms(), content };
+            progress.suspend(|| each(event))?;
+            Ok(ControlFlow::Continue(()))
+        })?;
+        progress.finish();
+        Ok(())
+    }
+
+    fn replay(
+        &mut self,
+        partition: i32,
+        ids: BTreeSet<String>,
+    ) -> Result<std::collections::BTreeMap<String, Replayed>, Error> {
+        replay::replay(self, partition, ids)
+    }
+
+    fn discard(&mut self, partition: i32, id: &str) -> Result<Parked, Error> {
+        let keys = self.events.keys(partition);
+        let mut loan = self.borrow(&keys)?;
+        let all = parked(loan.store, &keys)?;
+        let found = all.into_iter().find_map(|(of, parked)| (of == id).then_some(parked));
+        let mut parked = found.ok_or_else(|| Error::NotThere(format!("{id:?} is no longer parked")))?;
+        parked.discarded = true;
+        let command = Command::new("HSET", keys.parked()).with(id).with(json(&parked)?);
+        loan.write(&[command]).map_err(|error| Error::Loan(keys.meta(), error))?;
+        Ok(parked)
+    }
+}
+
+/// As Redis has it.
+pub fn json(parked: &Parked) -> Result<Vec<u8>, Error> {
+    serde_json::to_vec(parked).map_err(|error| Error::Unreadable(error.to_string()))
+}
