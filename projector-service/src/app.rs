@@ -235,7 +235,11 @@ impl<S: Fn() -> Store> Visitor for Crew<'_, S> {
 impl<S: Fn() -> Store> Crew<'_, S> {
     fn employ<A: Aggregate>(&mut self) -> Result<(), Error> {
         let (settings, runtime) = (self.settings, tokio::runtime::Handle::current());
-        let limits = Limits { changes_window: settings.views.changes_window, parked_max: settings.parked_max as usize };
+        let limits = Limits {
+            changes_window: settings.views.changes_window,
+            history_max: settings.views.history_max_entries.into(),
+            parked_max: settings.parked_max as usize,
+        };
         let codec = Arc::new(Codec::reading(self.registry.clone())?);
         let events = Events::<A>::new(codec, runtime.clone(), self.names, settings.kafka.partitions, limits);
         self.start(events)?;

@@ -250,6 +250,11 @@ impl Store {
         self.ask(|redis| redis::cmd("MGET").arg(keys).query(redis))
     }
 
+    /// The first entries of a list.
+    pub fn list(&mut self, key: &str, count: u64) -> Result<Vec<Vec<u8>>, Error> {
+        self.ask(|redis| redis::cmd("LRANGE").arg(key).arg(0).arg(count as i64 - 1).query(redis))
+    }
+
     /// The fields of a hash.
     pub fn hash(&mut self, key: &str) -> Result<Vec<(String, String)>, Error> {
         self.ask(|redis| redis::cmd("HGETALL").arg(key).query(redis))

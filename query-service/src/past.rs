@@ -1,25 +1,29 @@
-//! The past of an aggregate: its history folded again, event by event.
+//! The past of an aggregate: its history folded again, event by event, from its beginning or from its base.
 
 use std::collections::VecDeque;
 
 use millrace_shared::{
     domain::{Aggregate, Projection},
-    envelope::EventMeta,
+    envelope::{EventMeta, rfc3339_micros},
     http,
-    problem::Problem,
-    views::history,
+    problem::{HISTORY_TRIMMED, Problem},
+    views::history::{self, Base},
 };
+use serde_json::json;
 
 use crate::service::{Service, View};
 
 /// Events read from Redis at a time: a long history neither fills the memory nor keeps others waiting.
 const CHUNK: isize = 500;
 
-/// Goes through an aggregate's history from its beginning.
+/// Goes through an aggregate's history from where it begins. That may move on meanwhile: then it goes on from there.
 pub struct Replay<'a, A: Aggregate> {
     service: &'a Service<A>,
     id: &'a str,
-    read: isize,
+    /// What stands for the events that are no longer kept.
+    pub base: Option<Base<View<A>>>,
+    /// Sequence of the next event to be read.
+    next: u64,
     ended: bool,
     chunk: VecDeque<Vec<u8>>,
     view: Option<View<A>>,
@@ -28,25 +32,54 @@ pub struct Replay<'a, A: Aggregate> {
 impl<'a, A: Aggregate> Replay<'a, A> {
     /// At the beginning.
     pub fn new(service: &'a Service<A>, id: &'a str) -> Self {
-        Self { service, id, read: 0, ended: false, chunk: VecDeque::new(), view: None }
+        Self { service, id, base: None, next: 1, ended: false, chunk: VecDeque::new(), view: None }
     }
 
     /// The next event; it is not in the view yet.
     pub async fn next(&mut self) -> Result<Option<(EventMeta, A::Event)>, Problem> {
         if self.chunk.is_empty() && !self.ended {
-            let keys = &self.service.keys[self.service.partition(self.id)];
-            let mut pipe = redis::pipe();
-            pipe.cmd("LRANGE").arg(keys.history(self.id)).arg(self.read).arg(self.read + CHUNK - 1);
-            let (chunk,): (Vec<Vec<u8>>,) = self.service.means.store.ask(&pipe).await?;
-            self.ended = (chunk.len() as isize) < CHUNK;
-            self.read += chunk.len() as isize;
-            self.chunk = chunk.into();
+            self.read().await?;
         }
         let Some(packed) = self.chunk.pop_front() else { return Ok(None) };
         let unpacked = history::unpack(&self.service.codec, &packed);
         unpacked.map(Some).ok_or_else(|| {
             http::internal(&format_args!("an event in the history of {} {} can't be read", A::TYPE, self.id))
         })
+    }
+
+    async fn read(&mut self) -> Result<(), Problem> {
+        let keys = &self.service.keys[self.service.partition(self.id)];
+        loop {
+            let since = self.kept_since();
+            let at = (self.next - 1 - since) as isize;
+            let mut pipe = redis::pipe();
+            // Both as of one moment.
+            pipe.atomic();
+            pipe.cmd("GET").arg(keys.base(self.id));
+            pipe.cmd("LRANGE").arg(keys.history(self.id)).arg(at).arg(at + CHUNK - 1);
+            let (base, chunk): (Option<String>, Vec<Vec<u8>>) = self.service.means.store.ask(&pipe).await?;
+            self.base = base.map(|json| serde_json::from_str(&json)).transpose().map_err(|error| {
+                http::internal(&format_args!("the base of {} {} can't be read: {error}", A::TYPE, self.id))
+            })?;
+            let now = self.kept_since();
+            if now != since {
+                // It begins elsewhere than was thought.
+                if self.next <= now {
+                    self.next = now + 1;
+                    self.view = self.base.as_ref().map(|base| base.view.clone());
+                }
+                continue;
+            }
+            self.ended = (chunk.len() as isize) < CHUNK;
+            self.next += chunk.len() as u64;
+            self.chunk = chunk.into();
+            return Ok(());
+        }
+    }
+
+    /// The version from which on the past is known.
+    pub fn kept_since(&self) -> u64 {
+        self.base.as_ref().map_or(0, |base| A::Projection::version(&base.view))
     }
 
     /// Takes an event into the view.
@@ -57,14 +90,22 @@ impl<'a, A: Aggregate> Replay<'a, A> {
         Ok(self.view.insert(folded))
     }
 
-    /// The view after the events for which `wanted` holds; it ends with the first for which it does not.
-    pub async fn until(mut self, wanted: impl Fn(&EventMeta) -> bool) -> Result<Option<View<A>>, Problem> {
+    /// The view after the events for which `wanted` holds; it ends with the first for which it does not. It is the base's
+    /// at least, also where that is later than wanted.
+    pub async fn until(&mut self, wanted: impl Fn(&EventMeta) -> bool) -> Result<Option<View<A>>, Problem> {
         while let Some((meta, event)) = self.next().await? {
             if !wanted(&meta) {
                 break;
             }
             self.fold(&meta, &event)?;
         }
-        Ok(self.view)
+        Ok(self.view.take())
     }
+}
+
+/// What was asked for lies before the base.
+pub fn trimmed<A: Aggregate>(id: &str, base: &Base<View<A>>) -> Problem {
+    let (version, time) = (A::Projection::version(&base.view), rfc3339_micros(base.time));
+    let detail = format!("the past of {} {id} is kept since version {version}, of {time}", A::TYPE);
+    Problem::new(&HISTORY_TRIMMED, detail).with("kept_since", json!({"version": version, "time": time}))
 }

@@ -262,6 +262,9 @@ pub struct ViewSettings {
     /// Changes kept per partition for those who resume a stream
     #[arg(long, env = "MILLRACE_CHANGES_WINDOW", default_value_t = 10_000, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub changes_window: u32,
+    /// Events of an aggregate that are kept for history and as-of queries, at least; the oldest are dropped when there are a tenth more
+    #[arg(long, env = "MILLRACE_HISTORY_MAX_ENTRIES", default_value_t = 10_000, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+    pub history_max_entries: u32,
 }
 
 /// Settings of projector-service.

@@ -46,6 +46,9 @@ kinds! {
         "The header `Allow` names the methods that are.";
     REQUEST_TIMEOUT = "request-timeout" 408 "The request did not come in time"
         "Its body was not sent whole within the time that the service waits. Nothing happened. Send it again.";
+    HISTORY_TRIMMED = "history-trimmed" 410 "The past asked for is no longer kept"
+        "The oldest events of an aggregate with a long history are not kept for queries. `kept_since` says from which \
+         version and time on the past can be asked for. The log has all of it: `command-service replay`.";
     VERSION_CONFLICT = "version-conflict" 412 "The aggregate has another version"
         "`If-Match` names another version than the aggregate has (`actual_version`). Nothing happened. Read the \
          aggregate again, decide again, and send a new command with a new key.";

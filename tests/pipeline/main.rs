@@ -7,6 +7,7 @@ mod garbage;
 mod import;
 mod log_check;
 mod parked;
+mod past;
 mod queries;
 mod refusals;
 mod repeats;

@@ -22,6 +22,19 @@ use crate::{
 /// Reasons are shown to people and kept in Redis; what a hostile record says is cut.
 const MAX_REASON_CHARACTERS: usize = 500;
 
+/// A history that has become too long.
+#[derive(Debug, PartialEq)]
+pub struct Grown {
+    /// The aggregate.
+    pub id: String,
+    /// Its events up to this sequence are to be dropped.
+    pub upto: u64,
+    /// The last of its events before the batch.
+    pub before: u64,
+    /// Its events in the batch.
+    pub fresh: Vec<Vec<u8>>,
+}
+
 /// An aggregate that the batch touches.
 struct Touched<V> {
     before: Option<V>,
@@ -49,7 +62,7 @@ pub fn fold<A: Aggregate>(
     mut loaded: Loaded<View<A>>,
     items: Vec<At<Incoming<A::Event>>>,
     change_id: &mut dyn FnMut(i64) -> String,
-) -> Result<Batch, Error> {
+) -> Result<(Batch, Vec<Grown>), Error> {
     let mut batch = Batch::default();
     let mut touched: BTreeMap<String, Touched<View<A>>> = BTreeMap::new();
     let mut counted: BTreeSet<String> = BTreeSet::new();
@@ -107,10 +120,24 @@ pub fn fold<A: Aggregate>(
     batch.commands = write::<A>(keys, memory, &touched, &counted, &parked)?;
     batch.commands.extend(changes);
     // What can't be done twice comes last: whatever may be refused was accepted by then.
-    for (id, touched) in touched {
-        batch.commands.extend(Command::chunked(&Command::new("RPUSH", keys.history(&id)), touched.history));
+    let mut grown = Vec::new();
+    for (id, Touched { before, now, history }) in touched {
+        let version = |view: Option<View<A>>| view.as_ref().map_or(0, A::Projection::version);
+        let (before, now) = (version(before), version(now));
+        if let Some(upto) = too_long(before, now, limits.history_max) {
+            let fresh = history.iter().map(|[packed]| packed.clone()).collect();
+            grown.push(Grown { id: id.clone(), upto, before, fresh });
+        }
+        batch.commands.extend(Command::chunked(&Command::new("RPUSH", keys.history(&id)), history));
     }
-    Ok(batch)
+    Ok((batch, grown))
+}
+
+/// The sequence up to which a history is to be dropped, when that is due. Only every tenth of the limit: the events that
+/// go have to be read and folded.
+fn too_long(before: u64, now: u64, limit: u64) -> Option<u64> {
+    let step = (limit / 10).max(1);
+    (now > limit && before / step != now / step).then(|| now - limit)
 }
 
 /// One event on one view.

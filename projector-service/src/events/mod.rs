@@ -1,6 +1,7 @@
 //! Events become views: what they are read as ([`Incoming`]), and how a batch is written ([`fold`](fold::fold)).
 
 pub mod fold;
+mod trim;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -54,6 +55,8 @@ pub type Loaded<V> = HashMap<String, Result<Option<V>, String>>;
 pub struct Limits {
     /// Changes kept per partition.
     pub changes_window: u32,
+    /// Events kept per aggregate.
+    pub history_max: u64,
     /// Parked aggregates per partition.
     pub parked_max: usize,
 }
@@ -112,7 +115,9 @@ impl<A: Aggregate> Events<A> {
         let values = store.strings(&names)?;
         let loaded =
             wanted.into_iter().zip(values).map(|(id, value)| (id.to_owned(), parse::<View<A>>(value))).collect();
-        fold::fold::<A>(keys, &self.codec, self.limits, memory, loaded, items, change_id)
+        let (mut batch, grown) = fold::fold::<A>(keys, &self.codec, self.limits, memory, loaded, items, change_id)?;
+        batch.commands.extend(trim::trim::<A>(keys, &self.codec, grown, store)?);
+        Ok(batch)
     }
 
     fn content(

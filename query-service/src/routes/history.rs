@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::json;
 use crate::{
     params::{After, IdInPath, Params},
-    past::Replay,
+    past::{Replay, trimmed},
     service::{Service, View, caveats, not_found},
 };
 
@@ -73,6 +73,9 @@ pub(super) async fn get<A: Aggregate>(
                 state: state.clone(),
             });
         }
+    }
+    if let Some(base) = replay.base.as_ref().filter(|_| after_sequence < replay.kept_since()) {
+        return Ok((headers, trimmed::<A>(id.as_str(), base)).into_response());
     }
     let body = serde_json::to_string(&page).map_err(|error| http::internal(&error))?;
     Ok(json(headers, body))

@@ -18,7 +18,7 @@ use serde_json::json;
 use super::versioned;
 use crate::{
     params::{After, IdInPath, Params},
-    past::Replay,
+    past::{Replay, trimmed},
     service::{Service, View, caveats, not_found},
 };
 
@@ -44,15 +44,30 @@ pub(super) async fn get<A: Aggregate>(
     let Some((json, view)) = found.view else { return Ok((headers, not_found::<A>(&id)).into_response()) };
     let present = A::Projection::version(&view);
     let asked = if let When::AtVersion(version) = when { Some(version) } else { None };
+    let mut replay = Replay::new(&*service, id.as_str());
     let past: Option<View<A>> = match when {
         When::Now => return Ok(versioned(&request, headers, present, json)),
         When::AtVersion(0) => None,
         When::AtVersion(version) => {
-            let then = Replay::new(&*service, id.as_str()).until(|meta| meta.sequence <= version).await?;
+            let then = replay.until(|meta| meta.sequence <= version).await?;
             then.filter(|view| A::Projection::version(view) == version)
         }
-        When::AsOf(time) => Replay::new(&*service, id.as_str()).until(|meta| meta.time <= time).await?,
+        When::AsOf(time) => {
+            let then = replay.until(|meta| meta.time <= time).await?;
+            // Before the first event of all.
+            then.filter(|_| replay.base.as_ref().is_none_or(|base| base.first <= time))
+        }
     };
+    if let Some(base) = &replay.base {
+        let gone = match when {
+            When::AsOf(time) => (base.first..base.time).contains(&time),
+            When::AtVersion(version) => (1..replay.kept_since()).contains(&version),
+            When::Now => false,
+        };
+        if gone {
+            return Ok((headers, trimmed::<A>(id.as_str(), base)).into_response());
+        }
+    }
     let Some(view) = past else {
         let detail = match asked {
             Some(version) => format!("{} {id} has no version {version}, but 1 to {present}", A::TYPE),

@@ -5,10 +5,22 @@
 //! domain's [`records!`](crate::records!) list, which is therefore only ever appended to.
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use crate::{codec::Codec, envelope::EventMeta, records::Records};
 
 const FORMAT: u8 = 1;
+
+/// Stands for the oldest events of a history that were dropped: what is kept is folded on from here.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Base<V> {
+    /// When the aggregate's first event happened.
+    pub first: Timestamp,
+    /// When the last event that was dropped happened.
+    pub time: Timestamp,
+    /// The view after it. Its version + 1 is the sequence of the first event that is kept.
+    pub view: V,
+}
 
 /// Packs an event.
 ///

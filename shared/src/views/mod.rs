@@ -7,7 +7,8 @@
 //! |---|---|---|
 //! | `{…}:meta` | hash | `offset` (next to read), `topic_id`, `epoch` (of the owner), `state` (`building`, `live`); while a tool has it `lent_until` (Redis' time in µs), `lent_from` (epoch of the owner before) |
 //! | `{…}:view:<id>` | string | the view as queries answer it, JSON |
-//! | `{…}:history:<id>` | list | packed events, oldest first ([`history`]) |
+//! | `{…}:history:<id>` | list | packed events, oldest first ([`history`]); a long one begins behind its base |
+//! | `{…}:base:<id>` | string | where a history begins of which the oldest events were dropped: JSON [`history::Base`] |
 //! | `{…}:sort:<field>:asc`, `…:desc` | sorted set | ids by a field; `desc` by its negative, so that ties go by id in both |
 //! | `{…}:filter:<field>:<value>` | sorted set | ids of the views with that value (selective filters only) |
 //! | `{…}:counters` | hash | totals of the partition |
@@ -76,6 +77,11 @@ impl Keys {
     /// An aggregate's history.
     pub fn history(&self, id: &str) -> String {
         format!("{}:history:{id}", self.tag)
+    }
+
+    /// Where an aggregate's history begins.
+    pub fn base(&self, id: &str) -> String {
+        format!("{}:base:{id}", self.tag)
     }
 
     /// Ids in the order of a field.

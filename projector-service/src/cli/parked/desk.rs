@@ -45,6 +45,7 @@ impl<A: Aggregate> Desk<A> {
         // What is parked already may stay so.
         let limits = Limits {
             changes_window: views.map_or(0, |views| views.changes_window),
+            history_max: views.map_or(u64::MAX, |views| views.history_max_entries.into()),
             parked_max: usize::MAX,
         };
         Ok(Self {

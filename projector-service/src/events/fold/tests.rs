@@ -12,7 +12,7 @@ use millrace_shared::{
 
 use super::*;
 
-const LIMITS: Limits = Limits { changes_window: 1_000, parked_max: 2 };
+const LIMITS: Limits = Limits { changes_window: 1_000, history_max: 20, parked_max: 2 };
 
 /// A partition with its Redis: commands are done on it as the script would.
 struct Partition {
@@ -20,6 +20,7 @@ struct Partition {
     codec: Codec<Event>,
     memory: Memory,
     views: HashMap<String, AccountView>,
+    grown: Vec<Grown>,
     next: i64,
 }
 
@@ -31,6 +32,7 @@ impl Partition {
             codec: Codec::reading(registry).unwrap(),
             memory: Memory::default(),
             views: HashMap::new(),
+            grown: Vec::new(),
             next: 100,
         }
     }
@@ -38,7 +40,9 @@ impl Partition {
     fn fold(&mut self, items: Vec<Incoming<Event>>) -> Result<Batch, Error> {
         let loaded = items.iter().map(|item| (item.id.clone(), Ok(self.views.get(&item.id).cloned()))).collect();
         let items = items.into_iter().map(|item| At { offset: self.next_offset(), item }).collect();
-        let batch = fold::<BankAccount>(&self.keys, &self.codec, LIMITS, &mut self.memory, loaded, items, &mut change_id)?;
+        let (batch, grown) =
+            fold::<BankAccount>(&self.keys, &self.codec, LIMITS, &mut self.memory, loaded, items, &mut change_id)?;
+        self.grown = grown;
         for set in words_of(&batch, "MSET") {
             for pair in set[1..].chunks(2) {
                 let id = pair[0].rsplit(":view:").next().unwrap().to_owned();
@@ -197,8 +201,16 @@ fn g07_a_view_that_cannot_be_read_is_not_overwritten() {
     let mut partition = Partition::new();
     let loaded = HashMap::from([("a".to_owned(), Err("damaged".to_owned()))]);
     let items = vec![At { offset: 1, item: deposited("a", 2, 5) }];
-    let batch =
-        fold::<BankAccount>(&partition.keys, &partition.codec, LIMITS, &mut partition.memory, loaded, items, &mut change_id).unwrap();
+    let (batch, _) = fold::<BankAccount>(
+        &partition.keys,
+        &partition.codec,
+        LIMITS,
+        &mut partition.memory,
+        loaded,
+        items,
+        &mut change_id,
+    )
+    .unwrap();
     assert!(words_of(&batch, "MSET").is_empty());
     assert_eq!(partition.parked("a"), (1, 1, "damaged"));
 }
@@ -214,4 +226,22 @@ fn history_is_packed_in_order() {
         .map(|(meta, event)| (meta.sequence, event.name(), meta.command_id))
         .collect();
     assert_eq!(events, [(1, "AccountOpened", "c1".to_owned()), (2, "MoneyDeposited", "c2".to_owned())]);
+}
+
+#[test]
+fn g16_a_history_is_too_long_now_and_then() {
+    let mut partition = Partition::new();
+    let mut due = Vec::new();
+    for sequence in 1..=30 {
+        let event = if sequence == 1 { opened("a") } else { deposited("a", sequence, 1) };
+        partition.fold(vec![event, opened(&format!("other-{sequence}"))]).unwrap();
+        due.extend(partition.grown.iter().map(|grown| (sequence, grown.id.clone(), grown.upto, grown.before)));
+    }
+    let of_a = |sequence| (sequence, "a".to_owned(), sequence - 20, sequence - 1);
+    assert_eq!(due, [of_a(22), of_a(24), of_a(26), of_a(28), of_a(30)]);
+    // All at once: more than are kept.
+    let mut events = vec![opened("b")];
+    events.extend((2..=50).map(|sequence| deposited("b", sequence, 1)));
+    partition.fold(events).unwrap();
+    assert_eq!((partition.grown[0].upto, partition.grown[0].before, partition.grown[0].fresh.len()), (30, 0, 50));
 }

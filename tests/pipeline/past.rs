@@ -1,0 +1,102 @@
+//! The past of an aggregate with a long history: what is kept is told right, and what is not is told to be gone.
+
+use jiff::Timestamp;
+use millrace_tests::{
+    Deployment, Services,
+    account::{Event, fold},
+    commands,
+    http::Answer,
+    kafka::{Draft, Producer},
+    services::open_at,
+    wait::same,
+};
+use serde_json::{Value, json};
+
+/// Asks for the whole past of an account of which `kept` events are kept.
+#[track_caller]
+fn the_past_is_right(services: &Services, id: &str, kept: usize) {
+    let events = services.deployment.events(id);
+    let (last, since) = (events.len(), events.len() - kept);
+    let ask = |and: &str| services.ask(&format!("/v1/bank-accounts/{id}{and}")).send();
+    let state = |version: usize| fold(id, &events[..version]).expect("it was opened");
+    let kept_since = json!({"version": since, "time": events[since - 1].time});
+    let gone = |answer: Answer| assert_eq!(answer.problem(410, "history-trimmed")["kept_since"], kept_since);
+    for version in 1..=last {
+        let answer = ask(&format!("?at_version={version}"));
+        if version < since {
+            gone(answer);
+        } else {
+            assert_eq!((answer.status, answer.json()), (200, state(version)), "version {version}");
+        }
+    }
+    ask("?at_version=0").problem(404, "not-found");
+    ask(&format!("?at_version={}", last + 1)).problem(404, "not-found");
+
+    let time = |event: &Event| event.time.parse::<Timestamp>().expect("RFC 3339");
+    for event in &events {
+        let answer = ask(&format!("?as_of={}", event.time));
+        if time(event) < time(&events[since - 1]) {
+            gone(answer);
+        } else {
+            let then = events.iter().rposition(|of| time(of) <= time(event)).expect("itself") + 1;
+            assert_eq!((answer.status, answer.json()), (200, state(then)), "as of {}", event.time);
+        }
+    }
+    let before = time(&events[0]) - jiff::Span::new().microseconds(1);
+    ask(&format!("?as_of={before:.6}")).problem(404, "not-found");
+
+    gone(ask("/history"));
+    gone(ask(&format!("/history?after_sequence={}", since - 1)));
+    let (mut items, mut next) =
+        (Vec::new(), json!(format!("/v1/bank-accounts/{id}/history?after_sequence={since}&limit=7")));
+    while let Value::String(path) = next {
+        let page = services.ask(&path).send().json();
+        items.extend(page["items"].as_array().expect("items").clone());
+        next = page["next"].clone();
+    }
+    let told: Vec<_> = items.iter().map(|item| (item["sequence"].clone(), item["state"].clone())).collect();
+    let expected: Vec<_> = (since + 1..=last).map(|version| (json!(version), state(version))).collect();
+    assert_eq!(told, expected);
+}
+
+#[track_caller]
+fn kept(services: &Services, id: &str) -> usize {
+    let partition = services.deployment.partition_of(id);
+    services.deployment.redis().run("LLEN", &[&services.deployment.view_key(partition, &format!("history:{id}"))])
+}
+
+#[test]
+fn g16_a_long_history_is_trimmed_and_what_is_kept_stays_right() {
+    let mut services = Services::start(Deployment::new().with("MILLRACE_HISTORY_MAX_ENTRIES", "20"));
+    let (topic, partitions) = (services.deployment.topic("commands"), services.deployment.partitions);
+    let ids: Vec<_> = (0..partitions).map(|partition| services.deployment.id_in(partition)).collect();
+    let [slow, fast, short] = &ids[..] else { panic!("there are three partitions") };
+    for id in &ids {
+        open_at(&services.command, id, "Ada");
+    }
+    for amount in 1..=45 {
+        services.deposit(slow, amount);
+    }
+    let token = services.withdraw(slow, 7).token();
+    services.view_after(slow, &token);
+    // Of 47 events the 46th was the last at which that was due; one more is kept.
+    assert_eq!(kept(&services, slow), 21);
+    the_past_is_right(&services, slow, 21);
+
+    // More in one batch than are kept, with another limit on top.
+    services.projector.terminate();
+    let producer = Producer::new("murmur2_random");
+    for amount in 1..=99 {
+        producer.send(&topic, &Draft::new(fast, commands::deposit(amount)));
+    }
+    millrace_tests::eventually("events of all commands", || same(&services.deployment.events(fast).len(), &100));
+    services.projector.start_again();
+    services.view_is_the_fold_of_the_log(fast);
+    assert_eq!(kept(&services, fast), 20);
+    the_past_is_right(&services, fast, 20);
+    services.view_is_the_fold_of_the_log(slow);
+    let token = services.deposit(short, 1).token();
+    services.view_after(short, &token);
+    let whole = services.ask(&format!("/v1/bank-accounts/{short}/history")).send().json();
+    assert_eq!(whole["items"].as_array().map(Vec::len), Some(2), "a short one is whole");
+}
