@@ -3,6 +3,7 @@
 
 mod access;
 mod answers;
+mod checkpoints;
 mod garbage;
 mod import;
 mod log_check;

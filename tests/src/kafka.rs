@@ -317,6 +317,20 @@ fn admin() -> AdminClient<DefaultClientContext> {
     ClientConfig::new().set("bootstrap.servers", &Stack::shared().kafka).create().expect("a client can be made")
 }
 
+/// Deletes a topic, and waits until it is gone.
+#[track_caller]
+pub fn delete_topic(topic: &str) {
+    for result in answered(admin().delete_topics(&[topic], &AdminOptions::new())) {
+        result.expect("the topic can be deleted");
+    }
+    crate::eventually("topic that is gone", || {
+        let metadata =
+            client("millrace-tests").fetch_metadata(Some(topic), LIMIT).map_err(|error| error.to_string())?;
+        let there = metadata.topics().iter().any(|found| found.error().is_none());
+        if there { Err("it is still there".into()) } else { Ok(()) }
+    });
+}
+
 /// Deletes the records before an offset, as retention does.
 #[track_caller]
 pub fn delete_before(topic: &str, partition: i32, offset: i64) {
