@@ -24,6 +24,11 @@ enum Tool {
     /// List, show, replay or discard the events that wait since they or an earlier one could not be applied
     #[command(subcommand_required = true, arg_required_else_help = true)]
     Parked(cli::parked::Arguments),
+    /// Prove that the views equal the log, or say where they don't (one JSON object a line)
+    ///
+    /// Folds the events up to where each partition's views are and compares every view, index entry, counter and history
+    /// entry. Changes nothing, unless it is told to repair. The services may run meanwhile.
+    Verify(cli::verify::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -34,6 +39,7 @@ fn main() -> ExitCode {
 async fn run(arguments: Cli, listed: &str) -> ExitCode {
     let ended = match arguments.tool {
         Some(Tool::Parked(arguments)) => return cli::parked::run(arguments).await,
+        Some(Tool::Verify(arguments)) => return cli::verify::run(arguments).await,
         None => serve(arguments.settings, listed).await,
     };
     match ended {

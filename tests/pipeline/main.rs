@@ -17,5 +17,6 @@ mod restarts;
 mod settings;
 mod snapshots;
 mod topics;
+mod verify;
 mod versions;
 mod walk;

@@ -3,7 +3,6 @@
 use std::{
     fs,
     panic::{self, AssertUnwindSafe},
-    process::Command,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     thread,
     time::Duration,
@@ -14,6 +13,7 @@ use millrace_tests::{
     http::{get, post},
     kafka::{self, Draft, Producer},
     process::{Process, free_port},
+    redis::Redis,
     services::{Service, command_at, new_id, new_key, open_at},
 };
 use serde_json::json;
@@ -282,40 +282,10 @@ fn g15_services_end_in_time_while_they_still_wait_for_kafka() {
     }
 }
 
-/// A Redis of one's own, that may be hurt.
-struct Redis {
-    command: Command,
-    log: std::path::PathBuf,
-    process: Process,
-}
-
-impl Redis {
-    fn start(port: u16) -> Self {
-        let stack = Stack::shared();
-        let dir = stack.dir.join(format!("redis-{port}"));
-        fs::create_dir_all(&dir).expect("the scratch folder is writable");
-        let mut command = millrace_tests::process::command("redis-server");
-        command.args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--appendonly", "yes", "--save", ""]);
-        command.args(["--maxmemory-policy", "noeviction", "--dir"]).arg(&dir);
-        let log = stack.log(&format!("redis-{port}"));
-        let process = Process::start(&command, &log);
-        Self { command, log, process }
-    }
-
-    fn kill(&mut self) {
-        self.process.end(nix::sys::signal::Signal::SIGKILL, Duration::from_secs(5));
-    }
-
-    fn start_again(&mut self) {
-        self.process = Process::start(&self.command, &self.log);
-    }
-}
-
 #[test]
 fn g07_without_redis_queries_say_so_and_commands_go_on() {
-    let port = free_port();
-    let mut redis = Redis::start(port);
-    let services = Services::start(Deployment::new().with("MILLRACE_REDIS_URL", format!("redis://127.0.0.1:{port}")));
+    let mut redis = Redis::start();
+    let services = Services::start(Deployment::new().with("MILLRACE_REDIS_URL", &redis.url));
     let id = services.open("Ada");
     let token = services.deposit(&id, 5).token();
     assert_eq!(services.view_after(&id, &token)["balance_minor"], 5);

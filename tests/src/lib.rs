@@ -3,8 +3,8 @@
 //!
 //! Reading order: [`stack`] starts Kafka, the registry and Redis, [`services`] the three services on top of them;
 //! [`http`], [`kafka`] and [`avro`] talk to them; [`account`] is a second implementation of what a bank account is,
-//! which the services are compared with; [`tool`] runs command-service's tools, [`log_check`] the one that asks whether
-//! the log keeps the guarantees.
+//! which the services are compared with; [`tool`] runs the services' tools, [`log_check`] the one that asks whether
+//! the log keeps the guarantees, [`verify`] the one that asks whether the views equal it; [`redis`] looks behind them.
 //! For faults: [`brokers`] and the network ([`proxy`]) are hurt, [`fail_points`] stop a service at a chosen instant,
 //! [`group`] says who owns what, [`load`] keeps clients busy meanwhile, and its [`ledger`] compares what they were told
 //! with the log.
@@ -27,6 +27,7 @@ pub mod redis;
 pub mod services;
 pub mod stack;
 pub mod tool;
+pub mod verify;
 pub mod wait;
 
 use std::{

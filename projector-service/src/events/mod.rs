@@ -120,7 +120,13 @@ impl<A: Aggregate> Events<A> {
         Ok(batch)
     }
 
-    fn content(
+    /// Reads and packs events.
+    pub fn codec(&self) -> &Codec<A::Event> {
+        &self.codec
+    }
+
+    /// What a record says, whose key is an id; or why it is no event.
+    pub fn content(
         &self,
         id: &AggregateId,
         record: &Record<'_>,

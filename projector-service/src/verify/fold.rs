@@ -1,0 +1,169 @@
+//! What the log makes of the aggregates of a partition, computed one event after another.
+//!
+//! How an event changes a view and the counters is the projection's own fold, which defines it. Nothing else is shared
+//! with the code that writes batches, so that a fault of that code shows.
+
+use std::{
+    collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
+
+use millrace_shared::{
+    domain::{Aggregate, Projection},
+    envelope::EventMeta,
+    fast_hash::FastMap,
+    views::{Parked, history},
+};
+
+use super::digest;
+use crate::events::{Events, View};
+
+/// What an aggregate costs beside its own bytes: its place in the map, and what the allocator adds to four strings.
+const OVERHEAD_BYTES: usize = 160;
+
+/// The history of an aggregate.
+#[derive(Clone, Debug)]
+pub enum History {
+    /// A digest of each entry, which is enough to see that all is well.
+    Digests(Vec<u64>),
+    /// The entries.
+    Whole(Vec<Vec<u8>>),
+}
+
+impl History {
+    /// How many entries there are.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Digests(digests) => digests.len(),
+            Self::Whole(entries) => entries.len(),
+        }
+    }
+}
+
+/// What the log makes of one aggregate.
+#[derive(Clone, Debug)]
+pub struct Expected<V> {
+    /// Its view; `None` before its first event that counts.
+    pub view: Option<V>,
+    /// Its history.
+    pub history: History,
+    /// Offset of the first event that waits, and how many do.
+    pub parked: Option<(i64, u64)>,
+    /// Redis says that it waits from this offset on: an earlier release may not have been able to apply it.
+    park_at: i64,
+}
+
+impl<V> Expected<V> {
+    /// Before its first event. `claim` is what Redis says about its parking.
+    pub fn new(whole: bool, claim: Option<&Parked>) -> Self {
+        let history = if whole { History::Whole(Vec::new()) } else { History::Digests(Vec::new()) };
+        Self { view: None, history, parked: None, park_at: claim.map_or(i64::MAX, |claim| claim.offset) }
+    }
+
+    /// Redis says that it waits from an offset on.
+    pub fn parks_at(&mut self, offset: i64) {
+        self.park_at = self.park_at.min(offset);
+    }
+}
+
+/// The aggregates of a partition, or some of them.
+pub struct Folded<V> {
+    /// By id.
+    pub aggregates: FastMap<Box<str>, Expected<V>>,
+    /// What their events added to the counters.
+    pub counters: BTreeMap<String, i128>,
+    /// Events that were folded.
+    pub events: u64,
+    /// Bytes of all this, about.
+    pub bytes: usize,
+    whole: bool,
+}
+
+impl<V> Folded<V> {
+    /// Before the first event. `whole`: with the histories' entries.
+    pub fn new(whole: bool) -> Self {
+        Self { aggregates: FastMap::default(), counters: BTreeMap::new(), events: 0, bytes: 0, whole }
+    }
+}
+
+/// What a record says.
+pub type Content<E> = Result<(EventMeta, E), String>;
+
+/// Folds one record. `content` is only asked for when it matters.
+pub fn fold<A: Aggregate, E>(
+    folded: &mut Folded<View<A>>,
+    events: &Events<A>,
+    claims: &BTreeMap<String, Parked>,
+    id: &str,
+    offset: i64,
+    content: impl FnOnce() -> Result<Content<A::Event>, E>,
+) -> Result<(), E> {
+    if !folded.aggregates.contains_key(id) {
+        folded.bytes += OVERHEAD_BYTES + size_of::<Expected<View<A>>>() + 4 * id.len();
+        folded.aggregates.insert(id.into(), Expected::new(folded.whole, claims.get(id)));
+    }
+    let Some(expected) = folded.aggregates.get_mut(id) else { return Ok(()) };
+    folded.events += 1;
+    if let Some((_, count)) = &mut expected.parked {
+        *count += 1;
+        return Ok(());
+    }
+    let step =
+        if offset >= expected.park_at { Err(()) } else { step::<A>(events, expected.view.as_ref(), id, content()?) };
+    match step {
+        Ok(None) => {}
+        Ok(Some(Step { view, packed, counted })) => {
+            expected.view = Some(view);
+            match &mut expected.history {
+                History::Digests(digests) => {
+                    digests.push(digest(&packed));
+                    folded.bytes += 2 * size_of::<u64>();
+                }
+                History::Whole(entries) => {
+                    folded.bytes += 2 * size_of::<Vec<u8>>() + packed.len();
+                    entries.push(packed);
+                }
+            }
+            for (name, by) in counted {
+                *folded.counters.entry(name).or_default() += by;
+            }
+        }
+        Err(()) => expected.parked = Some((offset, 1)),
+    }
+    Ok(())
+}
+
+struct Step<V> {
+    view: V,
+    packed: Vec<u8>,
+    counted: Vec<(String, i128)>,
+}
+
+/// One event; `None` when it was there before, an error when it and all that follow have to wait.
+fn step<A: Aggregate>(
+    events: &Events<A>,
+    view: Option<&View<A>>,
+    id: &str,
+    content: Content<A::Event>,
+) -> Result<Option<Step<View<A>>>, ()> {
+    let (meta, event) = content.map_err(drop)?;
+    let version = view.map_or(0, A::Projection::version);
+    if meta.sequence <= version {
+        return Ok(None);
+    }
+    if meta.sequence > version + 1 {
+        return Err(());
+    }
+    let folded = catch_unwind(AssertUnwindSafe(|| {
+        let view = A::Projection::fold(view.cloned(), id, &meta, &event)?;
+        let mut counted = Vec::new();
+        A::Projection::count(&event, &view, &mut |name, by| counted.push((name, by)));
+        Ok::<_, String>((view, counted))
+    }));
+    let (view, counted) = folded.map_err(drop)?.map_err(drop)?;
+    if A::Projection::version(&view) != meta.sequence {
+        return Err(());
+    }
+    let packed = history::pack(events.codec(), &meta, &event).map_err(drop)?;
+    Ok(Some(Step { view, packed, counted }))
+}

@@ -1,0 +1,321 @@
+//! Proves that the views equal the log, on a live system, or says where they don't.
+//!
+//! 1. Of each partition the checkpoint is taken together with the counters, the parkings and the sizes of the sorted sets, in
+//!    one transaction of Redis. The log is folded up to exactly there ([`fold`]), so that these must be equal to the letter.
+//! 2. Every view, index entry and history is then compared in large pipelines ([`found`]). One that differs may only have
+//!    moved on; it is a *suspect*.
+//! 3. Suspects are judged ([`judge`]): an aggregate is read together with its checkpoint in one transaction, its events are folded
+//!    on up to there, and what differs now ([`compare`]) is wrong.
+//! 4. One scan of Redis' keys finds what the log does not justify ([`extras`]): views, histories and members of indexes.
+//!
+//! Memory is bounded: when the aggregates of a partition need more than their share, it is folded in several passes, each
+//! over the ids whose digests begin with certain bits. Histories are kept as eight bytes an entry.
+
+pub mod compare;
+mod extras;
+mod fold;
+mod found;
+mod judge;
+mod partition;
+mod repair;
+
+pub use repair::Repaired;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI32, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use millrace_shared::{
+    codec::Codec,
+    domain::{Aggregate, Projection, Visitor, visit_all},
+    kafka::{
+        REQUEST_TIMEOUT,
+        source::{self, Progress, Source},
+        topic_id,
+        topics::{self, Names},
+        watcher, watermarks,
+    },
+    registry::{self, Registry},
+};
+use rdkafka::error::KafkaError;
+use tokio::runtime::Handle;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::{
+    events::{Events, Limits},
+    loan,
+    store::{self, Store},
+    target::Target,
+};
+use compare::{Difference, Kind};
+use extras::Facts;
+use judge::Judge;
+
+/// Threads at most: Redis is one, and the broker works as well.
+const MAX_THREADS: usize = 4;
+/// Under this name the brokers know us.
+const CLIENT_ID: &str = "millrace-verify";
+
+/// Why the views can't be verified.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Kafka can't be asked.
+    #[error("Kafka: {0}")]
+    Kafka(#[from] KafkaError),
+    /// The topics are not there, or of another shape.
+    #[error("Kafka: {0}")]
+    Topics(#[from] topics::Error),
+    /// The registry can't be used.
+    #[error("{0}")]
+    Registry(#[from] registry::Error),
+    /// The registry can't be asked about a schema.
+    #[error("the schema registry: {0}")]
+    Schema(String),
+    /// The log can't be read.
+    #[error(transparent)]
+    Source(#[from] source::Error),
+    /// Redis can't be asked.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// What Redis has can't be understood at all.
+    #[error("Redis has what nobody of us wrote: {0}")]
+    Damaged(String),
+    /// There is no such projection.
+    #[error("there is no projection {0:?}; there is {1}")]
+    NoProjection(String, String),
+    /// There is nothing to compare with.
+    #[error("{0} has no checkpoint: it is not projected yet, or Redis was emptied")]
+    Emptied(String),
+    /// The views can't have been made from this log.
+    #[error("{0}")]
+    OtherLog(String),
+    /// Events are gone.
+    #[error(
+        "{topic}/{partition} begins at offset {first}: events before were deleted, so nothing can be proven about what \
+         they led to"
+    )]
+    Trimmed {
+        /// The topic.
+        topic: String,
+        /// Its partition.
+        partition: i32,
+        /// Its first offset.
+        first: i64,
+    },
+    /// What is wrong can't be rewritten.
+    #[error("{0}")]
+    Loan(#[from] loan::Error),
+    /// A thread could not go on.
+    #[error("a thread of the verification panicked")]
+    Panicked,
+}
+
+/// A short, even digest: of ids to share them out, of history entries instead of themselves, of keys.
+fn digest(bytes: &[u8]) -> u64 {
+    xxh3_64(bytes)
+}
+
+/// What to verify, and with what.
+pub struct Verify {
+    /// Kafka.
+    pub bootstrap: String,
+    /// Names of topics and keys.
+    pub names: Names,
+    /// Partitions of each topic.
+    pub partitions: i32,
+    /// The registry.
+    pub registry: Registry,
+    /// Redis.
+    pub redis: redis::Client,
+    /// Longest wait for an answer of Redis.
+    pub redis_timeout: Duration,
+    /// Bytes that views and histories of the log may take in memory, about.
+    pub memory_bytes: usize,
+    /// Where the registry can be asked from a plain thread.
+    pub runtime: Handle,
+}
+
+/// What was looked at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// The projection with its version.
+    pub label: String,
+    /// Events that were folded for the first comparison.
+    pub events: u64,
+    /// Aggregates that these are about.
+    pub aggregates: u64,
+    /// Aggregates that are parked.
+    pub parked: u64,
+    /// Aggregates that were looked at again, since they had moved on or are wrong.
+    pub again: u64,
+    /// Differences by kind.
+    pub found: BTreeMap<Kind, u64>,
+    /// Aggregates that are wrong, by partition, with the filter sets that they may be in.
+    pub wrong: BTreeMap<i32, Suspects>,
+    /// Wrong counters by partition.
+    pub counters: BTreeMap<i32, BTreeMap<String, Correction>>,
+}
+
+/// How a counter is to be mended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Correction {
+    /// What has to be added.
+    pub by: i128,
+    /// Whether events have counted it at all.
+    pub counted: bool,
+}
+
+/// Ids, each with the filter sets in which it is or may be.
+pub type Suspects = BTreeMap<String, BTreeSet<String>>;
+
+/// Hears of each difference.
+pub type Tell<'a> = &'a (dyn Fn(&Difference) + Sync);
+
+impl Verify {
+    /// Verifies a projection, by its name without version, and rewrites what is wrong when that is wanted. Blocks.
+    pub fn run(&self, projection: &str, repair: bool, tell: Tell<'_>) -> Result<(Summary, Repaired), Error> {
+        struct Find<'a> {
+            verify: &'a Verify,
+            tell: Tell<'a>,
+            wanted: &'a str,
+            repair: bool,
+            names: Vec<&'static str>,
+            ran: Option<Result<(Summary, Repaired), Error>>,
+        }
+        impl Visitor for Find<'_> {
+            fn visit<A: Aggregate>(&mut self) {
+                self.names.push(A::Projection::NAME);
+                if A::Projection::NAME == self.wanted {
+                    self.ran = Some(self.verify.run_on::<A>(self.repair, self.tell));
+                }
+            }
+        }
+        let mut find = Find { verify: self, tell, wanted: projection, repair, names: Vec::new(), ran: None };
+        visit_all(&mut find);
+        find.ran.unwrap_or_else(|| Err(Error::NoProjection(projection.to_owned(), find.names.join(", "))))
+    }
+
+    fn run_on<A: Aggregate>(&self, repair: bool, tell: Tell<'_>) -> Result<(Summary, Repaired), Error> {
+        topics::check(&self.bootstrap, &self.names, &[A::TYPE], self.partitions, |_| topics::Said::Configured)?;
+        let codec = Arc::new(Codec::reading(self.registry.clone())?);
+        // Nothing is written, so there is nothing to limit.
+        let limits = Limits { changes_window: 0, parked_max: usize::MAX };
+        let events = Events::<A>::new(codec, self.runtime.clone(), &self.names, self.partitions, limits);
+        let watcher = watcher(&self.bootstrap, CLIENT_ID)?;
+        let topic_id = topic_id(&watcher, events.topic(), REQUEST_TIMEOUT)?;
+        let ends = (0..self.partitions).map(|partition| watermarks(&watcher, events.topic(), partition));
+        let ends = ends.collect::<Result<Vec<_>, _>>()?;
+        let progress = Progress::new(ends.iter().map(|(first, end)| (end - first).unsigned_abs()).sum());
+        let threads = thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
+        let context = Context {
+            threads: threads.min(self.partitions as usize),
+            verify: self,
+            events,
+            topic_id,
+            progress: &progress,
+            tell,
+            report: Mutex::new(Report { summary: Summary::default(), told: BTreeSet::new() }),
+            facts: Mutex::new(Facts::default()),
+        };
+        let verified = context.run();
+        progress.finish();
+        verified?;
+        let mut summary = context.report().summary.clone();
+        summary.label = context.events.label().to_owned();
+        let repaired = if repair { context.repair(&summary)? } else { Repaired::default() };
+        Ok((summary, repaired))
+    }
+}
+
+/// What all threads share.
+struct Context<'a, A: Aggregate> {
+    verify: &'a Verify,
+    events: Events<A>,
+    topic_id: String,
+    progress: &'a Progress,
+    tell: Tell<'a>,
+    threads: usize,
+    report: Mutex<Report>,
+    facts: Mutex<Facts>,
+}
+
+struct Report {
+    summary: Summary,
+    /// What was told is not told again.
+    told: BTreeSet<Place>,
+}
+
+/// Partition, aggregate, kind, key and field of a difference.
+type Place = (i32, Option<String>, Kind, String, Option<String>);
+
+impl<A: Aggregate> Context<'_, A> {
+    fn run(&self) -> Result<(), Error> {
+        let next = AtomicI32::new(0);
+        let work = || {
+            let mut judge = self.judge()?;
+            loop {
+                let partition = next.fetch_add(1, Ordering::Relaxed);
+                if partition >= self.verify.partitions {
+                    return Ok(());
+                }
+                // Whatever it is, the others need not begin anything more.
+                judge
+                    .verify_partition(partition)
+                    .inspect_err(|_| next.store(self.verify.partitions, Ordering::Relaxed))?;
+            }
+        };
+        thread::scope(|scope| {
+            let running: Vec<_> = (0..self.threads).map(|_| scope.spawn(work)).collect();
+            running.into_iter().try_for_each(|thread| thread.join().unwrap_or(Err(Error::Panicked)))
+        })?;
+        let facts = std::mem::take(&mut *self.facts());
+        self.judge()?.sweep(facts)
+    }
+
+    fn judge(&self) -> Result<Judge<'_, A>, Error> {
+        let source = Source::new(&self.verify.bootstrap, CLIENT_ID, &[self.events.topic()], self.progress)?;
+        let store = Store::new(self.verify.redis.clone(), self.verify.redis_timeout);
+        Ok(Judge { context: self, source, store })
+    }
+
+    /// Bytes that one thread may take for what it folds.
+    fn fold_bytes(&self) -> usize {
+        self.verify.memory_bytes / 2 / self.threads
+    }
+
+    /// Bytes of facts that may wait for the scan.
+    fn fact_bytes(&self) -> usize {
+        self.verify.memory_bytes / 4
+    }
+
+    fn facts(&self) -> MutexGuard<'_, Facts> {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn report(&self) -> MutexGuard<'_, Report> {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells of differences; `filters`: the filter sets that their aggregate is or may be in.
+    fn tell(&self, differences: Vec<Difference>, filters: &BTreeSet<String>) {
+        let mut report = self.report();
+        for difference in differences {
+            let Difference { partition, id, kind, key, field, .. } = &difference;
+            let place = (*partition, id.clone(), *kind, key.clone(), field.clone());
+            if let Some(id) = id {
+                let wrong = report.summary.wrong.entry(*partition).or_default().entry(id.clone()).or_default();
+                wrong.extend(filters.iter().cloned());
+            }
+            if report.told.insert(place) {
+                *report.summary.found.entry(difference.kind).or_default() += 1;
+                self.progress.suspend(|| (self.tell)(&difference));
+            }
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! Rewrites what was found wrong, and nothing else, by what the log says.
+//!
+//! A partition is borrowed for a moment ([`crate::loan`]): its projector waits, so that nothing moves between the fold and
+//! the write, which is fenced like any other. The events are folded before; what is left to fold meanwhile is what
+//! came since. Counters are moved by the difference that was found.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use millrace_shared::{
+    domain::Aggregate,
+    views::{Keys, Parked},
+};
+
+use super::{
+    Context, Correction, Error, Summary,
+    compare::wanted_filters,
+    fold::{Expected, History},
+    found::{self, Found, Ranks},
+    judge::{Judge, Suspect, groups},
+};
+use crate::{command::Command, events::View, loan::Loan, store::Store, target::Target};
+
+/// Reasons are for people.
+const PARKED_BY_US: &str = "verify --repair found that it can't be applied";
+
+/// What was written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Repaired {
+    /// Aggregates.
+    pub aggregates: u64,
+    /// Counters.
+    pub counters: u64,
+}
+
+impl<A: Aggregate> Context<'_, A> {
+    /// Rewrites what is wrong.
+    pub(super) fn repair(&self, summary: &Summary) -> Result<Repaired, Error> {
+        let mut repaired = Repaired::default();
+        let mut judge = self.judge()?;
+        for (&partition, wrong) in &summary.wrong {
+            let suspect = |(id, filters): (&String, &BTreeSet<String>)| Suspect {
+                id: id.as_str().into(),
+                expected: None,
+                filters: filters.clone(),
+            };
+            for group in groups(wrong.iter().map(suspect).collect()) {
+                repaired.aggregates += judge.rewrite(partition, group)?;
+            }
+        }
+        for (&partition, corrections) in &summary.counters {
+            repaired.counters += judge.correct(partition, corrections)?;
+        }
+        Ok(repaired)
+    }
+}
+
+impl<A: Aggregate> Judge<'_, A> {
+    /// A connection of its own, since a loan keeps one.
+    fn lender(&self) -> Store {
+        Store::new(self.context.verify.redis.clone(), self.context.verify.redis_timeout)
+    }
+
+    /// Rewrites aggregates of a partition.
+    fn rewrite(&mut self, partition: i32, group: Vec<Suspect<View<A>>>) -> Result<u64, Error> {
+        let keys = self.context.events.keys(partition);
+        let ranks = Ranks::new::<A::Projection>(&keys);
+        let wanted: BTreeMap<&str, &BTreeSet<String>> =
+            group.iter().map(|suspect| (&*suspect.id, &suspect.filters)).collect();
+        let asked: Vec<_> = wanted.iter().map(|(id, filters)| (*id, *filters)).collect();
+        // Nearly all of the work, before anybody has to wait.
+        let before = found::aggregates(&mut self.store, &keys, &ranks, &asked)?;
+        let from = before.first().map_or(0, |found| found.offset);
+        let fresh = |found: &Found| {
+            let mut expected = Expected::new(true, None);
+            found.parked.iter().for_each(|parked| expected.parks_at(parked.offset));
+            expected
+        };
+        let start = asked.iter().zip(&before).map(|((id, _), found)| ((*id).into(), fresh(found))).collect();
+        let folded = self.fold_these(start, partition, (0, from))?;
+
+        let mut lender = self.lender();
+        let mut loan = Loan::take(&mut lender, keys.clone())?;
+        let found = found::aggregates(loan.store, &keys, &ranks, &asked)?;
+        let now: BTreeMap<&str, &Found> = asked.iter().map(|(id, _)| *id).zip(&found).collect();
+        let mut replayed =
+            folded.iter().filter(|(id, expected)| expected.parked.is_some() && now[&***id].parked.is_none());
+        let folded = if loan.checkpoint < from || replayed.next().is_some() {
+            let start = now.iter().map(|(id, found)| ((*id).into(), fresh(found))).collect();
+            self.fold_these(start, partition, (0, loan.checkpoint))?
+        } else {
+            let mut start = folded;
+            for (id, expected) in &mut start {
+                now[&**id].parked.iter().for_each(|parked| expected.parks_at(parked.offset));
+            }
+            self.fold_these(start, partition, (from, loan.checkpoint))?
+        };
+        let mut commands = Vec::new();
+        for (id, expected) in &folded {
+            write(&mut commands, &keys, &ranks, id, expected, now[&**id]);
+            // Filter sets that it has come into since are those of its own events.
+            for key in wanted_filters::<A>(&keys, expected) {
+                commands.push(Command::new("ZADD", key).with("0").with(&**id));
+            }
+        }
+        loan.write(&commands)?;
+        Ok(folded.len() as u64)
+    }
+
+    /// Moves counters of a partition.
+    fn correct(&mut self, partition: i32, corrections: &BTreeMap<String, Correction>) -> Result<u64, Error> {
+        let keys = self.context.events.keys(partition);
+        let mut lender = self.lender();
+        let mut loan = Loan::take(&mut lender, keys.clone())?;
+        let present: BTreeMap<String, String> = loan.store.hash(&keys.counters())?.into_iter().collect();
+        let mut commands = Vec::new();
+        for (name, Correction { by, counted }) in corrections {
+            let now = present.get(name).and_then(|value| value.parse::<i128>().ok()).unwrap_or_default() + by;
+            commands.push(match now {
+                0 if !counted => Command::new("HDEL", keys.counters()).with(name.as_str()),
+                now => Command::new("HSET", keys.counters()).with(name.as_str()).with(now.to_string()),
+            });
+        }
+        loan.write(&commands)?;
+        Ok(corrections.len() as u64)
+    }
+}
+
+/// Everything of one aggregate.
+fn write<V: serde::Serialize>(
+    commands: &mut Vec<Command>,
+    keys: &Keys,
+    ranks: &Ranks<V>,
+    id: &str,
+    expected: &Expected<V>,
+    found: &Found,
+) {
+    let json = expected.view.as_ref().and_then(|view| serde_json::to_vec(view).ok());
+    match (&expected.view, json) {
+        (Some(view), Some(json)) => {
+            commands.push(Command::new("SET", keys.view(id)).with(json));
+            for (key, score) in ranks.keys.iter().zip(ranks.scores(view)) {
+                commands.push(Command::new("ZADD", key.as_str()).with((score as i64).to_string()).with(id));
+            }
+        }
+        _ => {
+            commands.push(Command::new("DEL", keys.view(id)));
+            commands.extend(ranks.keys.iter().map(|key| Command::new("ZREM", key.as_str()).with(id)));
+        }
+    }
+    commands.extend(found.filters.keys().map(|key| Command::new("ZREM", key.as_str()).with(id)));
+    commands.push(Command::new("DEL", keys.history(id)));
+    if let History::Whole(entries) = &expected.history {
+        let entries = entries.iter().map(|entry| [entry.clone()]);
+        commands.extend(Command::chunked(&Command::new("RPUSH", keys.history(id)), entries));
+    }
+    let parked = expected.parked.and_then(|(offset, count)| {
+        let reason = found.parked.as_ref().map_or(PARKED_BY_US, |parked| &parked.reason).to_owned();
+        let parked = found.parked.clone().unwrap_or(Parked { offset, count, reason });
+        serde_json::to_vec(&Parked { offset, count, ..parked }).ok()
+    });
+    commands.push(match parked {
+        Some(json) => Command::new("HSET", keys.parked()).with(id).with(json),
+        None => Command::new("HDEL", keys.parked()).with(id),
+    });
+}
