@@ -20,6 +20,7 @@ mod repeats;
 mod stalls;
 mod stores;
 mod threads;
+mod views;
 mod zombies;
 
 use millrace_tests::Deployment;
