@@ -205,7 +205,7 @@ impl Verify {
         topics::check(&self.bootstrap, &self.names, &[A::TYPE], self.partitions, |_| topics::Said::Configured)?;
         let codec = Arc::new(Codec::reading(self.registry.clone())?);
         // Nothing is written, so there is nothing to limit.
-        let limits = Limits { changes_window: 0, parked_max: usize::MAX };
+        let limits = Limits { changes_window: 0, history_max: u64::MAX, parked_max: usize::MAX };
         let events = Events::<A>::new(codec, self.runtime.clone(), &self.names, self.partitions, limits);
         let watcher = watcher(&self.bootstrap, CLIENT_ID)?;
         let topic_id = topic_id(&watcher, events.topic(), REQUEST_TIMEOUT)?;

@@ -155,7 +155,7 @@ fn write<V: serde::Serialize>(
     }
     let parked = expected.parked.and_then(|(offset, count)| {
         let reason = found.parked.as_ref().map_or(PARKED_BY_US, |parked| &parked.reason).to_owned();
-        let parked = found.parked.clone().unwrap_or(Parked { offset, count, reason });
+        let parked = found.parked.clone().unwrap_or(Parked { offset, count, reason, discarded: false });
         serde_json::to_vec(&Parked { offset, count, ..parked }).ok()
     });
     commands.push(match parked {
