@@ -76,6 +76,9 @@ pub enum Error {
     /// As many answers are remembered as may be.
     #[error("as many answers are remembered as may be; commands of this partition wait until older ones expire")]
     Full,
+    /// It is still being read what the partition's states are.
+    #[error("the command's partition is still being restored here; nothing was done")]
+    Restoring,
     /// The command is not in its topic: nothing happened, nothing will.
     #[error("the command can't be put into its topic: {0}")]
     Unavailable(String),
@@ -130,13 +133,19 @@ impl Submitter {
         if self.waiters.is_full(slot) {
             return Err(Error::Full);
         }
+        let deadline = Instant::now() + self.outcome_timeout;
+        tokio::select! {
+            waited = tokio::time::timeout_at(deadline, self.waiters.until_restored(slot)) => {
+                waited.map_err(|_| Error::Restoring)?;
+            }
+            () = self.ending(KAFKA_GRACE) => return Err(Error::Unavailable("the service is ending".to_owned())),
+        }
         let (mut waiting, served_here) = self.waiters.register(Awaited {
             slot,
             aggregate_id: submission.aggregate_id.as_str().to_owned(),
             command_id: submission.command_id.clone(),
             fingerprint: submission.encoded.fingerprint,
         });
-        let deadline = Instant::now() + self.outcome_timeout;
         if !served_here {
             let follow = tokio::select! {
                 follow = tokio::time::timeout_at(deadline, self.follower.follow(slot)) => follow,

@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -13,7 +14,7 @@ use std::{
 };
 
 use millrace_shared::{fingerprint::Fingerprint, outcome::Outcome};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use crate::grant::Slot;
 
@@ -52,6 +53,8 @@ struct Inner {
     state: Mutex<State>,
     /// Saves the lock, and the making of answers, while nobody waits.
     waiting: AtomicUsize,
+    /// Told when a partition is no longer being restored.
+    restored: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -63,6 +66,8 @@ struct State {
     served_here: HashMap<Slot, i64>,
     /// Those of them in which as many answers are remembered as may be.
     full: HashSet<Slot>,
+    /// Partitions that are ours and can't be served yet.
+    restoring: HashSet<Slot>,
 }
 
 #[derive(Debug)]
@@ -141,9 +146,34 @@ impl Waiters {
         }
     }
 
+    /// A partition is ours, and is being restored.
+    pub fn restoring(&self, slot: Slot) {
+        self.lock().restoring.insert(slot);
+    }
+
+    /// Waits while a partition is being restored here.
+    pub async fn until_restored(&self, slot: Slot) {
+        loop {
+            let mut restored = pin!(self.inner.restored.notified());
+            // Before the look: what is told from then on is not missed.
+            restored.as_mut().enable();
+            if !self.lock().restoring.contains(&slot) {
+                return;
+            }
+            restored.await;
+        }
+    }
+
+    fn end_restoring(&self, slot: Slot) {
+        if self.lock().restoring.remove(&slot) {
+            self.inner.restored.notify_waiters();
+        }
+    }
+
     /// This process serves a partition, whose outcome topic ends here at the moment (or later).
     pub fn served_here(&self, slot: Slot, outcomes_end: i64) {
         self.lock().served_here.insert(slot, outcomes_end);
+        self.end_restoring(slot);
     }
 
     /// Whether a partition that is served here decides nothing at the moment, since as many answers are remembered as may be.
@@ -172,6 +202,7 @@ impl Waiters {
     /// This process serves the partition no longer. Returns from where the outcome topic has to be followed for those
     /// who wait, if anybody does.
     pub fn served_elsewhere(&self, slot: Slot) -> Option<i64> {
+        self.end_restoring(slot);
         let mut state = self.lock();
         state.full.remove(&slot);
         let end = state.served_here.remove(&slot)?;
@@ -222,6 +253,25 @@ mod tests {
         assert!(waiters.awaits(&awaited(2)) && !waiters.awaits(&awaited(1)));
         drop(other);
         assert!(!waiters.any());
+    }
+
+    #[tokio::test]
+    async fn who_comes_while_a_partition_is_restored_waits_until_it_is_served_or_gone() {
+        let waiters = Waiters::default();
+        waiters.until_restored(SLOT).await;
+        let ends: [fn(&Waiters); 2] =
+            [|waiters| waiters.served_here(SLOT, 1), |waiters| _ = waiters.served_elsewhere(SLOT)];
+        for end in ends {
+            waiters.restoring(SLOT);
+            let waiting = tokio::spawn({
+                let waiters = waiters.clone();
+                async move { waiters.until_restored(SLOT).await }
+            });
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            assert!(!waiting.is_finished());
+            end(&waiters);
+            waiting.await.unwrap();
+        }
     }
 
     #[test]

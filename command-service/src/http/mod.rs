@@ -172,6 +172,7 @@ impl Api {
         match error {
             Error::Overloaded => Problem::new(&OVERLOADED, error.to_string()).retry_after(1),
             Error::Full => Problem::new(&UNAVAILABLE, error.to_string()).retry_after(5),
+            Error::Restoring => Problem::new(&UNAVAILABLE, error.to_string()).retry_after(2),
             Error::Unavailable(_) => {
                 tracing::warn!(%error, "a command was refused");
                 Problem::new(&UNAVAILABLE, error.to_string()).retry_after(2)

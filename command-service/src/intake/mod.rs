@@ -310,6 +310,9 @@ impl Intake {
 
     /// Restores partitions, on as many threads as there are writers.
     fn restore(&self, grants: &[Arc<Grant>], runtime: &tokio::runtime::Handle) {
+        for grant in grants {
+            self.waiters.restoring(grant.slot);
+        }
         let threads = self.writers.len().min(grants.len());
         for first in 0..threads {
             self.restore_share(grants.iter().skip(first).step_by(threads).cloned().collect(), runtime);
