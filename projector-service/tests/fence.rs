@@ -9,7 +9,7 @@ use millrace_shared::{domain::bank_account::BankAccounts, views::Keys};
 use projector_service::{
     command::Command,
     loan::{self, Loan},
-    store::{Applied, Claim, Meta, Store, Write},
+    store::{Applied, Claim, Error, Meta, Store, Write},
 };
 
 /// A Redis of one test.
@@ -170,4 +170,68 @@ fn g07_a_tool_that_was_frozen_for_too_long_writes_nothing() {
     drop(loan);
     assert_eq!(write(&mut projector, again, Some(10), 20), Applied::Written, "it is not lent any more");
     assert_eq!(written(&redis), 2);
+}
+
+/// A batch as ever: something goes, something comes.
+fn batch(store: &mut Store, epoch: u64, expected: i64) -> Result<Applied, Error> {
+    let commands = [
+        Command::new("ZREM", keys().sort("id", false)).with("gone"),
+        Command::new("HINCRBY", keys().counters()).with("written").with("1"),
+    ];
+    store.apply(
+        &keys(),
+        &Write { epoch, topic_id: "topic", expected: Some(expected), next: expected + 1, commands: &commands },
+    )
+}
+
+/// Counter, checkpoint, and whether what is to go is there.
+fn state(redis: &Redis) -> (i64, i64, bool) {
+    let there: Option<i64> = redis.ask(&["ZSCORE", &keys().sort("id", false), "gone"]);
+    (written(redis), redis.ask(&["HGET", &keys().meta(), "offset"]), there.is_some())
+}
+
+#[test]
+fn g07_a_batch_is_written_whole_or_not_at_all_whatever_redis_says() {
+    let redis = Redis::start();
+    let mut store = redis.store();
+    let epoch = granted(store.claim(&keys(), None).unwrap()).epoch;
+    assert_eq!(write(&mut store, epoch, None, 10), Applied::Written);
+    let _: i64 = redis.ask(&["ZADD", &keys().sort("id", false), "0", "gone"]);
+    let before = (1, 10, true);
+    let hurt: [(&str, &[&str], &[&str]); 3] = [
+        ("OOM", &["CONFIG", "SET", "maxmemory", "1"], &["CONFIG", "SET", "maxmemory", "0"]),
+        ("READONLY", &["REPLICAOF", "127.0.0.1", "1"], &["REPLICAOF", "NO", "ONE"]),
+        ("", &["CLIENT", "KILL", "TYPE", "normal"], &["PING"]),
+    ];
+    for (code, hurt, heal) in hurt {
+        let () = redis.ask(hurt);
+        match batch(&mut store, epoch, 10) {
+            Err(Error::Again(reason)) if reason.contains(code) => {}
+            other => panic!("{hurt:?}: {other:?}"),
+        }
+        let () = redis.ask(heal);
+        assert_eq!(state(&redis), before, "after {hurt:?}");
+        // It pauses before it asks again.
+        let found = until("claim", || store.claim(&keys(), Some(epoch)).ok());
+        assert_eq!((granted(found).epoch, state(&redis)), (epoch, before), "after {hurt:?}");
+    }
+    assert_eq!(batch(&mut store, epoch, 10).unwrap(), Applied::Written);
+    assert_eq!(state(&redis), (2, 11, false));
+}
+
+#[test]
+fn g07_whether_a_write_that_timed_out_was_done_is_told_by_the_next_compare() {
+    let redis = Redis::start();
+    let epoch = granted(redis.store().claim(&keys(), None).unwrap()).epoch;
+    assert_eq!(write(&mut redis.store(), epoch, None, 10), Applied::Written);
+    let mut hasty = Store::new(redis.client.clone(), Duration::from_millis(50));
+    let () = redis.ask(&["CLIENT", "PAUSE", "600", "WRITE"]);
+    let unknown = batch(&mut hasty, epoch, 10);
+    assert!(matches!(unknown, Err(Error::Again(_))), "{unknown:?}");
+    assert_eq!(state(&redis).0, 1, "Redis has not looked at it yet");
+    // The same batch again, as after every doubt: it is there once, whoever was first.
+    let again = until("answer", || batch(&mut hasty, epoch, 10).ok());
+    until("write", || (state(&redis).0 > 1).then_some(()));
+    assert!(matches!(again, Applied::Written | Applied::OtherCheckpoint), "{again:?}");
+    assert_eq!((written(&redis), state(&redis).1), (2, 11));
 }
