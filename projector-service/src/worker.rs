@@ -175,9 +175,9 @@ impl<T: Target> Worker<T> {
         }
         let topic = self.parts.target.topic().to_owned();
         let mut topic_id = self.topic_id(&topic);
-        for (partition, waiting) in due {
+        for (partition, mut waiting) in due {
             let opened = match &topic_id {
-                Ok(topic_id) => self.open(partition, waiting, topic_id),
+                Ok(topic_id) => self.open(partition, &mut waiting, topic_id),
                 Err(error) => Err(Trouble::Kafka(error.clone())),
             };
             // Each question waits long for its answer: they are not asked for every partition in vain.
@@ -210,7 +210,7 @@ impl<T: Target> Worker<T> {
         Ok(topic_id)
     }
 
-    fn open(&mut self, partition: i32, waiting: Waiting, topic_id: &str) -> Result<Open<T>, Trouble> {
+    fn open(&mut self, partition: i32, waiting: &mut Waiting, topic_id: &str) -> Result<Open<T>, Trouble> {
         let Parts { target, reader, watch, store, .. } = &mut self.parts;
         let keys = target.keys(partition);
         let found = match store.claim(&keys, waiting.epoch)? {
@@ -218,6 +218,8 @@ impl<T: Target> Worker<T> {
             Claim::Lent => return Err(Trouble::Lent),
             Claim::OtherOwner => return Err(Trouble::Fenced),
         };
+        // It is ours, also when something else goes wrong now: the next attempt must not take us for another.
+        waiting.epoch = Some(found.epoch);
         let watcher = match &mut self.watcher {
             Some(watcher) => watcher,
             none => none.insert(watch()?),
