@@ -1,23 +1,12 @@
 //! The service put together: settings in, threads out.
 
-use std::{
-    collections::HashMap,
-    io,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        mpsc::{self, Sender},
-    },
-    thread::JoinHandle,
-    time::Duration,
-};
+use std::{io, net::SocketAddr, sync::Arc, thread::JoinHandle, time::Duration};
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use millrace_shared::{
-    codec::Codec,
     config::{self, ProjectorSettings},
-    domain::{Aggregate, AggregateInfo, Visitor, visit_all},
-    kafka::{bulk::BulkReader, reader_config, topics::Names, watcher},
+    domain::AggregateInfo,
+    kafka::{topics::Names, watcher},
     ops::{self, Health},
     registry::{self, Registry},
     serve,
@@ -27,14 +16,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     board::Board,
-    events::{Events, Limits},
+    crew::{Crew, Means},
+    events::Limits,
     membership,
     monitor::{self, parts},
-    outcomes::Outcomes,
+    roster::Roster,
     startup,
     store::Store,
-    target::Target,
-    worker::{Options, Order, Parts, Worker},
 };
 
 /// The threads get so long to finish after SIGTERM.
@@ -131,23 +119,28 @@ impl Project {
         if !there {
             return Ok(());
         }
-        let ended = CancellationToken::new();
-        let mut crew = Crew {
-            settings: &settings,
-            names: &names,
-            registry: &registry,
-            store: &store,
-            board: &board,
-            ended: ended.clone(),
-            orders: HashMap::new(),
-            threads: Vec::new(),
-            failed: None,
+        let (ended, roster) = (CancellationToken::new(), Roster::default());
+        let means = Means {
+            bootstrap: kafka.kafka_bootstrap.clone(),
+            partitions: kafka.partitions,
+            instance: settings.member.instance(),
+            limits: Limits {
+                changes_window: settings.views.changes_window,
+                history_max: settings.views.history_max_entries.into(),
+                parked_max: settings.parked_max as usize,
+            },
+            names: names.clone(),
+            registry,
+            redis: redis.clone(),
+            redis_timeout: settings.redis.timeout(),
+            runtime: tokio::runtime::Handle::current(),
+            board: board.clone(),
+            roster: roster.clone(),
         };
-        visit_all(&mut crew);
-        let Crew { orders, mut threads, failed, .. } = crew;
-        if let Some(error) = failed {
-            return Err(error);
-        }
+        let mut threads = Vec::new();
+        let (crew, leaving) = (Crew::new(means, settings.clone()), shutdown.clone());
+        let topics = crew.topics();
+        threads.push(thread("crew", &ended, move || crew.run(&leaving))?);
 
         let instance = settings.member.instance();
         let watcher = Arc::new(watcher(&kafka.kafka_bootstrap, &instance)?);
@@ -163,8 +156,11 @@ impl Project {
             session_timeout_ms: settings.member.session_timeout_ms,
         };
         let leaving = shutdown.clone();
-        // Owns the orders' senders: when it has left the group, the workers finish their batch and end as well.
-        threads.push(thread("membership", &ended, move || membership::run(&options, &orders, &board, &leaving))?);
+        threads.push(thread("membership", &ended, move || {
+            membership::run(&options, &topics, &roster, &board, &leaving);
+            // Only now that the group is left: the workers finish their batch and end as well.
+            roster.close();
+        })?);
 
         tokio::select! {
             () = shutdown.cancelled() => {}
@@ -209,69 +205,4 @@ fn thread(
         work();
     })?;
     Ok((name.to_owned(), thread))
-}
-
-/// Starts the workers of every aggregate type.
-struct Crew<'a, S: Fn() -> Store> {
-    settings: &'a ProjectorSettings,
-    names: &'a Names,
-    registry: &'a Registry,
-    store: &'a S,
-    board: &'a Board,
-    ended: CancellationToken,
-    orders: HashMap<String, Sender<Order>>,
-    threads: Vec<(String, JoinHandle<()>)>,
-    failed: Option<Error>,
-}
-
-impl<S: Fn() -> Store> Visitor for Crew<'_, S> {
-    fn visit<A: Aggregate>(&mut self) {
-        if let Err(error) = self.employ::<A>() {
-            self.failed = Some(error);
-        }
-    }
-}
-
-impl<S: Fn() -> Store> Crew<'_, S> {
-    fn employ<A: Aggregate>(&mut self) -> Result<(), Error> {
-        let (settings, runtime) = (self.settings, tokio::runtime::Handle::current());
-        let limits = Limits {
-            changes_window: settings.views.changes_window,
-            history_max: settings.views.history_max_entries.into(),
-            parked_max: settings.parked_max as usize,
-        };
-        let codec = Arc::new(Codec::reading(self.registry.clone())?);
-        let events = Events::<A>::new(codec, runtime.clone(), self.names, settings.kafka.partitions, limits);
-        self.start(events)?;
-        let codec = Arc::new(Codec::reading(self.registry.clone())?);
-        let (window, max_bytes) = (settings.outcomes_window.0, settings.outcomes_max_bytes);
-        self.start(Outcomes::new(AggregateInfo::of::<A>(), codec, runtime, self.names, window, max_bytes))
-    }
-
-    fn start<T: Target>(&mut self, target: T) -> Result<(), Error> {
-        let settings = self.settings;
-        let bootstrap = &settings.kafka.kafka_bootstrap;
-        let client_id = format!("{}-{}", settings.member.instance(), target.label());
-        let (orders, taken) = mpsc::channel();
-        self.orders.insert(target.topic().to_owned(), orders);
-        let session = Duration::from_millis(settings.member.session_timeout_ms);
-        let label = target.label();
-        let reader = BulkReader::new(&reader_config(bootstrap, &client_id))?;
-        let brokers = bootstrap.clone();
-        let worker = Worker::new(Parts {
-            target,
-            reader,
-            watch: Box::new(move || watcher(&brokers, &client_id)),
-            store: (self.store)(),
-            board: self.board.clone(),
-            orders: taken,
-            options: Options {
-                batch_events: settings.batch_events as usize,
-                // By then a frozen process has learnt from the group that it is out.
-                reclaim_after: session + Duration::from_secs(5),
-            },
-        });
-        self.threads.push(thread(label, &self.ended, move || worker.run())?);
-        Ok(())
-    }
 }

@@ -1,7 +1,7 @@
 //! The board: what the threads tell about themselves, for health, lag and the group's offsets.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -10,8 +10,16 @@ use millrace_shared::ops::Health;
 /// Name of the part that [`Health`] knows this as.
 pub const PART: &str = "projection";
 
-/// A topic and one of its partitions.
-pub type Place = (String, i32);
+/// A partition of a topic, as one worker sees it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// Topic.
+    pub topic: String,
+    /// Partition.
+    pub partition: i32,
+    /// Label of what it is projected into.
+    pub label: &'static str,
+}
 
 /// Shared by all threads. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -23,17 +31,9 @@ pub struct Board {
 #[derive(Debug, Default)]
 struct Notes {
     joined: bool,
-    positions: BTreeMap<Place, Position>,
+    positions: BTreeMap<Place, i64>,
     problems: BTreeMap<Place, String>,
-}
-
-/// How far a partition has been projected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Position {
-    /// Label of the projection.
-    pub projection: &'static str,
-    /// Offset of the next record to read.
-    pub offset: i64,
+    stopped: BTreeSet<Place>,
 }
 
 impl Board {
@@ -57,40 +57,59 @@ impl Board {
         self.health.set(PART, Err(reason.to_owned()));
     }
 
-    /// A partition's checkpoint has moved.
-    pub fn progress(&self, topic: &str, partition: i32, position: Position) {
-        self.notes().positions.insert((topic.to_owned(), partition), position);
+    /// How far a place is: the offset of the next record to read.
+    pub fn progress(&self, place: Place, offset: i64) {
+        self.notes().positions.insert(place, offset);
     }
 
-    /// A partition can't go on for the moment, or not at all. Returns whether that is news.
-    pub fn problem(&self, topic: &str, partition: i32, reason: String) -> bool {
+    /// A place can't go on for the moment, or not at all. Returns whether that is news.
+    pub fn problem(&self, place: Place, reason: String) -> bool {
         let mut notes = self.notes();
-        let known = notes.problems.insert((topic.to_owned(), partition), reason);
+        let known = notes.problems.insert(place, reason);
         self.report(&notes);
         known.is_none()
     }
 
-    /// A partition goes on.
-    pub fn solved(&self, topic: &str, partition: i32) {
+    /// A place can't go on before somebody does something.
+    pub fn stop(&self, place: Place, reason: String) {
+        self.notes().stopped.insert(place.clone());
+        self.problem(place, reason);
+    }
+
+    /// Why a place can't go on, where there is one.
+    pub fn stopped(&self) -> Option<String> {
+        let notes = self.notes();
+        let Place { topic, partition, .. } = notes.stopped.first()?;
+        Some(format!("{topic}/{partition}: {}", notes.problems.get(notes.stopped.first()?)?))
+    }
+
+    /// A place goes on.
+    pub fn solved(&self, place: &Place) {
         let mut notes = self.notes();
-        if notes.problems.remove(&(topic.to_owned(), partition)).is_some() {
+        notes.stopped.remove(place);
+        if notes.problems.remove(place).is_some() {
             self.report(&notes);
         }
     }
 
-    /// A partition is no longer ours. Returns where it was.
-    pub fn gone(&self, topic: &str, partition: i32) -> Option<Position> {
+    /// A place is no longer ours. Returns whether anything was read there.
+    pub fn gone(&self, place: &Place) -> bool {
         let mut notes = self.notes();
-        let place = (topic.to_owned(), partition);
-        notes.problems.remove(&place);
-        let position = notes.positions.remove(&place);
+        notes.problems.remove(place);
+        notes.stopped.remove(place);
+        let was = notes.positions.remove(place).is_some();
         self.report(&notes);
-        position
+        was
     }
 
     /// All positions.
-    pub fn positions(&self) -> BTreeMap<Place, Position> {
+    pub fn positions(&self) -> BTreeMap<Place, i64> {
         self.notes().positions.clone()
+    }
+
+    /// All problems.
+    pub fn problems(&self) -> BTreeMap<Place, String> {
+        self.notes().problems.clone()
     }
 
     fn notes(&self) -> MutexGuard<'_, Notes> {
@@ -105,7 +124,9 @@ impl Board {
                 let all: Vec<String> = notes
                     .problems
                     .iter()
-                    .map(|((topic, partition), reason)| format!("{topic}/{partition}: {reason}"))
+                    .map(|(Place { topic, partition, label }, reason)| {
+                        format!("{label} of {topic}/{partition}: {reason}")
+                    })
                     .collect();
                 Err(all.join("; "))
             }

@@ -29,6 +29,8 @@ enum Tool {
     /// Folds the events up to where each partition's views are and compares every view, index entry, counter and history
     /// entry. Changes nothing, unless it is told to repair. The services may run meanwhile.
     Verify(cli::verify::Arguments),
+    /// Build a projection's views anew beside those that answer, and switch over
+    Rebuild(cli::rebuild::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -40,6 +42,7 @@ async fn run(arguments: Cli, listed: &str) -> ExitCode {
     let ended = match arguments.tool {
         Some(Tool::Parked(arguments)) => return cli::parked::run(arguments).await,
         Some(Tool::Verify(arguments)) => return cli::verify::run(arguments).await,
+        Some(Tool::Rebuild(arguments)) => return cli::rebuild::run(arguments).await,
         None => serve(arguments.settings, listed).await,
     };
     match ended {

@@ -6,7 +6,7 @@
 //! for lag monitors only.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::mpsc::{self, Receiver, Sender},
     time::{Duration, Instant},
 };
@@ -21,7 +21,7 @@ use rdkafka::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{board::Board, worker::Order};
+use crate::{board::Board, roster::Roster, worker::Order};
 
 const POLL: Duration = Duration::from_millis(100);
 const COMMIT_INTERVAL: Duration = Duration::from_secs(5);
@@ -81,10 +81,10 @@ impl ConsumerContext for Member {
     }
 }
 
-/// Holds the membership until `shutdown`, and tells the workers, by topic, what is theirs.
-pub fn run(options: &Options, workers: &HashMap<String, Sender<Order>>, board: &Board, shutdown: &CancellationToken) {
+/// Holds the membership of `topics` until `shutdown`, and tells those on the roster what is theirs.
+pub fn run(options: &Options, topics: &[String], roster: &Roster, board: &Board, shutdown: &CancellationToken) {
     while !shutdown.is_cancelled() {
-        if let Err(error) = member(options, workers, board, shutdown) {
+        if let Err(error) = member(options, topics, roster, board, shutdown) {
             tracing::error!(group = options.group, "membership lost, joining anew: {error}");
             board.left(&format!("the consumer group {} was left: {error}", options.group));
             std::thread::sleep(Duration::from_secs(1));
@@ -94,13 +94,14 @@ pub fn run(options: &Options, workers: &HashMap<String, Sender<Order>>, board: &
 
 fn member(
     options: &Options,
-    workers: &HashMap<String, Sender<Order>>,
+    topics: &[String],
+    roster: &Roster,
     board: &Board,
     shutdown: &CancellationToken,
 ) -> Result<(), KafkaError> {
     let (changes, changed) = mpsc::channel();
     let consumer: BaseConsumer<Member> = config(options).create_with_context(Member { changes })?;
-    let topics: Vec<&str> = workers.keys().map(String::as_str).collect();
+    let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
     consumer.subscribe(&topics)?;
     let mut committed = Instant::now();
     let ended = loop {
@@ -112,7 +113,7 @@ fn member(
             Some(Err(error)) => tracing::debug!(group = options.group, "{error}"),
             Some(Ok(_)) | None => {}
         }
-        pass_on(&changed, workers, board);
+        pass_on(&changed, roster, board);
         if committed.elapsed() >= COMMIT_INTERVAL {
             committed = Instant::now();
             commit(&consumer, board, CommitMode::Async);
@@ -123,7 +124,7 @@ fn member(
     }
     // Leaves the group; the callback revokes what is left.
     drop(consumer);
-    pass_on(&changed, workers, board);
+    pass_on(&changed, roster, board);
     ended
 }
 
@@ -143,7 +144,7 @@ fn config(options: &Options) -> ClientConfig {
     config
 }
 
-fn pass_on(changed: &Receiver<Change>, workers: &HashMap<String, Sender<Order>>, board: &Board) {
+fn pass_on(changed: &Receiver<Change>, roster: &Roster, board: &Board) {
     for change in changed.try_iter() {
         let (places, order): (_, fn(Vec<i32>) -> Order) = match change {
             Change::Assigned(places) => (places, Order::Assigned),
@@ -155,19 +156,22 @@ fn pass_on(changed: &Receiver<Change>, workers: &HashMap<String, Sender<Order>>,
         }
         for (topic, partitions) in by_topic {
             tracing::info!(topic, order = ?order(partitions.clone()), "the group says");
-            if let Some(worker) = workers.get(&topic) {
-                // A worker that is gone has ended the service; see `app`.
-                let _ = worker.send(order(partitions));
-            }
+            roster.pass_on(&topic, &order(partitions));
         }
         board.joined();
     }
 }
 
+/// Commits for each partition how far the slowest of those is that read it.
 fn commit(consumer: &BaseConsumer<Member>, board: &Board, mode: CommitMode) {
+    let mut slowest: BTreeMap<(String, i32), i64> = BTreeMap::new();
+    for (place, offset) in board.positions() {
+        let least = slowest.entry((place.topic, place.partition)).or_insert(offset);
+        *least = offset.min(*least);
+    }
     let mut list = TopicPartitionList::new();
-    for ((topic, partition), position) in board.positions() {
-        let _ = list.add_partition_offset(&topic, partition, Offset::Offset(position.offset));
+    for ((topic, partition), offset) in slowest {
+        let _ = list.add_partition_offset(&topic, partition, Offset::Offset(offset));
     }
     if list.count() > 0
         && let Err(error) = consumer.commit(&list, mode)

@@ -1,6 +1,7 @@
 //! Watches what the service depends on, and how far behind it is.
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,7 +13,10 @@ use millrace_shared::{
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use tokio_util::sync::CancellationToken;
 
-use crate::{board::Board, store::Store};
+use crate::{
+    board::{Board, Place},
+    store::Store,
+};
 
 /// Longest wait for an answer of Kafka: loss must show within ten seconds.
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(2);
@@ -49,9 +53,17 @@ pub fn run(
 }
 
 fn lag(watcher: &BaseConsumer<Logged>, board: &Board) {
-    for ((topic, partition), position) in board.positions() {
-        let Ok((_, end)) = watcher.fetch_watermarks(&topic, partition, KAFKA_TIMEOUT) else { return };
-        let labels = [("projection", position.projection.to_owned()), ("partition", partition.to_string())];
-        metrics::gauge!("millrace_projector_lag_records", &labels).set((end - position.offset).max(0) as f64);
+    let mut ends = BTreeMap::new();
+    for (Place { topic, partition, label }, offset) in board.positions() {
+        let end = match ends.get(&(topic.clone(), partition)) {
+            Some(end) => *end,
+            None => {
+                let Ok((_, end)) = watcher.fetch_watermarks(&topic, partition, KAFKA_TIMEOUT) else { return };
+                ends.insert((topic, partition), end);
+                end
+            }
+        };
+        let labels = [("projection", label.to_owned()), ("partition", partition.to_string())];
+        metrics::gauge!("millrace_projector_lag_records", &labels).set((end - offset).max(0) as f64);
     }
 }

@@ -26,6 +26,8 @@ use crate::{
     target::{At, Batch, Error, Target, Trimmed, Unreadable},
 };
 
+/// Outcomes are kept in one form so far.
+const VERSION: u32 = 1;
 /// What an outcome costs Redis beside its own bytes: two keys' and an expiry's bookkeeping.
 const OVERHEAD_BYTES: usize = 150;
 /// Outcomes dropped by one script call, so that none takes long.
@@ -90,6 +92,10 @@ impl Target for Outcomes {
 
     fn topic(&self) -> &str {
         &self.topic
+    }
+
+    fn fold_version(&self) -> u32 {
+        VERSION
     }
 
     fn keys(&self, partition: i32) -> Keys {

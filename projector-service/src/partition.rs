@@ -80,8 +80,12 @@ pub struct Open<T: Target> {
     pub ahead_since: Option<Instant>,
     /// Whether Redis says that it has caught up once.
     pub live: bool,
+    /// Whether Redis says when it was begun, and by which version of the code.
+    pub begun: bool,
     /// Whether everything was read when we last looked.
     pub at_end: bool,
+    /// Where the log ended, and when we looked.
+    pub end: (Instant, i64),
     /// Read and not yet written.
     pub pending: Vec<At<T::Item>>,
     /// Why it must be read again from its checkpoint.

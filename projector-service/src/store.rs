@@ -2,7 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use millrace_shared::views::{Keys, errors::is_passing, meta, script};
+use millrace_shared::views::{
+    Keys,
+    errors::is_passing,
+    meta, script,
+    versions::{self, Versions},
+};
 use redis::{Connection, ErrorKind, RedisError, RedisResult, Script};
 
 use crate::command::Command;
@@ -40,6 +45,10 @@ pub struct Meta {
     pub topic_id: Option<String>,
     /// Whether it has caught up once.
     pub live: bool,
+    /// Version of the code that folded what is there.
+    pub fold: Option<u32>,
+    /// Whether somebody has begun to free it.
+    pub dropping: bool,
 }
 
 /// What came of a claim.
@@ -176,13 +185,15 @@ impl Store {
             Ok((granted, words.map(redis::from_redis_value).collect::<Result<_, _>>()?))
         })?;
         match (granted, &rest[..]) {
-            (1, [epoch, offset, topic_id, state]) => Ok(Claim::Granted(Meta {
+            (1, [epoch, offset, topic_id, state, fold]) => Ok(Claim::Granted(Meta {
                 epoch: epoch
                     .parse()
                     .map_err(|_| Error::Refused(format!("{} is damaged: epoch {epoch}", keys.meta())))?,
                 offset: offset.parse().ok(),
                 topic_id: (!topic_id.is_empty()).then(|| topic_id.clone()),
                 live: state == meta::LIVE,
+                fold: fold.parse().ok(),
+                dropping: state == meta::DROPPING,
             })),
             (-1, _) => Ok(Claim::Lent),
             _ => Ok(Claim::OtherOwner),
@@ -199,17 +210,25 @@ impl Store {
 
     /// What is there for several partitions.
     pub fn metas(&mut self, keys: &[&Keys]) -> Result<Vec<Meta>, Error> {
-        type Fields = (Option<u64>, Option<i64>, Option<String>, Option<String>);
+        type Fields = (Option<u64>, Option<i64>, Option<String>, Option<String>, Option<u32>);
         let mut pipe = redis::pipe();
         for keys in keys {
-            pipe.cmd("HMGET").arg(keys.meta()).arg(&[meta::EPOCH, meta::OFFSET, meta::TOPIC_ID, meta::STATE]);
+            pipe.cmd("HMGET").arg(keys.meta()).arg(&[
+                meta::EPOCH,
+                meta::OFFSET,
+                meta::TOPIC_ID,
+                meta::STATE,
+                meta::FOLD,
+            ]);
         }
         let all: Vec<Fields> = self.ask(|redis| pipe.query(redis))?;
-        let of = |(epoch, offset, topic_id, state): Fields| Meta {
+        let of = |(epoch, offset, topic_id, state, fold): Fields| Meta {
             epoch: epoch.unwrap_or_default(),
             offset,
             topic_id,
             live: state.as_deref() == Some(meta::LIVE),
+            fold,
+            dropping: state.as_deref() == Some(meta::DROPPING),
         };
         Ok(all.into_iter().map(of).collect())
     }
@@ -242,6 +261,11 @@ impl Store {
         self.ask(|redis| call.invoke(redis))
     }
 
+    /// Which versions of a projection there are.
+    pub fn versions(&mut self, redis_prefix: &str, projection: &str) -> Result<Versions, Error> {
+        Versions::read(self.hash(&versions::key(redis_prefix, projection))?).map_err(Error::Refused)
+    }
+
     /// The values of strings.
     pub fn strings(&mut self, keys: &[String]) -> Result<Vec<Option<Vec<u8>>>, Error> {
         if keys.is_empty() {
@@ -253,6 +277,14 @@ impl Store {
     /// The first entries of a list.
     pub fn list(&mut self, key: &str, count: u64) -> Result<Vec<Vec<u8>>, Error> {
         self.ask(|redis| redis::cmd("LRANGE").arg(key).arg(0).arg(count as i64 - 1).query(redis))
+    }
+
+    /// Some fields of a hash.
+    pub fn fields(&mut self, key: &str, fields: &[&str]) -> Result<Vec<Option<Vec<u8>>>, Error> {
+        if fields.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.ask(|redis| redis::cmd("HMGET").arg(key).arg(fields).query(redis))
     }
 
     /// The fields of a hash.

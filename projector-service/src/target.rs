@@ -75,6 +75,9 @@ pub trait Target: Send + 'static {
     /// The topic that is read.
     fn topic(&self) -> &str;
 
+    /// Version of the code that folds: what another one made is not gone on with.
+    fn fold_version(&self) -> u32;
+
     /// A partition's keys.
     fn keys(&self, partition: i32) -> Keys;
 

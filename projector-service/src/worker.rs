@@ -20,7 +20,7 @@ use millrace_shared::{
 use rdkafka::{consumer::BaseConsumer, error::KafkaError};
 
 use crate::{
-    board::{Board, Position},
+    board::{Board, Place},
     command::Command,
     partition::{Open, Slot, Waiting},
     store::{Applied, Claim, Meta, Store, Write},
@@ -31,11 +31,15 @@ use crate::{
 const POLL: Duration = Duration::from_millis(50);
 /// A position that moved without records (transaction markers) is written after so long.
 const IDLE: Duration = Duration::from_millis(50);
+/// Records that one reading brings at most.
+const READING: usize = 1_024;
+/// A partition has caught up when it has reached where the log ended so long ago.
+const NEAR: Duration = Duration::from_secs(1);
 /// How often Redis is asked whether an idle partition is still as we left it.
 const LOOK: Duration = Duration::from_secs(2);
 
 /// What the group says about the partitions of the worker's topic.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Order {
     /// They are ours now.
     Assigned(Vec<i32>),
@@ -48,6 +52,10 @@ pub enum Order {
 pub struct Options {
     /// Records in one script call at most.
     pub batch_events: usize,
+    /// Bytes of the records that are read before a batch is written, about.
+    pub batch_bytes: usize,
+    /// Whether to wait for as many as that, until the log's end is reached.
+    pub patient: bool,
     /// How long after another owner turned up a partition that is still assigned to us is claimed again.
     pub reclaim_after: Duration,
 }
@@ -112,6 +120,12 @@ impl From<KafkaError> for Trouble {
     }
 }
 
+impl<T: Target> Parts<T> {
+    fn place(&self, partition: i32) -> Place {
+        Place { topic: self.target.topic().to_owned(), partition, label: self.target.label() }
+    }
+}
+
 impl<T: Target> Worker<T> {
     /// A worker without partitions.
     pub fn new(parts: Parts<T>) -> Self {
@@ -126,12 +140,15 @@ impl<T: Target> Worker<T> {
                 tracing::warn!(topic = self.parts.target.topic(), "reading failed: {error}");
                 std::thread::sleep(POLL);
             }
+            self.catch_up();
             self.write_pending();
             self.write_positions(IDLE);
             self.look();
         }
         // So that nothing seems unread while nobody reads.
         self.write_positions(Duration::ZERO);
+        let partitions: Vec<i32> = self.slots.keys().copied().collect();
+        partitions.into_iter().for_each(|partition| self.forget(partition));
     }
 
     /// False when it is time to end.
@@ -144,19 +161,21 @@ impl<T: Target> Worker<T> {
                     }
                 }
                 Ok(Order::Revoked(partitions)) => {
-                    for partition in partitions {
-                        self.close(partition);
-                        self.slots.remove(&partition);
-                        if let Some(position) = self.parts.board.gone(self.parts.target.topic(), partition) {
-                            let labels =
-                                [("projection", position.projection.to_owned()), ("partition", partition.to_string())];
-                            metrics::gauge!("millrace_projector_lag_records", &labels).set(0.0);
-                        }
-                    }
+                    partitions.into_iter().for_each(|partition| self.forget(partition));
                 }
                 Err(TryRecvError::Empty) => return true,
                 Err(TryRecvError::Disconnected) => return false,
             }
+        }
+    }
+
+    /// A partition is no longer ours.
+    fn forget(&mut self, partition: i32) {
+        self.close(partition);
+        self.slots.remove(&partition);
+        if self.parts.board.gone(&self.parts.place(partition)) {
+            let labels = [("projection", self.parts.target.label().to_owned()), ("partition", partition.to_string())];
+            metrics::gauge!("millrace_projector_lag_records", &labels).set(0.0);
         }
     }
 
@@ -187,8 +206,15 @@ impl<T: Target> Worker<T> {
             }
             let slot = match opened {
                 Ok(open) => {
-                    tracing::info!(topic, partition, epoch = open.epoch, offset = open.position, "projecting");
-                    self.parts.board.solved(&topic, partition);
+                    tracing::info!(
+                        projection = self.parts.target.label(),
+                        topic,
+                        partition,
+                        epoch = open.epoch,
+                        offset = open.position,
+                        "projecting"
+                    );
+                    self.parts.board.solved(&self.parts.place(partition));
                     Slot::Open(Box::new(open))
                 }
                 Err(Trouble::Lent) => Slot::Waiting(waiting.lent()),
@@ -226,6 +252,16 @@ impl<T: Target> Worker<T> {
         };
         // Not before: the former owner's checkpoint moved until then, and would seem to be beyond the end.
         let (first, end) = kafka::watermarks(watcher, target.topic(), partition)?;
+        if found.dropping {
+            return Err(Trouble::Stop(format!(
+                "it is half freed, and its version is in use nevertheless, since the list of versions was lost: run \
+                 `projector-service rebuild {}`",
+                name_in(target.label())
+            )));
+        }
+        if let Some(fold) = found.fold.filter(|fold| *fold != target.fold_version()) {
+            return Err(Trouble::Stop(other_fold(target.label(), fold, target.fold_version())));
+        }
         let position = start(&found, topic_id, first, end, target.when_trimmed()).map_err(Trouble::Stop)?;
         let memory = target.remember(&keys, store)?;
         reader.add(&[(target.topic(), partition, position)])?;
@@ -237,7 +273,9 @@ impl<T: Target> Worker<T> {
             position,
             ahead_since: None,
             live: found.live,
+            begun: found.fold.is_some(),
             at_end: false,
+            end: (Instant::now(), end),
             pending: Vec::new(),
             broken: None,
             memory,
@@ -248,8 +286,11 @@ impl<T: Target> Worker<T> {
     fn gather(&mut self) -> Result<(), KafkaError> {
         let Parts { target, reader, options, .. } = &mut self.parts;
         let slots = &mut self.slots;
-        let (mut timeout, mut gathered) = (POLL, 0);
-        while gathered < options.batch_events {
+        let (mut timeout, mut gathered, mut bytes, mut ended) = (POLL, 0, 0, false);
+        // One reading brings up to a thousand: they are to be part of the batch, not one of their own.
+        let enough =
+            if options.patient { options.batch_events.saturating_sub(READING).max(1) } else { options.batch_events };
+        while gathered < enough && bytes < options.batch_bytes {
             let count = reader.read(timeout, |item| match item {
                 Item::Record(record) => {
                     let Some(Slot::Open(open)) = slots.get_mut(&record.partition()) else { return };
@@ -261,8 +302,10 @@ impl<T: Target> Worker<T> {
                         Err(unreadable) => open.broken = Some(unreadable.0),
                     }
                     gathered += 1;
+                    bytes += record.value().map_or(0, <[u8]>::len) + record.key().map_or(0, <[u8]>::len);
                 }
                 Item::End { partition, offset, .. } => {
+                    ended = true;
                     if let Some(Slot::Open(open)) = slots.get_mut(&partition) {
                         open.reached_end(offset);
                     }
@@ -273,12 +316,32 @@ impl<T: Target> Worker<T> {
                     }
                 }
             })?;
-            if count == 0 {
+            if count == 0 || ended {
                 break;
             }
-            timeout = Duration::ZERO;
+            timeout = if options.patient { POLL } else { Duration::ZERO };
         }
         Ok(())
+    }
+
+    /// While events keep coming, nobody tells of the log's end: librdkafka does when a fetch comes back empty, which takes
+    /// half a second without events. So a partition that is not live yet has caught up when it has reached what was the
+    /// end a moment ago.
+    fn catch_up(&mut self) {
+        let topic = self.parts.target.topic();
+        let Some(watcher) = &self.watcher else { return };
+        for (&partition, slot) in &mut self.slots {
+            let Slot::Open(open) = slot else { continue };
+            if open.live || open.at_end || open.position < open.end.1 {
+                continue;
+            }
+            if open.end.0.elapsed() > NEAR {
+                // Should it not be known now, then the next time.
+                let Ok((_, end)) = kafka::watermarks(watcher, topic, partition) else { return };
+                open.end = (Instant::now(), end);
+            }
+            open.at_end = open.position >= open.end.1;
+        }
     }
 
     fn write_pending(&mut self) {
@@ -362,8 +425,7 @@ impl<T: Target> Worker<T> {
                 troubled.push((partition, open.epoch, trouble));
                 continue;
             }
-            let position = Position { projection: self.parts.target.label(), offset: open.position };
-            self.parts.board.progress(self.parts.target.topic(), partition, position);
+            self.parts.board.progress(self.parts.place(partition), open.position);
         }
         for (partition, epoch, trouble) in troubled {
             self.close(partition);
@@ -377,16 +439,17 @@ impl<T: Target> Worker<T> {
     }
 
     fn trouble(&self, partition: i32, trouble: Trouble, again: Waiting) -> Slot<T> {
-        let (target, board) = (&self.parts.target, &self.parts.board);
-        let topic = target.topic();
+        let board = &self.parts.board;
+        let place = self.parts.place(partition);
+        let (projection, topic) = (place.label, place.topic.clone());
         match trouble {
             Trouble::Kafka(error) => self.trouble(partition, Trouble::Again(format!("Kafka: {error}")), again),
             Trouble::Again(reason) => {
                 // An outage is told once, not for every attempt.
-                if board.problem(topic, partition, reason.clone()) {
-                    tracing::warn!(topic, partition, "reading again from the checkpoint: {reason}");
+                if board.problem(place, reason.clone()) {
+                    tracing::warn!(projection, topic, partition, "reading again from the checkpoint: {reason}");
                 } else {
-                    tracing::debug!(topic, partition, "not yet: {reason}");
+                    tracing::debug!(projection, topic, partition, "not yet: {reason}");
                 }
                 Slot::Waiting(again)
             }
@@ -397,13 +460,13 @@ impl<T: Target> Worker<T> {
             }
             Trouble::Fenced => {
                 let after = self.parts.options.reclaim_after;
-                tracing::warn!(topic, partition, "another projector has taken the partition over");
-                board.problem(topic, partition, "another projector has taken the partition over".into());
+                tracing::warn!(projection, topic, partition, "another projector has taken the partition over");
+                board.problem(place, "another projector has taken the partition over".into());
                 Slot::Waiting(Waiting::fenced(after))
             }
             Trouble::Stop(reason) => {
-                tracing::error!(topic, partition, "this partition is no longer projected: {reason}");
-                board.problem(topic, partition, reason);
+                tracing::error!(projection, topic, partition, "this partition is no longer projected: {reason}");
+                board.stop(place, reason);
                 Slot::Stopped
             }
         }
@@ -416,6 +479,19 @@ impl<T: Target> Worker<T> {
             tracing::warn!(topic = self.parts.target.topic(), partition, "can't stop reading: {error}");
         }
     }
+}
+
+fn other_fold(label: &str, there: u32, ours: u32) -> String {
+    format!(
+        "its views were folded by version {there} of the projection's code, and this release has version {ours}: run \
+         `projector-service rebuild {}`",
+        name_in(label)
+    )
+}
+
+/// A label without the number of the version.
+fn name_in(label: &str) -> &str {
+    label.rsplit_once(".v").map_or(label, |(name, _)| name)
 }
 
 /// Where to read from, or why that is not possible.
@@ -458,10 +534,15 @@ fn write<T: Target>(
     at_end: bool,
 ) -> Result<(), Trouble> {
     let mark_live = at_end && !open.live;
+    let live = mark_live.then(|| Command::new("HSET", open.keys.meta()).with(meta::STATE).with(meta::LIVE));
+    let begun = (!open.begun).then(|| {
+        let fold = parts.target.fold_version().to_string();
+        let begun = Command::new("HSET", open.keys.meta()).with(meta::FOLD).with(fold);
+        begun.with(meta::BORN).with(open.epoch.to_string())
+    });
     let marked;
-    let commands = if mark_live {
-        let live = Command::new("HSET", open.keys.meta()).with(meta::STATE).with(meta::LIVE);
-        marked = commands.iter().cloned().chain([live]).collect::<Vec<_>>();
+    let commands = if live.is_some() || begun.is_some() {
+        marked = commands.iter().cloned().chain(live).chain(begun).collect::<Vec<_>>();
         &marked
     } else {
         commands
@@ -472,6 +553,7 @@ fn write<T: Target>(
             open.checkpoint = Some(next);
             open.ahead_since = None;
             open.live |= mark_live;
+            open.begun = true;
             Ok(())
         }
         Applied::OtherOwner => Err(Trouble::Claimed),
@@ -491,7 +573,14 @@ mod tests {
     use super::*;
 
     fn at(offset: Option<i64>, topic_id: Option<&str>, when_trimmed: Trimmed) -> Result<i64, String> {
-        let found = Meta { epoch: 1, offset, topic_id: topic_id.map(str::to_owned), live: true };
+        let found = Meta {
+            epoch: 1,
+            offset,
+            topic_id: topic_id.map(str::to_owned),
+            live: true,
+            fold: Some(1),
+            dropping: false,
+        };
         start(&found, "now", 10, 20, when_trimmed)
     }
 

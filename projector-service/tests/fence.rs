@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use millrace_shared::{domain::bank_account::BankAccounts, views::Keys};
+use millrace_shared::views::Keys;
 use projector_service::{
     command::Command,
     loan::{self, Loan},
@@ -67,7 +67,7 @@ fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
 }
 
 fn keys() -> Keys {
-    Keys::projection::<BankAccounts>("", 7)
+    Keys::projection("", "bank-accounts", 1, 7)
 }
 
 #[track_caller]

@@ -1,6 +1,6 @@
 //! The service put together: settings in, listeners out.
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use axum::{
     Router,
@@ -10,7 +10,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use millrace_shared::{
     auth,
     config::{self, QuerySettings},
-    domain::{Aggregate, AggregateInfo, Visitor, visit_all},
+    domain::{Aggregate, AggregateInfo, Grouping, GroupingVisitor, Visitor, visit_all, visit_groupings},
     http,
     kafka::topics::{self, Names, Said, Topic},
     ops::{self, Health, PROBE_INTERVAL},
@@ -25,7 +25,7 @@ use crate::{
     ends::{self, Ends, Place},
     feed::Feed,
     routes::{self, Described, Projections},
-    service::{Means, Service, view_keys},
+    service::{Means, Service},
     store::Store,
 };
 
@@ -93,11 +93,11 @@ impl App {
         health.expect(REDIS);
         let kafka = &self.settings.kafka;
         let names = Names::new(&kafka.topic_prefix);
-        let mut places = Places { names: &names, partitions: kafka.partitions, topics: Vec::new(), feeds: Vec::new() };
+        let mut places = Places { names: &names, partitions: kafka.partitions, topics: Vec::new() };
         visit_all(&mut places);
         let timeout = self.settings.redis.timeout();
         let store = Store::new(self.redis.clone(), timeout)?;
-        let feed = Feed::new(places.feeds);
+        let feed = Arc::<Feed>::default();
         let ends = Ends::start(&kafka.kafka_bootstrap, places.topics, health.clone())?;
         let means = Means {
             store: store.clone(),
@@ -122,6 +122,7 @@ impl App {
 fn router(means: &Means, token: Option<&str>, cors: Option<CorsLayer>) -> Result<Router, Error> {
     let mut routes = Routes { means, router: Router::new(), described: Vec::new(), failed: None };
     visit_all(&mut routes);
+    visit_groupings(&mut routes);
     if let Some(error) = routes.failed {
         return Err(error.into());
     }
@@ -194,7 +195,6 @@ struct Places<'a> {
     names: &'a Names,
     partitions: i32,
     topics: Vec<Place>,
-    feeds: Vec<String>,
 }
 
 impl Visitor for Places<'_> {
@@ -203,7 +203,6 @@ impl Visitor for Places<'_> {
             let name = self.names.topic(A::TYPE, topic);
             self.topics.extend((0..self.partitions).map(|partition| (name.clone(), partition)));
         }
-        self.feeds.extend(view_keys::<A>(self.names, self.partitions).iter().map(|keys| keys.changes()));
     }
 }
 
@@ -225,5 +224,13 @@ impl Visitor for Routes<'_> {
             }
             Err(error) => self.failed = Some(error),
         }
+    }
+}
+
+impl GroupingVisitor for Routes<'_> {
+    fn visit<G: Grouping>(&mut self) {
+        let router = std::mem::take(&mut self.router);
+        self.router = router.merge(routes::of_groups(routes::Groups::<G>::new(self.means.clone())));
+        self.described.push(Described::grouping::<G>(self.means));
     }
 }

@@ -4,8 +4,9 @@
 //! what he waits for is there; so a wake-up too many does no harm.
 
 use std::{
+    collections::BTreeMap,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -24,16 +25,19 @@ const BLOCK: Duration = Duration::from_secs(1);
 /// Entries of one feed in one answer.
 const COUNT: usize = 1_000;
 const PAUSE: Duration = Duration::from_millis(200);
+/// Who waits for a feed that isn't read looks again after so long.
+const UNWATCHED: Duration = Duration::from_millis(100);
 
-/// The feeds of all partitions of all types.
-#[derive(Debug)]
+/// The feeds of all partitions of the active versions.
+#[derive(Debug, Default)]
 pub struct Feed {
-    streams: Vec<Stream>,
+    streams: Mutex<BTreeMap<&'static str, Vec<Stream>>>,
     waiting: AtomicUsize,
     called: Notify,
+    changed: Notify,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Stream {
     key: String,
     moved: watch::Sender<()>,
@@ -49,8 +53,10 @@ pub struct Waiter {
 impl Waiter {
     /// Returns when the partition may have moved since the last call.
     pub async fn moved(&mut self) {
-        // The sender lives in the feed that we hold.
-        let _ = self.moved.changed().await;
+        if self.moved.changed().await.is_err() {
+            // Another version is active now; this one's feed is no longer read.
+            tokio::time::sleep(UNWATCHED).await;
+        }
     }
 }
 
@@ -61,19 +67,25 @@ impl Drop for Waiter {
 }
 
 impl Feed {
-    /// Of the feeds with these keys.
-    pub fn new(keys: Vec<String>) -> Arc<Self> {
+    /// From now on these are the feeds of a projection.
+    pub fn watch(&self, projection: &'static str, keys: Vec<String>) {
         let streams = keys.into_iter().map(|key| Stream { key, moved: watch::channel(()).0 }).collect();
-        Arc::new(Self { streams, waiting: AtomicUsize::new(0), called: Notify::new() })
+        self.streams().insert(projection, streams);
+        self.changed.notify_one();
     }
 
-    /// Begins to wait for a feed; `None` where there is no such feed.
-    pub fn wait_for(self: &Arc<Self>, key: &str) -> Option<Waiter> {
-        let stream = self.streams.iter().find(|stream| stream.key == key)?;
-        let moved = stream.moved.subscribe();
+    /// Begins to wait for a feed.
+    pub fn wait_for(self: &Arc<Self>, key: &str) -> Waiter {
+        let streams = self.streams();
+        let stream = streams.values().flatten().find(|stream| stream.key == key);
+        let moved = stream.map_or_else(|| watch::channel(()).1, |stream| stream.moved.subscribe());
         self.waiting.fetch_add(1, Ordering::SeqCst);
         self.called.notify_one();
-        Some(Waiter { feed: self.clone(), moved })
+        Waiter { feed: self.clone(), moved }
+    }
+
+    fn streams(&self) -> MutexGuard<'_, BTreeMap<&'static str, Vec<Stream>>> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads until `shutdown`. `timeout` bounds each answer, beyond the time Redis was asked to wait.
@@ -93,6 +105,7 @@ impl Feed {
                 };
                 tokio::select! {
                     () = shutdown.cancelled() => return,
+                    () = self.changed.notified() => {}
                     read = read => if let Err(error) = read {
                         tracing::debug!("the change feed can't be read: {error}");
                         tokio::time::sleep(PAUSE).await;
@@ -107,41 +120,46 @@ impl Feed {
     }
 
     async fn read(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
-        let mut seen = self.last(connection).await?;
+        let streams: Vec<Stream> = self.streams().values().flatten().cloned().collect();
+        if streams.is_empty() {
+            tokio::time::sleep(PAUSE).await;
+            return Ok(());
+        }
+        let mut seen = last(&streams, connection).await?;
         // What came before we began to look.
-        for stream in &self.streams {
+        for stream in &streams {
             stream.moved.send_replace(());
         }
         while self.anybody_waits() {
             let mut read = redis::cmd("XREAD");
             read.arg("COUNT").arg(COUNT).arg("BLOCK").arg(BLOCK.as_millis() as u64).arg("STREAMS");
-            for stream in &self.streams {
+            for stream in &streams {
                 read.arg(&stream.key);
             }
             read.arg(&seen);
             let moved: Option<StreamReadReply> = read.query_async(connection).await?;
             for key in moved.into_iter().flat_map(|reply| reply.keys) {
-                let Some(at) = self.streams.iter().position(|stream| stream.key == key.key) else { continue };
+                let Some(at) = streams.iter().position(|stream| stream.key == key.key) else { continue };
                 if let Some(last) = key.ids.last() {
                     seen[at].clone_from(&last.id);
-                    self.streams[at].moved.send_replace(());
+                    streams[at].moved.send_replace(());
                 }
             }
         }
         Ok(())
     }
+}
 
-    async fn last(&self, connection: &mut MultiplexedConnection) -> RedisResult<Vec<String>> {
-        let mut pipe = redis::pipe();
-        for stream in &self.streams {
-            pipe.cmd("XREVRANGE").arg(&stream.key).arg("+").arg("-").arg("COUNT").arg(1);
-        }
-        let all: Vec<Value> = pipe.query_async(connection).await?;
-        let mut ids = Vec::new();
-        for value in all {
-            let range: StreamRangeReply = redis::from_redis_value(value)?;
-            ids.push(range.ids.first().map_or_else(|| "0-0".to_owned(), |entry| entry.id.clone()));
-        }
-        Ok(ids)
+async fn last(streams: &[Stream], connection: &mut MultiplexedConnection) -> RedisResult<Vec<String>> {
+    let mut pipe = redis::pipe();
+    for stream in streams {
+        pipe.cmd("XREVRANGE").arg(&stream.key).arg("+").arg("-").arg("COUNT").arg(1);
     }
+    let all: Vec<Value> = pipe.query_async(connection).await?;
+    let mut ids = Vec::new();
+    for value in all {
+        let range: StreamRangeReply = redis::from_redis_value(value)?;
+        ids.push(range.ids.first().map_or_else(|| "0-0".to_owned(), |entry| entry.id.clone()));
+    }
+    Ok(ids)
 }

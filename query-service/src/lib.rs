@@ -1,11 +1,12 @@
 //! query-service answers from the views that projector-service keeps in Redis.
 //!
 //! Reading order: [`app`] puts it together; [`routes`] lists the paths, one file each; they read by way of
-//! [`service`], which knows the keys of an aggregate type; [`store`] is the way to Redis, [`ends`] to Kafka (for lag
+//! [`service`], from the version of a projection that [`edition`] says; [`store`] is the way to Redis, [`ends`] to Kafka (for lag
 //! only), [`feed`] wakes those who wait for a change; [`params`] and [`cursor`] read what callers send.
 
 pub mod app;
 pub mod cursor;
+pub mod edition;
 pub mod ends;
 pub mod feed;
 pub mod params;

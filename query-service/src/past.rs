@@ -11,7 +11,10 @@ use millrace_shared::{
 };
 use serde_json::json;
 
-use crate::service::{Service, View};
+use crate::{
+    edition::Edition,
+    service::{Service, View},
+};
 
 /// Events read from Redis at a time: a long history neither fills the memory nor keeps others waiting.
 const CHUNK: isize = 500;
@@ -19,6 +22,7 @@ const CHUNK: isize = 500;
 /// Goes through an aggregate's history from where it begins. That may move on meanwhile: then it goes on from there.
 pub struct Replay<'a, A: Aggregate> {
     service: &'a Service<A>,
+    edition: &'a Edition,
     id: &'a str,
     /// What stands for the events that are no longer kept.
     pub base: Option<Base<View<A>>>,
@@ -31,8 +35,8 @@ pub struct Replay<'a, A: Aggregate> {
 
 impl<'a, A: Aggregate> Replay<'a, A> {
     /// At the beginning.
-    pub fn new(service: &'a Service<A>, id: &'a str) -> Self {
-        Self { service, id, base: None, next: 1, ended: false, chunk: VecDeque::new(), view: None }
+    pub fn new(service: &'a Service<A>, edition: &'a Edition, id: &'a str) -> Self {
+        Self { service, edition, id, base: None, next: 1, ended: false, chunk: VecDeque::new(), view: None }
     }
 
     /// The next event; it is not in the view yet.
@@ -48,7 +52,7 @@ impl<'a, A: Aggregate> Replay<'a, A> {
     }
 
     async fn read(&mut self) -> Result<(), Problem> {
-        let keys = &self.service.keys[self.service.partition(self.id)];
+        let keys = &self.edition.keys[self.service.partition(self.id)];
         loop {
             let since = self.kept_since();
             let at = (self.next - 1 - since) as isize;

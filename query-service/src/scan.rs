@@ -11,6 +11,7 @@ use redis::Script;
 
 use crate::{
     cursor::Place,
+    edition::Edition,
     service::{Service, View},
 };
 
@@ -63,6 +64,7 @@ impl<A: Aggregate> Order<A> {
 /// Merges the partitions' sets.
 pub struct Scan<'a, A: Aggregate> {
     service: &'a Service<A>,
+    edition: &'a Edition,
     order: &'a Order<A>,
     script: Script,
     partitions: Vec<Partition>,
@@ -78,14 +80,20 @@ struct Partition {
 
 impl<'a, A: Aggregate> Scan<'a, A> {
     /// From behind a place on, or from the beginning. `wanted`: about how many will be taken.
-    pub fn new(service: &'a Service<A>, order: &'a Order<A>, behind: Option<&Place>, wanted: usize) -> Self {
-        let partitions: Vec<Partition> = service
+    pub fn new(
+        service: &'a Service<A>,
+        edition: &'a Edition,
+        order: &'a Order<A>,
+        behind: Option<&Place>,
+        wanted: usize,
+    ) -> Self {
+        let partitions: Vec<Partition> = edition
             .keys
             .iter()
             .map(|_| Partition { ahead: VecDeque::new(), behind: behind.cloned(), ended: false })
             .collect();
         let chunk = (wanted * 2 / partitions.len().max(1)).clamp(*CHUNK.start(), *CHUNK.end());
-        Self { service, order, script: script::page(), partitions, chunk }
+        Self { service, edition, order, script: script::page(), partitions, chunk }
     }
 
     /// The next places in order, with their partitions: at least one and at most `count`, none at the end.
@@ -119,13 +127,13 @@ impl<'a, A: Aggregate> Scan<'a, A> {
             asked.push(at);
             let behind = partition.behind.as_ref();
             if self.order.sort.name == BY_ID {
-                let key = self.service.keys[at].sort(BY_ID, false);
+                let key = self.edition.keys[at].sort(BY_ID, false);
                 let (command, begin, end) =
                     if self.order.ids_descend() { ("ZREVRANGEBYLEX", "+", "-") } else { ("ZRANGEBYLEX", "-", "+") };
                 let begin = behind.map_or_else(|| begin.to_owned(), |place| format!("({}", place.id));
                 pipe.cmd(command).arg(key).arg(begin).arg(end).arg("LIMIT").arg(0).arg(self.chunk);
             } else {
-                let key = self.service.keys[at].sort(self.order.sort.name, self.order.descending);
+                let key = self.edition.keys[at].sort(self.order.sort.name, self.order.descending);
                 let (score, id) =
                     behind.map_or_else(Default::default, |place| (place.score.to_string(), place.id.clone()));
                 pipe.invoke_script(self.script.key(key).arg(score).arg(id).arg(self.chunk));

@@ -21,7 +21,13 @@ use millrace_shared::{
     views::{Keys, meta},
 };
 
-use crate::{ends::Ends, feed::Feed, params::After, store::Store};
+use crate::{
+    edition::{Edition, Editions},
+    ends::Ends,
+    feed::Feed,
+    params::After,
+    store::Store,
+};
 
 /// The view of an aggregate type.
 pub type View<A> = <<A as Aggregate>::Projection as Projection>::View;
@@ -44,12 +50,47 @@ pub struct Means {
     pub partitions: i32,
 }
 
+impl Means {
+    /// The versions of a projection.
+    pub fn editions(&self, projection: &'static str) -> Editions {
+        Editions::new(projection, self.names.clone(), self.partitions, self.store.clone(), self.feed.clone())
+    }
+
+    /// There are no complete views; says how far they are.
+    pub async fn rebuilding(&self, projection: &str, topic: &str, edition: &Edition) -> Problem {
+        let mut pipe = redis::pipe();
+        for keys in &edition.keys {
+            pipe.cmd("HMGET").arg(keys.meta()).arg(&[meta::STATE, meta::OFFSET]);
+        }
+        let metas: Vec<(Option<String>, Option<i64>)> = match self.store.ask(&pipe).await {
+            Ok(metas) => metas,
+            Err(problem) => return problem,
+        };
+        let live = metas.iter().filter(|(state, _)| state.as_deref() == Some(meta::LIVE)).count();
+        let done: i64 = metas.iter().filter_map(|(_, offset)| *offset).sum();
+        let ends = self.ends.all().await;
+        let all: Option<i64> =
+            ends.map(|ends| ends.iter().filter(|((of, _), _)| of == topic).map(|(_, end)| end).sum());
+        let partitions = edition.keys.len();
+        let progress = BTreeMap::from([
+            ("version", serde_json::json!(edition.version)),
+            ("partitions_live", serde_json::json!(live)),
+            ("partitions", serde_json::json!(partitions)),
+            ("records_read", serde_json::json!(done)),
+            ("records", serde_json::json!(all)),
+        ]);
+        Problem::new(&REBUILDING, format!("{live} of {partitions} partitions of {projection} are built"))
+            .with("progress", serde_json::json!(progress))
+            .retry_after(2)
+    }
+}
+
 /// One aggregate type.
 pub struct Service<A: Aggregate> {
     /// What all types share.
     pub means: Means,
-    /// Keys of the views, by partition.
-    pub keys: Vec<Keys>,
+    /// Versions of the views.
+    pub editions: Editions,
     /// Keys of the outcomes, by partition.
     pub outcome_keys: Vec<Keys>,
     /// Unpacks history.
@@ -62,19 +103,23 @@ pub struct Service<A: Aggregate> {
 pub struct Found<V> {
     /// Its view as stored, and taken apart.
     pub view: Option<(String, V)>,
+    /// What its partition was when it was read.
+    pub seen: Seen,
     /// Why its events wait, where they do.
     pub parked: bool,
     /// Whether it had not got where it should in time.
     pub stale: bool,
 }
 
+/// Which build of which partition was read. Another build has begun when Redis was emptied meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    partition: usize,
+    born: u64,
+}
+
 /// How often a projection that is being built is looked at again.
 const BUILDING_PAUSE: Duration = Duration::from_millis(100);
-
-/// The keys of all partitions of a type's views.
-pub fn view_keys<A: Aggregate>(names: &Names, partitions: i32) -> Vec<Keys> {
-    (0..partitions).map(|partition| Keys::projection::<A::Projection>(names.redis_prefix(), partition)).collect()
-}
 
 /// The keys of all partitions of a type's outcomes.
 pub fn outcome_keys<A: Aggregate>(names: &Names, partitions: i32) -> Vec<Keys> {
@@ -85,7 +130,7 @@ impl<A: Aggregate> Service<A> {
     /// Of one deployment.
     pub fn new(means: Means) -> Result<Self, registry::Error> {
         Ok(Self {
-            keys: view_keys::<A>(&means.names, means.partitions),
+            editions: means.editions(A::Projection::NAME),
             outcome_keys: outcome_keys::<A>(&means.names, means.partitions),
             codec: Codec::datums()?,
             means,
@@ -102,7 +147,7 @@ impl<A: Aggregate> Service<A> {
     ///
     /// # Errors
     /// `rebuilding` while there is no complete view; `stale` when the caller prefers an error.
-    pub async fn find(&self, id: &str, after: &After) -> Result<Found<View<A>>, Problem> {
+    pub async fn find(&self, edition: &Edition, id: &str, after: &After) -> Result<Found<View<A>>, Problem> {
         let sequence = after.token.as_ref().map_or(0, |token| token.sequence);
         let reached = |found: &Found<View<A>>| {
             let version = found.view.as_ref().map_or(0, |(_, view)| A::Projection::version(view));
@@ -110,24 +155,23 @@ impl<A: Aggregate> Service<A> {
         };
         // With a token the caller is ready to wait, also for a projection that is about to have its first views.
         let may_wait = |problem: &Problem| after.token.is_some() && problem.is(&REBUILDING);
-        match self.look(id).await {
+        match self.look(edition, id).await {
             Ok(found) if reached(&found) => return Ok(found),
             Err(problem) if !may_wait(&problem) => return Err(problem),
             Ok(_) | Err(_) => {}
         }
         let deadline = Instant::now() + after.wait;
-        let Some(mut waiter) = self.means.feed.wait_for(&self.keys[self.partition(id)].changes()) else {
-            return Err(http::internal(&"a partition has no change feed"));
-        };
+        let mut waiter = self.means.feed.wait_for(&edition.keys[self.partition(id)].changes());
         loop {
             // Before the first wait as well: it may have come while we were not yet listening.
-            let found = self.look(id).await;
+            let found = self.look(edition, id).await;
             let left = deadline.saturating_duration_since(Instant::now());
             match found {
                 Ok(found) if reached(&found) => return Ok(found),
                 Ok(_) if left.is_zero() && after.strict => return Err(stale()),
                 Ok(found) if left.is_zero() => return Ok(Found { stale: true, ..found }),
                 Err(problem) if left.is_zero() || !may_wait(&problem) => return Err(problem),
+                Err(problem) if self.editions.now().await?.version != edition.version => return Err(problem),
                 Ok(_) => drop(tokio::time::timeout(left, waiter.moved()).await),
                 // No change is announced when the last partition gets there.
                 Err(_) => tokio::time::sleep(left.min(BUILDING_PAUSE)).await,
@@ -136,25 +180,31 @@ impl<A: Aggregate> Service<A> {
     }
 
     /// Waits until a token of the type is reached; returns whether what follows is stale.
-    pub async fn wait(&self, after: &After) -> Result<bool, Problem> {
+    pub async fn wait(&self, edition: &Edition, after: &After) -> Result<bool, Problem> {
         match &after.token {
-            Some(token) => Ok(self.find(&token.aggregate_id, after).await?.stale),
+            Some(token) => Ok(self.find(edition, &token.aggregate_id, after).await?.stale),
             None => Ok(false),
         }
     }
 
-    async fn look(&self, id: &str) -> Result<Found<View<A>>, Problem> {
-        let keys = &self.keys[self.partition(id)];
+    async fn look(&self, edition: &Edition, id: &str) -> Result<Found<View<A>>, Problem> {
+        let partition = self.partition(id);
+        let keys = &edition.keys[partition];
         let mut pipe = redis::pipe();
-        pipe.cmd("HGET").arg(keys.meta()).arg(meta::STATE);
         pipe.cmd("GET").arg(keys.view(id));
         pipe.cmd("HEXISTS").arg(keys.parked()).arg(id);
-        let (state, view, parked): (Option<String>, Option<String>, bool) = self.means.store.ask(&pipe).await?;
-        if state.as_deref() != Some(meta::LIVE) {
-            return Err(self.rebuilding().await);
-        }
+        // Last, so that it is true of what was read: a pipe is not atomic.
+        pipe.cmd("HMGET").arg(keys.meta()).arg(STATE);
+        let (view, parked, state): (Option<String>, bool, State) = self.means.store.ask(&pipe).await?;
+        let Some(born) = live(&state) else { return Err(self.rebuilding(edition).await) };
         let view = view.map(|json| self.parse(id, json)).transpose()?;
-        Ok(Found { view, parked, stale: false })
+        Ok(Found { view, seen: Seen { partition, born }, parked, stale: false })
+    }
+
+    /// There are no complete views; says how far they are.
+    pub async fn rebuilding(&self, edition: &Edition) -> Problem {
+        let topic = self.means.names.topic(A::TYPE, Topic::Events);
+        self.means.rebuilding(A::Projection::NAME, &topic, edition).await
     }
 
     /// Takes a stored view apart.
@@ -166,43 +216,45 @@ impl<A: Aggregate> Service<A> {
     }
 
     /// Makes sure that every partition has complete views.
-    pub async fn require_live(&self) -> Result<(), Problem> {
+    pub async fn require_live(&self, edition: &Edition) -> Result<Vec<Seen>, Problem> {
         let mut pipe = redis::pipe();
-        for keys in &self.keys {
-            pipe.cmd("HGET").arg(keys.meta()).arg(meta::STATE);
+        for keys in &edition.keys {
+            pipe.cmd("HMGET").arg(keys.meta()).arg(STATE);
         }
-        let states: Vec<Option<String>> = self.means.store.ask(&pipe).await?;
-        let live = states.iter().all(|state| state.as_deref() == Some(meta::LIVE));
-        if live { Ok(()) } else { Err(self.rebuilding().await) }
+        let states: Vec<State> = self.means.store.ask(&pipe).await?;
+        match all_live(&states) {
+            Some(seen) => Ok(seen),
+            None => Err(self.rebuilding(edition).await),
+        }
     }
 
-    /// There are no complete views; says how far they are.
-    async fn rebuilding(&self) -> Problem {
+    /// Makes sure that what was read by several questions was whole all the time: to be asked after the last of them.
+    pub async fn require_unchanged(&self, edition: &Edition, seen: &[Seen]) -> Result<(), Problem> {
         let mut pipe = redis::pipe();
-        for keys in &self.keys {
-            pipe.cmd("HMGET").arg(keys.meta()).arg(&[meta::STATE, meta::OFFSET]);
+        for seen in seen {
+            pipe.cmd("HMGET").arg(edition.keys[seen.partition].meta()).arg(STATE);
         }
-        let metas: Vec<(Option<String>, Option<i64>)> = match self.means.store.ask(&pipe).await {
-            Ok(metas) => metas,
-            Err(problem) => return problem,
-        };
-        let live = metas.iter().filter(|(state, _)| state.as_deref() == Some(meta::LIVE)).count();
-        let done: i64 = metas.iter().filter_map(|(_, offset)| *offset).sum();
-        let topic = self.means.names.topic(A::TYPE, Topic::Events);
-        let ends = self.means.ends.all().await;
-        let all: Option<i64> =
-            ends.map(|ends| ends.iter().filter(|((of, _), _)| *of == topic).map(|(_, end)| end).sum());
-        let (name, partitions) = (A::Projection::NAME, self.keys.len());
-        let progress = BTreeMap::from([
-            ("partitions_live", serde_json::json!(live)),
-            ("partitions", serde_json::json!(partitions)),
-            ("records_read", serde_json::json!(done)),
-            ("records", serde_json::json!(all)),
-        ]);
-        Problem::new(&REBUILDING, format!("{live} of {partitions} partitions of {name} are built"))
-            .with("progress", serde_json::json!(progress))
-            .retry_after(2)
+        let states: Vec<State> = self.means.store.ask(&pipe).await?;
+        let unchanged = states.iter().zip(seen).all(|(state, seen)| live(state) == Some(seen.born));
+        if unchanged { Ok(()) } else { Err(self.rebuilding(edition).await) }
     }
+}
+
+/// The fields of a partition's `…:meta` that say whether it is complete.
+pub const STATE: &[&str] = &[meta::STATE, meta::BORN];
+
+/// Their values.
+pub type State = (Option<String>, Option<u64>);
+
+/// What was read of all partitions, when all of them are complete.
+pub fn all_live(states: &[State]) -> Option<Vec<Seen>> {
+    let seen = |(partition, state)| live(state).map(|born| Seen { partition, born });
+    states.iter().enumerate().map(seen).collect()
+}
+
+/// Since when a partition is, if it is complete.
+fn live((state, born): &State) -> Option<u64> {
+    born.filter(|_| state.as_deref() == Some(meta::LIVE))
 }
 
 /// Nothing has happened to this id, or nothing yet at the time that is asked for.

@@ -1,6 +1,7 @@
 //! Tools that work on the views, beside the service.
 
 pub mod parked;
+pub mod rebuild;
 pub mod verify;
 
 use clap::Args;

@@ -32,6 +32,9 @@ pub struct Arguments {
     /// Memory for what the log makes of the views, about; where a partition needs more, it is read several times
     #[arg(long, value_name = "BYTES", default_value_t = 268_435_456, value_parser = clap::value_parser!(u64).range(65_536..))]
     memory_bytes: u64,
+    /// Version of the views [default: the one that answers]
+    #[arg(long, value_name = "NUMBER")]
+    views_version: Option<u32>,
     /// Rewrite the aggregates and counters found wrong, while the services run, and verify again
     #[arg(long)]
     repair: bool,
@@ -56,6 +59,7 @@ pub async fn run(arguments: Arguments) -> ExitCode {
                 registry,
                 redis: client,
                 redis_timeout: redis.timeout(),
+                version: arguments.views_version,
                 memory_bytes: usize::try_from(arguments.memory_bytes).unwrap_or(usize::MAX),
                 runtime: Handle::current(),
             };

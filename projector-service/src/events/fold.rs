@@ -87,7 +87,9 @@ pub fn fold<A: Aggregate>(
                     if let Step::Applied { view, packed, .. } = &step {
                         entry.now = Some(view.clone());
                         entry.history.push([packed.clone()]);
-                        changes.push(change(keys, limits, change_id(offset), &id, &meta, &event));
+                        if limits.changes_window > 0 {
+                            changes.push(change(keys, limits, change_id(offset), &id, &meta, &event));
+                        }
                     }
                     step
                 }
@@ -104,18 +106,14 @@ pub fn fold<A: Aggregate>(
             Step::Repeated => batch.repeated += 1,
             Step::Parked(reason) => {
                 batch.parked += 1;
-                park(memory, &id, offset, reason);
+                park(&mut memory.parked, &id, offset, reason);
                 parked.insert(id);
             }
         }
     }
     if memory.parked.values().filter(|parked| !parked.discarded).count() > limits.parked_max {
-        return Err(Error::Stop(format!(
-            "more than {} aggregates of this partition would be parked, the last one because: {}; that many point to a \
-             fault of the release or the configuration: mend it and restart",
-            limits.parked_max,
-            parked.last().and_then(|id| memory.parked.get(id)).map_or("", |parked| &parked.reason),
-        )));
+        let reason = parked.last().and_then(|id| memory.parked.get(id)).map_or("", |parked| &parked.reason);
+        return Err(too_many_parked(limits.parked_max, reason));
     }
     batch.commands = write::<A>(keys, memory, &touched, &counted, &parked)?;
     batch.commands.extend(changes);
@@ -174,10 +172,19 @@ fn step<A: Aggregate>(
     }
 }
 
-fn park(memory: &mut Memory, id: &str, offset: i64, reason: String) {
+/// More aggregates would be parked than may be.
+pub fn too_many_parked(parked_max: usize, reason: &str) -> Error {
+    Error::Stop(format!(
+        "more than {parked_max} aggregates of this partition would be parked, the last one because: {reason}; that many \
+         point to a fault of the release or the configuration: mend it and restart"
+    ))
+}
+
+/// An event waits, and with it those of its aggregate that follow.
+pub fn park(parked: &mut BTreeMap<String, Parked>, id: &str, offset: i64, reason: String) {
     let reason = reason.chars().take(MAX_REASON_CHARACTERS).collect();
-    let parked = Parked { offset, count: 0, reason, discarded: false };
-    memory.parked.entry(id.to_owned()).or_insert(parked).count += 1;
+    let first = Parked { offset, count: 0, reason, discarded: false };
+    parked.entry(id.to_owned()).or_insert(first).count += 1;
 }
 
 fn change<E: Records>(keys: &Keys, limits: Limits, change: String, id: &str, meta: &EventMeta, event: &E) -> Command {

@@ -18,6 +18,7 @@ use millrace_shared::{
         partition_of,
         topics::{Names, Topic},
     },
+    records::Records,
     views::{Keys, Parked},
 };
 
@@ -53,7 +54,7 @@ pub type Loaded<V> = HashMap<String, Result<Option<V>, String>>;
 /// Limits.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Changes kept per partition.
+    /// Changes kept per partition; 0 for none.
     pub changes_window: u32,
     /// Events kept per aggregate.
     pub history_max: u64,
@@ -63,36 +64,47 @@ pub struct Limits {
 
 /// The events of an aggregate type, and the views made of them.
 pub struct Events<A: Aggregate> {
-    codec: Arc<Codec<A::Event>>,
-    runtime: tokio::runtime::Handle,
+    reader: Reader<A::Event>,
     label: &'static str,
     topic: String,
     redis_prefix: String,
-    partitions: i32,
+    version: u32,
     limits: Limits,
 }
 
+/// Takes events out of records.
+pub struct Reader<E: Records> {
+    /// Decodes.
+    pub codec: Arc<Codec<E>>,
+    /// Where the registry is asked.
+    pub runtime: tokio::runtime::Handle,
+    /// Partitions of the topic.
+    pub partitions: i32,
+}
+
 impl<A: Aggregate> Events<A> {
-    /// Those of one deployment.
+    /// Those of one deployment, for one version of the projection.
     pub fn new(
         codec: Arc<Codec<A::Event>>,
         runtime: tokio::runtime::Handle,
         names: &Names,
+        version: u32,
         partitions: i32,
         limits: Limits,
     ) -> Self {
         Self {
-            codec,
-            runtime,
-            // Once for each aggregate type and process.
-            label: format!("{}.v{}", A::Projection::NAME, A::Projection::VERSION).leak(),
+            reader: Reader { codec, runtime, partitions },
+            // Versions are few.
+            label: format!("{}.v{version}", A::Projection::NAME).leak(),
             topic: names.topic(A::TYPE, Topic::Events),
             redis_prefix: names.redis_prefix().to_owned(),
-            partitions,
+            version,
             limits,
         }
     }
+}
 
+impl<A: Aggregate> Events<A> {
     /// What events become that waited: of these, no aggregate may be parked in memory any more. They are told to the
     /// change feed by ids of their own.
     ///
@@ -115,14 +127,15 @@ impl<A: Aggregate> Events<A> {
         let values = store.strings(&names)?;
         let loaded =
             wanted.into_iter().zip(values).map(|(id, value)| (id.to_owned(), parse::<View<A>>(value))).collect();
-        let (mut batch, grown) = fold::fold::<A>(keys, &self.codec, self.limits, memory, loaded, items, change_id)?;
-        batch.commands.extend(trim::trim::<A>(keys, &self.codec, grown, store)?);
+        let (mut batch, grown) =
+            fold::fold::<A>(keys, &self.reader.codec, self.limits, memory, loaded, items, change_id)?;
+        batch.commands.extend(trim::trim::<A>(keys, &self.reader.codec, grown, store)?);
         Ok(batch)
     }
 
     /// Reads and packs events.
     pub fn codec(&self) -> &Codec<A::Event> {
-        &self.codec
+        &self.reader.codec
     }
 
     /// What a record says, whose key is an id; or why it is no event.
@@ -131,6 +144,21 @@ impl<A: Aggregate> Events<A> {
         id: &AggregateId,
         record: &Record<'_>,
     ) -> Result<Result<(EventMeta, A::Event), String>, Unreadable> {
+        self.reader.content(id, record)
+    }
+}
+
+impl<E: Records> Reader<E> {
+    /// A record as an event of an aggregate, or why it is none.
+    pub fn read(&self, record: &Record<'_>) -> Result<Incoming<E>, Unreadable> {
+        match AggregateId::from_key(record.key()) {
+            Ok(id) => Ok(Incoming { content: self.content(&id, record)?, id: id.into() }),
+            Err(reason) => Ok(Incoming { id: String::new(), content: Err(reason) }),
+        }
+    }
+
+    /// What a record says, whose key is an id; or why it is no event.
+    pub fn content(&self, id: &AggregateId, record: &Record<'_>) -> Result<Result<(EventMeta, E), String>, Unreadable> {
         let home = partition_of(id.as_str().as_bytes(), self.partitions);
         if home != record.partition() {
             return Ok(Err(format!("it lies in partition {}, but its key belongs into {home}", record.partition())));
@@ -163,8 +191,12 @@ impl<A: Aggregate> Target for Events<A> {
         &self.topic
     }
 
+    fn fold_version(&self) -> u32 {
+        A::Projection::VERSION
+    }
+
     fn keys(&self, partition: i32) -> Keys {
-        Keys::projection::<A::Projection>(&self.redis_prefix, partition)
+        Keys::projection(&self.redis_prefix, A::Projection::NAME, self.version, partition)
     }
 
     fn when_trimmed(&self) -> Trimmed {
@@ -172,10 +204,7 @@ impl<A: Aggregate> Target for Events<A> {
     }
 
     fn read(&self, record: &Record<'_>) -> Result<Self::Item, Unreadable> {
-        match AggregateId::from_key(record.key()) {
-            Ok(id) => Ok(Incoming { content: self.content(&id, record)?, id: id.into() }),
-            Err(reason) => Ok(Incoming { id: String::new(), content: Err(reason) }),
-        }
+        self.reader.read(record)
     }
 
     fn remember(&self, keys: &Keys, store: &mut Store) -> Result<Memory, Error> {

@@ -135,6 +135,8 @@ pub struct Verify {
     pub redis: redis::Client,
     /// Longest wait for an answer of Redis.
     pub redis_timeout: Duration,
+    /// Version of the projection; the active one when it is not said.
+    pub version: Option<u32>,
     /// Bytes that views and histories of the log may take in memory, about.
     pub memory_bytes: usize,
     /// Where the registry can be asked from a plain thread.
@@ -206,7 +208,12 @@ impl Verify {
         let codec = Arc::new(Codec::reading(self.registry.clone())?);
         // Nothing is written, so there is nothing to limit.
         let limits = Limits { changes_window: 0, history_max: u64::MAX, parked_max: usize::MAX };
-        let events = Events::<A>::new(codec, self.runtime.clone(), &self.names, self.partitions, limits);
+        let mut store = Store::new(self.redis.clone(), self.redis_timeout);
+        let version = match self.version {
+            Some(version) => version,
+            None => store.versions(self.names.redis_prefix(), A::Projection::NAME)?.active,
+        };
+        let events = Events::<A>::new(codec, self.runtime.clone(), &self.names, version, self.partitions, limits);
         let watcher = watcher(&self.bootstrap, CLIENT_ID)?;
         let topic_id = topic_id(&watcher, events.topic(), REQUEST_TIMEOUT)?;
         let ends = (0..self.partitions).map(|partition| watermarks(&watcher, events.topic(), partition));

@@ -6,11 +6,18 @@ use axum::{
     extract::{RawQuery, State},
     response::{IntoResponse, Response},
 };
-use millrace_shared::{domain::Aggregate, envelope::rfc3339_micros, http, problem::Problem, records::Records};
+use millrace_shared::{
+    domain::{Aggregate, AggregateId},
+    envelope::rfc3339_micros,
+    http,
+    problem::Problem,
+    records::Records,
+};
 use serde::Serialize;
 
 use super::json;
 use crate::{
+    edition::Edition,
     params::{After, IdInPath, Params},
     past::{Replay, trimmed},
     service::{Service, View, caveats, not_found},
@@ -47,15 +54,31 @@ pub(super) async fn get<A: Aggregate>(
     let after_sequence = params.number("after_sequence", 0, u64::MAX).unwrap_or(0);
     let limit = params.number("limit", 1, MAX_LIMIT).map_or(DEFAULT_LIMIT, |limit| limit as usize);
     params.finish()?;
+    let (service, id, after) = (&*service, &id, &after);
+    service
+        .editions
+        .answer(|edition| async move { history(service, &edition, id, after, after_sequence, limit).await })
+        .await
+}
+
+async fn history<A: Aggregate>(
+    service: &Service<A>,
+    edition: &Edition,
+    id: &AggregateId,
+    after: &After,
+    after_sequence: u64,
+    limit: usize,
+) -> Result<Response, Problem> {
     let of_another = after.token.as_ref().is_some_and(|token| token.aggregate_id != id.as_str());
-    let stale = of_another && service.wait(&after).await?;
-    let found = service.find(id.as_str(), &if of_another { After::default() } else { after }).await?;
+    let at_once = After::default();
+    let stale = of_another && service.wait(edition, after).await?;
+    let found = service.find(edition, id.as_str(), if of_another { &at_once } else { after }).await?;
     let headers = caveats(stale || found.stale, found.parked);
     if found.view.is_none() {
-        return Ok((headers, not_found::<A>(&id)).into_response());
+        return Ok((headers, not_found::<A>(id)).into_response());
     }
     let mut page = Page::<A> { items: Vec::new(), next: None };
-    let mut replay = Replay::new(&*service, id.as_str());
+    let mut replay = Replay::new(service, edition, id.as_str());
     while let Some((meta, event)) = replay.next().await? {
         if page.items.len() == limit {
             let last = page.items.last().map_or(after_sequence, |item| item.sequence);
@@ -74,6 +97,7 @@ pub(super) async fn get<A: Aggregate>(
             });
         }
     }
+    service.require_unchanged(edition, &[found.seen]).await?;
     if let Some(base) = replay.base.as_ref().filter(|_| after_sequence < replay.kept_since()) {
         return Ok((headers, trimmed::<A>(id.as_str(), base)).into_response());
     }

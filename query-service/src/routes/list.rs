@@ -21,6 +21,7 @@ use serde_json::value::RawValue;
 use super::json;
 use crate::{
     cursor::{Cursors, Place},
+    edition::Edition,
     params::{After, Params},
     scan::{Order, Scan},
     service::{Service, View, caveats},
@@ -61,22 +62,28 @@ pub(super) async fn get<A: Aggregate>(
     State(service): State<Arc<Service<A>>>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
-    let mut params = Params::parse(query.as_deref());
+    let (service, query) = (&*service, query.as_deref());
+    service.editions.answer(|edition| async move { list(service, &edition, query).await }).await
+}
+
+async fn list<A: Aggregate>(service: &Service<A>, edition: &Edition, query: Option<&str>) -> Result<Response, Problem> {
+    let mut params = Params::parse(query);
     let after = After::take(&mut params, A::TYPE, None);
-    let wanted = wanted::<A>(&mut params);
+    let wanted = wanted::<A>(edition.version, &mut params);
     params.finish()?;
-    let stale = service.wait(&after).await?;
-    service.require_live().await?;
-    let page = match indexed(&service, &wanted).await? {
+    let stale = service.wait(edition, &after).await?;
+    let seen = service.require_live(edition).await?;
+    let page = match indexed(service, edition, &wanted).await? {
         Some(page) => page,
-        None => scanned(&service, &wanted).await?,
+        None => scanned(service, edition, &wanted).await?,
     };
+    service.require_unchanged(edition, &seen).await?;
     let body = Body { items: page.items, next_cursor: page.next.map(|place| wanted.cursors.encode(&place)) };
     let body = serde_json::to_string(&body).map_err(|error| http::internal(&error))?;
     Ok(json(caveats(stale, false), body))
 }
 
-fn wanted<A: Aggregate>(params: &mut Params) -> Wanted<A> {
+fn wanted<A: Aggregate>(version: u32, params: &mut Params) -> Wanted<A> {
     let mut filters = Vec::new();
     for filter in A::Projection::FILTERS {
         let value = params.read(filter.name, |text| match (filter.accepts)(text) {
@@ -88,9 +95,8 @@ fn wanted<A: Aggregate>(params: &mut Params) -> Wanted<A> {
     let order = params.read("sort", Order::<A>::parse).or_else(|| Order::parse(BY_ID).ok());
     let order = order.unwrap_or(Order { sort: &A::Projection::SORTS[0], descending: false });
     let limit = params.number("limit", 1, MAX_LIMIT).map_or(DEFAULT_LIMIT, |limit| limit as usize);
-    let projection = format!("{}.v{}", A::Projection::NAME, A::Projection::VERSION);
     let named: Vec<(&str, &str)> = filters.iter().map(|(filter, value)| (filter.name, value.as_str())).collect();
-    let cursors = Cursors::new(&projection, &order.name(), &named);
+    let cursors = Cursors::new(A::Projection::NAME, version, &order.name(), &named);
     let behind = params.read("cursor", |text| cursors.decode(text));
     Wanted { filters, order, limit, cursors, behind }
 }
@@ -102,10 +108,14 @@ impl<A: Aggregate> Wanted<A> {
 }
 
 /// By the index of a selective filter; `None` where there is none, or where it is too large to be read whole.
-async fn indexed<A: Aggregate>(service: &Service<A>, wanted: &Wanted<A>) -> Result<Option<Page>, Problem> {
+async fn indexed<A: Aggregate>(
+    service: &Service<A>,
+    edition: &Edition,
+    wanted: &Wanted<A>,
+) -> Result<Option<Page>, Problem> {
     let Some((filter, value)) = wanted.filters.iter().find(|(filter, _)| filter.selective) else { return Ok(None) };
     let mut pipe = redis::pipe();
-    for keys in &service.keys {
+    for keys in &edition.keys {
         pipe.cmd("ZRANGE").arg(keys.filter(filter.name, value)).arg(0).arg(MAX_INDEXED);
     }
     let sets: Vec<Vec<String>> = service.means.store.ask(&pipe).await?;
@@ -115,7 +125,7 @@ async fn indexed<A: Aggregate>(service: &Service<A>, wanted: &Wanted<A>) -> Resu
     let ids: Vec<(usize, String)> =
         sets.into_iter().enumerate().flat_map(|(at, ids)| ids.into_iter().map(move |id| (at, id))).collect();
     let mut matching: Vec<(Place, String)> = Vec::new();
-    for (id, view) in load(service, ids).await? {
+    for (id, view) in load(service, edition, ids).await? {
         let Some((json, view)) = view else { continue };
         let place = wanted.order.place(&id, &view);
         let ahead = wanted.behind.as_ref().is_none_or(|behind| wanted.order.compare(&place, behind).is_gt());
@@ -132,8 +142,8 @@ async fn indexed<A: Aggregate>(service: &Service<A>, wanted: &Wanted<A>) -> Resu
 }
 
 /// By the sort's own sets, in which the list lies in order.
-async fn scanned<A: Aggregate>(service: &Service<A>, wanted: &Wanted<A>) -> Result<Page, Problem> {
-    let mut scan = Scan::new(service, &wanted.order, wanted.behind.as_ref(), wanted.limit);
+async fn scanned<A: Aggregate>(service: &Service<A>, edition: &Edition, wanted: &Wanted<A>) -> Result<Page, Problem> {
+    let mut scan = Scan::new(service, edition, &wanted.order, wanted.behind.as_ref(), wanted.limit);
     let mut page = Page { items: Vec::new(), next: None };
     let mut scanned = 0;
     loop {
@@ -146,7 +156,7 @@ async fn scanned<A: Aggregate>(service: &Service<A>, wanted: &Wanted<A>) -> Resu
         }
         scanned += places.len();
         let ids = places.iter().map(|(at, place)| (*at, place.id.clone())).collect();
-        let views = load(service, ids).await?;
+        let views = load(service, edition, ids).await?;
         let mut last = None;
         for ((_, place), (_, view)) in places.into_iter().zip(views) {
             if let Some((json, view)) = view
@@ -173,6 +183,7 @@ async fn scanned<A: Aggregate>(service: &Service<A>, wanted: &Wanted<A>) -> Resu
 /// The views of these ids, in the same order; one that is gone meanwhile is `None`.
 async fn load<A: Aggregate>(
     service: &Service<A>,
+    edition: &Edition,
     ids: Vec<(usize, String)>,
 ) -> Result<Vec<(String, Option<(String, View<A>)>)>, Problem> {
     if ids.is_empty() {
@@ -180,7 +191,7 @@ async fn load<A: Aggregate>(
     }
     let mut pipe = redis::pipe();
     for (at, id) in &ids {
-        pipe.cmd("GET").arg(service.keys[*at].view(id));
+        pipe.cmd("GET").arg(edition.keys[*at].view(id));
     }
     let views: Vec<Option<String>> = service.means.store.ask(&pipe).await?;
     ids.into_iter()

@@ -1,5 +1,6 @@
 //! The paths, one file each.
 
+mod group;
 mod history;
 mod list;
 mod outcome;
@@ -18,10 +19,11 @@ use axum::{
     routing::get,
 };
 use millrace_shared::{
-    domain::{Aggregate, AggregateInfo},
+    domain::{Aggregate, AggregateInfo, Grouping},
     problem,
 };
 
+pub use group::Groups;
 pub use projections::{Described, Projections};
 
 use crate::service::Service;
@@ -36,6 +38,11 @@ pub fn of<A: Aggregate>(service: Service<A>) -> Router {
         .route(&format!("{base}/{{id}}/history"), get(history::get::<A>))
         .route(&format!("{base}/{{id}}/commands/{{command_id}}"), get(outcome::get::<A>))
         .with_state(Arc::new(service))
+}
+
+/// The queries of a further projection.
+pub fn of_groups<G: Grouping>(groups: group::Groups<G>) -> Router {
+    Router::new().route(&format!("/v1/{}/{{key}}", G::NAME), get(group::get::<G>)).with_state(Arc::new(groups))
 }
 
 /// What belongs to no aggregate type.

@@ -8,18 +8,23 @@ use axum::{
     response::Response,
 };
 use millrace_shared::{
-    domain::{Aggregate, Projection},
+    domain::{Aggregate, Grouping, Projection},
     http,
     kafka::topics::Topic,
     problem::Problem,
-    views::{Keys, Parked, meta},
+    views::{
+        Keys, Parked, meta,
+        versions::{self, Versions},
+    },
 };
 use serde::Serialize;
+use serde_json::value::RawValue;
 
 use super::json;
 use crate::{
+    edition::Edition,
     params::Params,
-    service::{Means, outcome_keys, view_keys},
+    service::{Means, outcome_keys},
 };
 
 /// Outcomes are kept in one form so far.
@@ -38,9 +43,17 @@ pub struct Projections {
 #[derive(Debug)]
 pub struct Described {
     name: String,
-    version: u32,
     topic: String,
-    keys: Vec<Keys>,
+    kept: Kept,
+}
+
+/// Where it is kept.
+#[derive(Debug)]
+enum Kept {
+    /// In versions, of which the list tells.
+    Versioned(&'static str),
+    /// In one form, under these keys.
+    Once(Vec<Keys>),
 }
 
 impl Described {
@@ -50,17 +63,23 @@ impl Described {
         [
             Self {
                 name: A::Projection::NAME.to_owned(),
-                version: A::Projection::VERSION,
                 topic: names.topic(A::TYPE, Topic::Events),
-                keys: view_keys::<A>(names, partitions),
+                kept: Kept::Versioned(A::Projection::NAME),
             },
             Self {
                 name: format!("{}-outcomes", A::TYPE),
-                version: OUTCOMES_VERSION,
                 topic: names.topic(A::TYPE, Topic::Outcomes),
-                keys: outcome_keys::<A>(names, partitions),
+                kept: Kept::Once(outcome_keys::<A>(names, partitions)),
             },
         ]
+    }
+}
+
+impl Described {
+    /// A further projection.
+    pub fn grouping<G: Grouping>(means: &Means) -> Self {
+        let topic = means.names.topic(G::Aggregate::TYPE, Topic::Events);
+        Self { name: G::NAME.to_owned(), topic, kept: Kept::Versioned(G::NAME) }
     }
 }
 
@@ -76,7 +95,17 @@ struct Shown {
     state: &'static str,
     partitions: Vec<ShownPartition>,
     parked: Vec<ShownParked>,
-    rebuild: Option<()>,
+    versions: Vec<ShownVersion>,
+    rebuild: Option<Box<RawValue>>,
+}
+
+/// A version that there is.
+#[derive(Serialize)]
+struct ShownVersion {
+    version: u32,
+    state: &'static str,
+    partitions_live: usize,
+    lag_records: Option<i64>,
 }
 
 #[derive(Serialize)]
@@ -95,6 +124,7 @@ struct ShownParked {
     parked: Parked,
 }
 
+type Ends = BTreeMap<(String, i32), i64>;
 type Read = ((Option<String>, Option<i64>), BTreeMap<String, String>);
 
 pub(super) async fn get(
@@ -102,21 +132,62 @@ pub(super) async fn get(
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     Params::parse(query.as_deref()).finish()?;
+    let means = &projections.means;
     // Ends first: no lag then means that everything is read that was there when the question came.
-    let ends = projections.means.ends.all().await;
+    let ends = means.ends.all().await;
     let mut body = Body { projections: Vec::new() };
     for described in &projections.all {
-        let mut pipe = redis::pipe();
-        for keys in &described.keys {
-            pipe.cmd("HMGET").arg(keys.meta()).arg(&[meta::STATE, meta::OFFSET]);
-            pipe.cmd("HGETALL").arg(keys.parked());
-        }
-        let flat: Vec<redis::Value> = projections.means.store.ask(&pipe).await?;
-        let read = flat.chunks_exact(2).map(pair).collect::<Result<Vec<Read>, Problem>>()?;
-        body.projections.push(show(&projections.means, described, ends.as_ref(), read));
+        let shown = match &described.kept {
+            Kept::Once(keys) => show(means, described, ends.as_ref(), (OUTCOMES_VERSION, keys)).await?,
+            Kept::Versioned(name) => {
+                let (versions, rebuild) = versions(means, name).await?;
+                let edition = |version| Edition::new(&means.names, name, version, means.partitions);
+                let active = edition(versions.active);
+                let mut shown = show(means, described, ends.as_ref(), (active.version, &active.keys)).await?;
+                for (version, state) in versions.states {
+                    let (lag_records, partitions_live) =
+                        behind(means, described, ends.as_ref(), &edition(version)).await?;
+                    shown.versions.push(ShownVersion { version, state: state.name(), partitions_live, lag_records });
+                }
+                shown.rebuild = rebuild;
+                shown
+            }
+        };
+        body.projections.push(shown);
     }
     let body = serde_json::to_string(&body).map_err(|error| http::internal(&error))?;
     Ok(json(HeaderMap::new(), body))
+}
+
+/// The list of versions, and what a rebuild that is under way says of itself.
+async fn versions(means: &Means, name: &str) -> Result<(Versions, Option<Box<RawValue>>), Problem> {
+    let prefix = means.names.redis_prefix();
+    let mut pipe = redis::pipe();
+    pipe.cmd("HGETALL").arg(versions::key(prefix, name));
+    pipe.cmd("GET").arg(versions::rebuild_key(prefix, name));
+    let (fields, rebuild): (Vec<(String, String)>, Option<String>) = means.store.ask(&pipe).await?;
+    let versions = Versions::read(fields).map_err(|reason| http::internal(&reason))?;
+    Ok((versions, rebuild.and_then(|json| RawValue::from_string(json).ok())))
+}
+
+/// By how many records a version is behind, and how many of its partitions have caught up once.
+async fn behind(
+    means: &Means,
+    described: &Described,
+    ends: Option<&Ends>,
+    edition: &Edition,
+) -> Result<(Option<i64>, usize), Problem> {
+    let mut pipe = redis::pipe();
+    for keys in &edition.keys {
+        pipe.cmd("HMGET").arg(keys.meta()).arg(&[meta::STATE, meta::OFFSET]);
+    }
+    let metas: Vec<(Option<String>, Option<i64>)> = means.store.ask(&pipe).await?;
+    let live = metas.iter().filter(|(state, _)| state.as_deref() == Some(meta::LIVE)).count();
+    let lag = |(partition, (_, offset)): (usize, &(Option<String>, Option<i64>))| {
+        let end = ends?.get(&(described.topic.clone(), partition as i32))?;
+        Some((end - offset.unwrap_or(0)).max(0))
+    };
+    Ok((metas.iter().enumerate().map(lag).sum(), live))
 }
 
 fn pair(values: &[redis::Value]) -> Result<Read, Problem> {
@@ -126,7 +197,19 @@ fn pair(values: &[redis::Value]) -> Result<Read, Problem> {
     Ok((meta, parked))
 }
 
-fn show(means: &Means, described: &Described, ends: Option<&BTreeMap<(String, i32), i64>>, read: Vec<Read>) -> Shown {
+async fn show(
+    means: &Means,
+    described: &Described,
+    ends: Option<&Ends>,
+    (version, keys): (u32, &[Keys]),
+) -> Result<Shown, Problem> {
+    let mut pipe = redis::pipe();
+    for keys in keys {
+        pipe.cmd("HMGET").arg(keys.meta()).arg(&[meta::STATE, meta::OFFSET]);
+        pipe.cmd("HGETALL").arg(keys.parked());
+    }
+    let flat: Vec<redis::Value> = means.store.ask(&pipe).await?;
+    let read = flat.chunks_exact(2).map(pair).collect::<Result<Vec<Read>, Problem>>()?;
     let live = read.iter().all(|((state, _), _)| state.as_deref() == Some(meta::LIVE));
     let (mut partitions, mut parked) = (Vec::new(), Vec::new());
     for (partition, ((_, checkpoint), waiting)) in read.into_iter().enumerate() {
@@ -142,12 +225,13 @@ fn show(means: &Means, described: &Described, ends: Option<&BTreeMap<(String, i3
             parked.extend(serde_json::from_str(&json).ok().map(|parked| ShownParked { partition, id, parked }));
         }
     }
-    Shown {
+    Ok(Shown {
         name: described.name.clone(),
-        version: described.version,
+        version,
         state: if live { "live" } else { "building" },
         partitions,
         parked,
+        versions: Vec::new(),
         rebuild: None,
-    }
+    })
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
-    extract::{RawQuery, State},
+    extract::{RawQuery, State as Extract},
     response::Response,
 };
 use millrace_shared::{
@@ -14,24 +14,39 @@ use millrace_shared::{
 
 use super::json;
 use crate::{
+    edition::Edition,
     params::{After, Params},
-    service::{Service, caveats},
+    service::{STATE, Service, State, all_live, caveats},
 };
 
 pub(super) async fn get<A: Aggregate>(
-    State(service): State<Arc<Service<A>>>,
+    Extract(service): Extract<Arc<Service<A>>>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     let mut params = Params::parse(query.as_deref());
     let after = After::take(&mut params, A::TYPE, None);
     params.finish()?;
-    let stale = service.wait(&after).await?;
-    service.require_live().await?;
+    let (service, after) = (&*service, &after);
+    service.editions.answer(|edition| async move { stats(service, &edition, after).await }).await
+}
+
+async fn stats<A: Aggregate>(service: &Service<A>, edition: &Edition, after: &After) -> Result<Response, Problem> {
+    let stale = service.wait(edition, after).await?;
     let mut pipe = redis::pipe();
-    for keys in &service.keys {
+    for keys in &edition.keys {
         pipe.cmd("HGETALL").arg(keys.counters());
+        pipe.cmd("HMGET").arg(keys.meta()).arg(STATE);
     }
-    let parts: Vec<BTreeMap<String, String>> = service.means.store.ask(&pipe).await?;
+    let read: Vec<redis::Value> = service.means.store.ask(&pipe).await?;
+    let damaged = |error: redis::ParsingError| http::internal(&format_args!("Redis: {error}"));
+    let (mut parts, mut states): (Vec<BTreeMap<String, String>>, Vec<State>) = (Vec::new(), Vec::new());
+    for pair in read.chunks_exact(2) {
+        parts.push(redis::from_redis_value(pair[0].clone()).map_err(damaged)?);
+        states.push(redis::from_redis_value(pair[1].clone()).map_err(damaged)?);
+    }
+    if all_live(&states).is_none() {
+        return Err(service.rebuilding(edition).await);
+    }
     let mut totals: BTreeMap<String, i128> = BTreeMap::new();
     for (name, value) in parts.into_iter().flatten() {
         let value: i128 =

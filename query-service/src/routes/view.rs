@@ -9,7 +9,7 @@ use axum::{
 };
 use jiff::Timestamp;
 use millrace_shared::{
-    domain::{Aggregate, Projection},
+    domain::{Aggregate, AggregateId, Projection},
     http,
     problem::{NOT_FOUND, Problem},
 };
@@ -17,6 +17,7 @@ use serde_json::json;
 
 use super::versioned;
 use crate::{
+    edition::Edition,
     params::{After, IdInPath, Params},
     past::{Replay, trimmed},
     service::{Service, View, caveats, not_found},
@@ -39,14 +40,26 @@ pub(super) async fn get<A: Aggregate>(
     let after = After::take(&mut params, A::TYPE, Some(id.as_str()));
     let when = when(&mut params);
     params.finish()?;
-    let found = service.find(id.as_str(), &after).await?;
+    let (service, id, after, when, request) = (&*service, &id, &after, &when, &request);
+    service.editions.answer(|edition| async move { view(service, &edition, id, after, when, request).await }).await
+}
+
+async fn view<A: Aggregate>(
+    service: &Service<A>,
+    edition: &Edition,
+    id: &AggregateId,
+    after: &After,
+    when: &When,
+    request: &HeaderMap,
+) -> Result<Response, Problem> {
+    let found = service.find(edition, id.as_str(), after).await?;
     let headers = caveats(found.stale, found.parked);
-    let Some((json, view)) = found.view else { return Ok((headers, not_found::<A>(&id)).into_response()) };
+    let Some((json, view)) = found.view else { return Ok((headers, not_found::<A>(id)).into_response()) };
     let present = A::Projection::version(&view);
-    let asked = if let When::AtVersion(version) = when { Some(version) } else { None };
-    let mut replay = Replay::new(&*service, id.as_str());
-    let past: Option<View<A>> = match when {
-        When::Now => return Ok(versioned(&request, headers, present, json)),
+    let asked = if let When::AtVersion(version) = when { Some(*version) } else { None };
+    let mut replay = Replay::new(service, edition, id.as_str());
+    let past: Option<View<A>> = match *when {
+        When::Now => return Ok(versioned(request, headers, present, json)),
         When::AtVersion(0) => None,
         When::AtVersion(version) => {
             let then = replay.until(|meta| meta.sequence <= version).await?;
@@ -58,8 +71,9 @@ pub(super) async fn get<A: Aggregate>(
             then.filter(|_| replay.base.as_ref().is_none_or(|base| base.first <= time))
         }
     };
+    service.require_unchanged(edition, &[found.seen]).await?;
     if let Some(base) = &replay.base {
-        let gone = match when {
+        let gone = match *when {
             When::AsOf(time) => (base.first..base.time).contains(&time),
             When::AtVersion(version) => (1..replay.kept_since()).contains(&version),
             When::Now => false,
@@ -77,7 +91,7 @@ pub(super) async fn get<A: Aggregate>(
         return Ok((headers, Problem::new(&NOT_FOUND, detail).with("aggregate", aggregate)).into_response());
     };
     let json = serde_json::to_string(&view).map_err(|error| http::internal(&error))?;
-    Ok(versioned(&request, headers, A::Projection::version(&view), json))
+    Ok(versioned(request, headers, A::Projection::version(&view), json))
 }
 
 fn when(params: &mut Params) -> When {

@@ -22,6 +22,17 @@ pub fn visit_all(visitor: &mut impl Visitor) {
     visitor.visit::<bank_account::BankAccount>();
 }
 
+/// Calls the visitor once for each further projection: the one place that lists them.
+pub fn visit_groupings(visitor: &mut impl GroupingVisitor) {
+    visitor.visit::<bank_account::Owners>();
+}
+
+/// Something that is done for every further projection, with its types known.
+pub trait GroupingVisitor {
+    /// Called once for each.
+    fn visit<G: Grouping>(&mut self);
+}
+
 /// Something that is done for every aggregate type, with its types known.
 pub trait Visitor {
     /// Called once for each.
@@ -84,7 +95,8 @@ pub trait Projection: Send + Sync + 'static {
     type View: Serialize + DeserializeOwned + Clone + PartialEq + Send + Sync;
     /// Name without version, e.g. `bank-accounts`.
     const NAME: &'static str;
-    /// Raised whenever the same events would give other views.
+    /// Raised whenever the same events would give other views: what an earlier one folded is then no longer projected,
+    /// and has to be rebuilt.
     const VERSION: u32;
     /// What lists can be sorted by.
     const SORTS: &'static [Sort<Self::View>];
@@ -105,6 +117,54 @@ pub trait Projection: Send + Sync + 'static {
 
     /// The view's version: its aggregate's last sequence.
     fn version(view: &Self::View) -> u64;
+}
+
+/// A named, versioned fold of events into views by another key than the aggregate, such as one for each owner.
+///
+/// The aggregates of such a group lie in many partitions: each partition keeps its part of the view, and the parts are
+/// added up when somebody asks. What has to be known of an aggregate to place its next event is its *member*, which is
+/// kept beside the parts, with the aggregate's last sequence.
+pub trait Grouping: Send + Sync + Sized + 'static {
+    /// The aggregates whose events it folds.
+    type Aggregate: Aggregate;
+    /// See above.
+    type Member: Serialize + DeserializeOwned + Clone + Send + Sync;
+    /// What a partition has of a group; the default is nothing.
+    type Part: Serialize + DeserializeOwned + Clone + Default + Send + Sync;
+    /// Name without version, and in paths, e.g. `owners`.
+    const NAME: &'static str;
+    /// Raised whenever the same events would give other views.
+    const VERSION: u32;
+
+    /// The member after an event.
+    ///
+    /// # Errors
+    /// When the event can't follow on it: the aggregate is then parked in this projection, with this text as reason.
+    fn member(
+        before: Option<Self::Member>,
+        id: &str,
+        meta: &EventMeta,
+        event: &<Self::Aggregate as Aggregate>::Event,
+    ) -> Result<Self::Member, String>;
+
+    /// The group of a member; it stays in it.
+    fn key(member: &Self::Member) -> &str;
+
+    /// The part after an event of a member, which is as it is after the event.
+    ///
+    /// # Errors
+    /// As [`Grouping::member`].
+    fn fold(
+        part: Self::Part,
+        member: &Self::Member,
+        event: &<Self::Aggregate as Aggregate>::Event,
+    ) -> Result<Self::Part, String>;
+
+    /// Whether a text can be the key of a group at all.
+    fn is_key(text: &str) -> bool;
+
+    /// The view that queries answer: the parts of all partitions together.
+    fn view(key: &str, parts: Vec<Self::Part>) -> Value;
 }
 
 /// An order of a list.

@@ -5,7 +5,7 @@
 //!
 //! | key | type | holds |
 //! |---|---|---|
-//! | `{…}:meta` | hash | `offset` (next to read), `topic_id`, `epoch` (of the owner), `state` (`building`, `live`); while a tool has it `lent_until` (Redis' time in µs), `lent_from` (epoch of the owner before) |
+//! | `{…}:meta` | hash | `offset` (next to read), `topic_id`, `epoch` (of the owner), `state` (`building`, `live`, `dropping`), `fold` (version of the code that folds), `born` (epoch when it was begun); while a tool has it `lent_until` (Redis' time in µs), `lent_from` (epoch of the owner before) |
 //! | `{…}:view:<id>` | string | the view as queries answer it, JSON |
 //! | `{…}:history:<id>` | list | packed events, oldest first ([`history`]); a long one begins behind its base |
 //! | `{…}:base:<id>` | string | where a history begins of which the oldest events were dropped: JSON [`history::Base`] |
@@ -13,7 +13,10 @@
 //! | `{…}:filter:<field>:<value>` | sorted set | ids of the views with that value (selective filters only) |
 //! | `{…}:counters` | hash | totals of the partition |
 //! | `{…}:changes` | stream | one entry an event, id `<offset>-<ordinal>` (ordinals from 1 on): fields `id`, `seq`, `type`, `time` |
+//! | `{…}:members`, `{…}:parts` | hashes | of a projection by another key ([`crate::domain::Grouping`]): aggregate id → its last sequence and member, group → what the partition has of it; JSON |
 //! | `{…}:parked` | hash | parked aggregates: id → JSON [`Parked`] |
+//!
+//! The number behind the name is the version's, which grows with each rebuild: [`versions`] tells which are there.
 //!
 //! Outcomes lie beside, per partition of the outcome topic, under `{bank-account.outcomes:7}`: `…:meta` as above,
 //! `…:outcome:<aggregate id> <command id>` (a string with expiry), `…:order` (a list of `<bytes> <key>`, oldest
@@ -22,10 +25,9 @@
 pub mod errors;
 pub mod history;
 pub mod script;
+pub mod versions;
 
 use serde::{Deserialize, Serialize};
-
-use crate::domain::Projection;
 
 /// The sort that every projection has: by id alone. Its set has one direction, since ids of one score are found in
 /// either by Redis' lexical ranges.
@@ -39,10 +41,16 @@ pub mod meta {
     pub const TOPIC_ID: &str = "topic_id";
     /// Number of the present owner; only grows, see [`super::script::claim`].
     pub const EPOCH: &str = "epoch";
-    /// `building` or `live`.
+    /// `building`, `live` or `dropping`.
     pub const STATE: &str = "state";
     /// Whether the state is `live`: the projection has caught up once.
     pub const LIVE: &str = "live";
+    /// The state of what is being freed: not to be taken for anything.
+    pub const DROPPING: &str = "dropping";
+    /// Version of the code that folded what is there ([`crate::domain::Projection::VERSION`]).
+    pub const FOLD: &str = "fold";
+    /// Epoch at which the partition was begun: another one tells that everything was made anew meanwhile.
+    pub const BORN: &str = "born";
     /// Bytes of outcomes that are kept.
     pub const BYTES: &str = "bytes";
 }
@@ -54,9 +62,9 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// Of a projection. `redis_prefix` comes from [`crate::kafka::topics::Names::redis_prefix`].
-    pub fn projection<P: Projection>(redis_prefix: &str, partition: i32) -> Self {
-        Self { tag: format!("{{{redis_prefix}{}.v{}:{partition}}}", P::NAME, P::VERSION) }
+    /// Of a version of a projection. `redis_prefix` comes from [`crate::kafka::topics::Names::redis_prefix`].
+    pub fn projection(redis_prefix: &str, name: &str, version: u32, partition: i32) -> Self {
+        Self { tag: format!("{{{redis_prefix}{name}.v{version}:{partition}}}") }
     }
 
     /// Of the outcomes of an aggregate type.
@@ -84,6 +92,18 @@ impl Keys {
         format!("{}:base:{id}", self.tag)
     }
 
+    /// All that is kept for one aggregate.
+    pub fn of_aggregate(&self, id: &str) -> Vec<String> {
+        vec![self.view(id), self.history(id), self.base(id)]
+    }
+
+    /// What matches all keys of the partition, for Redis' `SCAN`.
+    pub fn pattern(&self) -> String {
+        let escaped: String =
+            self.tag.chars().flat_map(|c| "*?[]\\".contains(c).then_some('\\').into_iter().chain([c])).collect();
+        format!("{escaped}:*")
+    }
+
     /// Ids in the order of a field.
     pub fn sort(&self, field: &str, descending: bool) -> String {
         format!("{}:sort:{field}:{}", self.tag, if descending { "desc" } else { "asc" })
@@ -107,6 +127,16 @@ impl Keys {
     /// Parked aggregates.
     pub fn parked(&self) -> String {
         format!("{}:parked", self.tag)
+    }
+
+    /// What is known of each aggregate by a projection by another key.
+    pub fn members(&self) -> String {
+        format!("{}:members", self.tag)
+    }
+
+    /// What the partition has of each group.
+    pub fn parts(&self) -> String {
+        format!("{}:parts", self.tag)
     }
 
     /// A stored outcome.

@@ -3,7 +3,7 @@
 use redis::Script;
 
 /// Takes a partition over, when it may be had: gives it a new owner's epoch, and returns
-/// `[1, epoch, offset, topic_id, state]`. Who still owns it by the epoch given gets that epoch again. The first claim
+/// `[1, epoch, offset, topic_id, state, fold]`. Who still owns it by the epoch given gets that epoch again. The first claim
 /// ever marks the partition as `building`. Returns `[0]` when another projector has taken it over meanwhile, and `[-1]`
 /// while it is lent to a tool.
 ///
@@ -19,10 +19,11 @@ use redis::Script;
 pub fn claim() -> Script {
     Script::new(
         r"
-        local have = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'topic_id', 'state', 'lent_until', 'lent_from')
+        local names = {'epoch', 'offset', 'topic_id', 'state', 'lent_until', 'lent_from', 'fold'}
+        local have = redis.call('HMGET', KEYS[1], unpack(names))
         local stored, lend = tonumber(have[1] or '0'), tonumber(ARGV[2])
         if ARGV[1] ~= '' and ARGV[1] == have[1] then
-            return {1, ARGV[1], have[2] or '', have[3] or '', have[4] or ''}
+            return {1, ARGV[1], have[2] or '', have[3] or '', have[4] or '', have[7] or ''}
         end
         local time = redis.call('TIME')
         local now = time[1] * 1000000 + time[2]
@@ -37,7 +38,7 @@ pub fn claim() -> Script {
         else
             redis.call('HDEL', KEYS[1], 'lent_until', 'lent_from')
         end
-        return {1, epoch, have[2] or '', have[3] or '', have[4] or 'building'}
+        return {1, epoch, have[2] or '', have[3] or '', have[4] or 'building', have[7] or ''}
         ",
     )
 }

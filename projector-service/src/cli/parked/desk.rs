@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, ops::ControlFlow, sync::Arc};
 use millrace_shared::{
     codec::Codec,
     config::ViewSettings,
-    domain::{Aggregate, AggregateId},
+    domain::{Aggregate, AggregateId, Projection},
     kafka::{
         bulk::Record,
         source::{Progress, Source},
@@ -48,9 +48,11 @@ impl<A: Aggregate> Desk<A> {
             history_max: views.map_or(u64::MAX, |views| views.history_max_entries.into()),
             parked_max: usize::MAX,
         };
+        let mut store = Store::new(tool.redis.client()?, tool.redis.timeout());
+        let active = store.versions(names.redis_prefix(), A::Projection::NAME)?.active;
         Ok(Self {
-            events: Events::new(codec, runtime.clone(), &names, partitions, limits),
-            store: Store::new(tool.redis.client()?, tool.redis.timeout()),
+            events: Events::new(codec, runtime.clone(), &names, active, partitions, limits),
+            store,
             bootstrap: tool.kafka.kafka_bootstrap.clone(),
             partitions,
         })

@@ -26,6 +26,7 @@ use tokio::runtime::Handle;
 use super::ToolSettings;
 use crate::{
     loan,
+    projections::Kind,
     store::{self, Store},
     target,
 };
@@ -194,6 +195,11 @@ fn list(tool: &ToolSettings, json: bool) -> Result<(), Error> {
     let mut places = Places { names: &names, partitions: tool.kafka.partitions, all: Vec::new() };
     visit_all(&mut places);
     let mut store = Store::new(tool.redis.client()?, tool.redis.timeout());
+    for kind in Kind::all() {
+        let active = store.versions(names.redis_prefix(), kind.name)?.active;
+        let keys = kind.keys(names.redis_prefix(), active, tool.kafka.partitions);
+        places.all.extend((0..).zip(keys).map(|(partition, keys)| (kind.name.to_owned(), partition, keys)));
+    }
     let mut found = Vec::new();
     for (projection, partition, keys) in places.all {
         for (id, parked) in parked(&mut store, &keys)? {
@@ -226,8 +232,6 @@ impl Visitor for Places<'_> {
         let prefix = self.names.redis_prefix();
         let outcomes = format!("{}-outcomes", A::TYPE);
         for partition in 0..self.partitions {
-            let views = Keys::projection::<A::Projection>(prefix, partition);
-            self.all.push((A::Projection::NAME.to_owned(), partition, views));
             self.all.push((outcomes.clone(), partition, Keys::outcomes(prefix, A::TYPE, partition)));
         }
     }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 use millrace_shared::{
     domain::bank_account::{
-        AccountClosed, AccountOpened, AccountView, BankAccount, BankAccounts, Event, MoneyDeposited, MoneyWithdrawn,
+        AccountClosed, AccountOpened, AccountView, BankAccount, Event, MoneyDeposited, MoneyWithdrawn,
     },
     registry::Registry,
 };
@@ -28,7 +28,7 @@ impl Partition {
     fn new() -> Self {
         let registry = Registry::new("http://127.0.0.1:1").unwrap();
         Self {
-            keys: Keys::projection::<BankAccounts>("", 7),
+            keys: Keys::projection("", "bank-accounts", 1, 7),
             codec: Codec::reading(registry).unwrap(),
             memory: Memory::default(),
             views: HashMap::new(),

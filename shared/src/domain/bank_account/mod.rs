@@ -1,11 +1,12 @@
 //! Bank accounts: open, pay in, take out, close.
 //!
-//! Read `commands.rs`, `events.rs`, `state.rs`, `decide.rs`, `audit.rs`, `snapshot.rs`, then `view.rs`.
+//! Read `commands.rs`, `events.rs`, `state.rs`, `decide.rs`, `audit.rs`, `snapshot.rs`, then `view.rs` and `owners.rs`.
 
 mod audit;
 mod commands;
 mod decide;
 mod events;
+mod owners;
 mod snapshot;
 mod state;
 #[cfg(test)]
@@ -16,6 +17,7 @@ mod view;
 pub use commands::{CloseAccount, Command, Deposit, OpenAccount, Withdraw};
 pub use decide::Rejection;
 pub use events::{AccountClosed, AccountOpened, Event, MoneyDeposited, MoneyWithdrawn};
+pub use owners::{Holding, Owned, Owners};
 pub use snapshot::Snapshot;
 pub use state::Account;
 pub use values::{Amount, Currency, MAX_BALANCE_MINOR, Owner, Reference};

@@ -161,6 +161,6 @@ fn moved(view: AccountView, by_minor: i64) -> Result<AccountView, String> {
 }
 
 /// A total beyond 64 bits is given as text: JSON numbers end there.
-fn number(total: i128) -> Value {
+pub(super) fn number(total: i128) -> Value {
     i64::try_from(total).map(Value::from).unwrap_or_else(|_| total.to_string().into())
 }

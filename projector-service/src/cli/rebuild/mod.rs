@@ -1,0 +1,156 @@
+//! `projector-service rebuild`: a projection's next version beside the one that answers, and the switch to it.
+//!
+//! The next version is `filling`: this process folds the log into it at full speed, with the workers that the service
+//! has, but in large batches. When the end is reached it is `following`: the projectors take its partitions over from
+//! their checkpoints. Once they keep up, a sample is compared with the log, and queries are switched over. Each step is
+//! noted in Redis, so that a rebuild that was killed goes on where it was.
+
+mod drop;
+mod fill;
+mod lock;
+pub mod sample;
+mod switch;
+
+use std::{process::ExitCode, time::Duration};
+
+use clap::Args;
+use millrace_shared::{config, kafka::topics::Names, registry::Registry, serve::blocking, telemetry};
+use tokio::runtime::Handle;
+
+use super::ToolSettings;
+use crate::{board::Board, crew::Means, events::Limits, projections::Kind, roster::Roster, store};
+
+/// It can't be done, or a setting is wrong.
+const CANNOT: u8 = 2;
+
+/// Flags of `rebuild`.
+#[derive(Args)]
+#[command(
+    after_help = "Exit status: 0 done; 1 the new version was built and found wrong, and is not answered from; 2 it can't be \
+    done, or a setting is wrong.\n\nMay be ended at any time: run again it goes on where it was."
+)]
+pub struct Arguments {
+    /// Name of the projection, e.g. `bank-accounts`
+    projection: String,
+    /// Show which versions there are
+    #[arg(long, group = "instead")]
+    status: bool,
+    /// Answer from the version before again, which was kept up to date
+    #[arg(long, group = "instead")]
+    rollback: bool,
+    /// Free what doesn't answer: older versions, and those whose rebuild was given up
+    #[arg(long, group = "instead")]
+    drop_old: bool,
+    /// Partitions that are filled at once
+    #[arg(long, default_value_t = 2, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=64))]
+    fillers: u32,
+    /// Records in one script call, at most: the more, the fewer writes for a view, and the longer others wait for Redis
+    #[arg(long, default_value_t = 20_000, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    batch_records: u32,
+    /// Memory for records that are being folded, in MiB
+    #[arg(long, default_value_t = 192, value_name = "MIB", value_parser = clap::value_parser!(u32).range(16..=65_536))]
+    memory_mib: u32,
+    /// Aggregates compared with the log before the switch, about
+    #[arg(long, default_value_t = 200, value_name = "COUNT")]
+    sample: u32,
+    /// Parked aggregates of one partition before the rebuild stops
+    #[arg(long, env = "MILLRACE_PARKED_MAX", default_value_t = 1_000, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    parked_max: u32,
+    /// As the service's own setting
+    #[arg(long, env = "MILLRACE_HISTORY_MAX_ENTRIES", default_value_t = 10_000, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+    history_max_entries: u32,
+    #[command(flatten)]
+    settings: ToolSettings,
+}
+
+/// Why it can't be done.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Redis.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// Kafka.
+    #[error("Kafka: {0}")]
+    Kafka(#[from] rdkafka::error::KafkaError),
+    /// What it takes for a worker can't be made.
+    #[error(transparent)]
+    Service(#[from] crate::app::Error),
+    /// It must not be done as things are.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// What the steps share.
+pub struct Rebuild {
+    kind: Kind,
+    means: Means,
+    options: fill::Options,
+    sample: u32,
+}
+
+/// Runs it.
+pub async fn run(arguments: Arguments) -> ExitCode {
+    let settings = &arguments.settings;
+    if let Err(error) = telemetry::init(&config::LogSettings { log: "warn".into(), ..settings.log.clone() }) {
+        config::exit_with(&error);
+    }
+    let means = settings.registry.url().and_then(|url| Ok((settings.redis.client()?, url)));
+    let (redis, url) = match means {
+        Ok(means) => means,
+        Err(error) => config::exit_with(&error),
+    };
+    let done = match Registry::new(&url) {
+        Ok(registry) => blocking(move || work(arguments, redis, registry, Handle::current())).await,
+        Err(error) => Err(crate::app::Error::from(error).into()),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(CANNOT)
+        }
+    }
+}
+
+fn work(arguments: Arguments, redis: redis::Client, registry: Registry, runtime: Handle) -> Result<bool, Error> {
+    let Some(kind) = Kind::find(&arguments.projection) else {
+        let all: Vec<&str> = Kind::all().iter().map(|kind| kind.name).collect();
+        let text = format!("there is no projection {:?}, but {}", arguments.projection, all.join(", "));
+        return Err(Error::Refused(text));
+    };
+    let settings = arguments.settings;
+    let means = Means {
+        bootstrap: settings.kafka.kafka_bootstrap,
+        partitions: settings.kafka.partitions,
+        instance: format!("millrace-rebuild-{}", std::process::id()),
+        // No changes are written: nobody can have a place among those of a version that never answered.
+        limits: Limits {
+            changes_window: 0,
+            history_max: arguments.history_max_entries.into(),
+            parked_max: arguments.parked_max as usize,
+        },
+        names: Names::new(&settings.kafka.topic_prefix),
+        registry,
+        redis,
+        redis_timeout: settings.redis.timeout().max(Duration::from_secs(30)),
+        runtime,
+        board: Board::new(Default::default()),
+        roster: Roster::default(),
+    };
+    let options = fill::Options {
+        fillers: arguments.fillers,
+        batch_records: arguments.batch_records as usize,
+        batch_bytes: ((arguments.memory_mib as usize) << 20) / arguments.fillers as usize / fill::MEMORY_PER_BYTE,
+    };
+    let rebuild = Rebuild { kind, means, options, sample: arguments.sample };
+    if arguments.status {
+        return rebuild.status().map(|()| true);
+    }
+    let lock = lock::Lock::take(&rebuild)?;
+    match (arguments.rollback, arguments.drop_old) {
+        (true, _) => rebuild.roll_back(&lock).map(|()| true),
+        (_, true) => rebuild.drop_old(&lock).map(|()| true),
+        _ => rebuild.run(&lock),
+    }
+}
