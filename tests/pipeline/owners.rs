@@ -64,6 +64,7 @@ fn g07_a_projection_that_is_parked_stopped_or_rebuilt_holds_up_no_other() {
     }
 
     // What is known of one account is spoiled: its events wait, in this projection alone.
+    let right: String = redis.run("HGET", &[key(&parked, "members"), parked.clone()]);
     redis.run::<()>("HSET", &[key(&parked, "members"), parked.clone(), "spoiled".into()]);
     let token = services.deposit(&parked, 1).token();
     let view = services.view_after(&parked, &token);
@@ -73,6 +74,12 @@ fn g07_a_projection_that_is_parked_stopped_or_rebuilt_holds_up_no_other() {
         waiting => Err(format!("{waiting:?}")),
     });
     assert_eq!(shown(&services, "bank-accounts")["parked"], json!([]));
+    redis.run::<()>("HSET", &[key(&parked, "members"), parked.clone(), right]);
+    let waiting = owner_after_at_once(&services, "Ada", &token);
+    assert_eq!((waiting.header("millrace-parked"), waiting.header("millrace-stale")), (Some("true"), Some("true")));
+    let ran = deployment.run_projector_tool(&["parked", "replay", "owners", "--id", &parked]);
+    assert_eq!(ran.code, Some(0), "{}{}", ran.output, ran.errors);
+    owns(&services, "Ada", &token, 1, 0, 6);
 
     // A partition of it stops altogether.
     redis.run::<()>("HSET", &[key(&stopped, "meta"), "topic_id".into(), "another".into()]);

@@ -146,6 +146,7 @@ fn g10_views_are_rebuilt_rolled_back_and_freed_under_load_and_nobody_notices() {
     for id in &ids {
         services.view_is_the_fold_of_the_log(id);
     }
+    services.deployment.verify();
     let shown = projection(&services);
     assert_eq!(shown["versions"].as_array().map(Vec::len), Some(1), "{shown}");
     assert!(!keys_of(&services.deployment, 2).is_empty());
@@ -189,6 +190,7 @@ fn g10_a_rebuild_that_is_killed_goes_on_where_it_was() {
     for id in &ids {
         services.view_is_the_fold_of_the_log(id);
     }
+    deployment.verify();
 }
 
 #[test]

@@ -62,6 +62,29 @@ pub struct Limits {
     pub parked_max: usize,
 }
 
+/// What can be done to what a projection of events has parked.
+pub trait Parking: Target<Item = Incoming<Self::Event>> {
+    /// The events.
+    type Event: Records;
+
+    /// The parked aggregates.
+    fn parked(memory: &mut Self::Memory) -> &mut BTreeMap<String, Parked>;
+
+    /// What events become that waited: of these, no aggregate may be parked in memory any more. They are told to the
+    /// change feed, where there is one, by ids of their own.
+    ///
+    /// # Errors
+    /// As [`Target::fold`].
+    fn replay(
+        &self,
+        keys: &Keys,
+        memory: &mut Self::Memory,
+        items: Vec<At<Self::Item>>,
+        store: &mut Store,
+        change_id: &mut dyn FnMut(i64) -> String,
+    ) -> Result<Batch, Error>;
+}
+
 /// The events of an aggregate type, and the views made of them.
 pub struct Events<A: Aggregate> {
     reader: Reader<A::Event>,
@@ -105,34 +128,6 @@ impl<A: Aggregate> Events<A> {
 }
 
 impl<A: Aggregate> Events<A> {
-    /// What events become that waited: of these, no aggregate may be parked in memory any more. They are told to the
-    /// change feed by ids of their own.
-    ///
-    /// # Errors
-    /// As [`Target::fold`].
-    pub fn replay(
-        &self,
-        keys: &Keys,
-        memory: &mut Memory,
-        items: Vec<At<Incoming<A::Event>>>,
-        store: &mut Store,
-        change_id: &mut dyn FnMut(i64) -> String,
-    ) -> Result<Batch, Error> {
-        let wanted: BTreeSet<&str> = items
-            .iter()
-            .filter(|at| at.item.content.is_ok() && !memory.parked.contains_key(&at.item.id))
-            .map(|at| at.item.id.as_str())
-            .collect();
-        let names: Vec<String> = wanted.iter().map(|id| keys.view(id)).collect();
-        let values = store.strings(&names)?;
-        let loaded =
-            wanted.into_iter().zip(values).map(|(id, value)| (id.to_owned(), parse::<View<A>>(value))).collect();
-        let (mut batch, grown) =
-            fold::fold::<A>(keys, &self.reader.codec, self.limits, memory, loaded, items, change_id)?;
-        batch.commands.extend(trim::trim::<A>(keys, &self.reader.codec, grown, store)?);
-        Ok(batch)
-    }
-
     /// Reads and packs events.
     pub fn codec(&self) -> &Codec<A::Event> {
         &self.reader.codec
@@ -176,6 +171,37 @@ impl<E: Records> Reader<E> {
             Ok(Err(error)) => Ok(Err(error.to_string())),
             Err(_) => Ok(Err("decoding it panicked".into())),
         }
+    }
+}
+
+impl<A: Aggregate> Parking for Events<A> {
+    type Event = A::Event;
+
+    fn parked(memory: &mut Memory) -> &mut BTreeMap<String, Parked> {
+        &mut memory.parked
+    }
+
+    fn replay(
+        &self,
+        keys: &Keys,
+        memory: &mut Memory,
+        items: Vec<At<Self::Item>>,
+        store: &mut Store,
+        change_id: &mut dyn FnMut(i64) -> String,
+    ) -> Result<Batch, Error> {
+        let wanted: BTreeSet<&str> = items
+            .iter()
+            .filter(|at| at.item.content.is_ok() && !memory.parked.contains_key(&at.item.id))
+            .map(|at| at.item.id.as_str())
+            .collect();
+        let names: Vec<String> = wanted.iter().map(|id| keys.view(id)).collect();
+        let values = store.strings(&names)?;
+        let loaded =
+            wanted.into_iter().zip(values).map(|(id, value)| (id.to_owned(), parse::<View<A>>(value))).collect();
+        let (mut batch, grown) =
+            fold::fold::<A>(keys, &self.reader.codec, self.limits, memory, loaded, items, change_id)?;
+        batch.commands.extend(trim::trim::<A>(keys, &self.reader.codec, grown, store)?);
+        Ok(batch)
     }
 }
 

@@ -118,7 +118,7 @@ pub fn fold<G: Grouping>(
             }
         }
     }
-    if memory.parked.len() > parked_max {
+    if memory.parked.values().filter(|parked| !parked.discarded).count() > parked_max {
         let reason = parked.last().and_then(|id| memory.parked.get(id)).map_or("", |parked| &parked.reason);
         return Err(crate::events::fold::too_many_parked(parked_max, reason));
     }

@@ -17,7 +17,7 @@ use millrace_shared::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    events::{Incoming, Reader},
+    events::{Incoming, Parking, Reader},
     store::Store,
     target::{At, Batch, Error, Target, Trimmed, Unreadable},
 };
@@ -73,6 +73,25 @@ impl<G: Grouping> Groups<G> {
             version,
             parked_max,
         }
+    }
+}
+
+impl<G: Grouping> Parking for Groups<G> {
+    type Event = Event<G>;
+
+    fn parked(memory: &mut Memory) -> &mut BTreeMap<String, Parked> {
+        &mut memory.parked
+    }
+
+    fn replay(
+        &self,
+        keys: &Keys,
+        memory: &mut Memory,
+        items: Vec<At<Self::Item>>,
+        store: &mut Store,
+        _: &mut dyn FnMut(i64) -> String,
+    ) -> Result<Batch, Error> {
+        self.fold(keys, memory, items, store)
     }
 }
 

@@ -1,61 +1,48 @@
 //! What waits in one projection: where, how it is read from the log, and how it is given up.
 
-use std::{collections::BTreeSet, ops::ControlFlow, sync::Arc};
+use std::{collections::BTreeSet, ops::ControlFlow};
 
 use millrace_shared::{
-    codec::Codec,
-    config::ViewSettings,
-    domain::{Aggregate, AggregateId, Projection},
+    domain::AggregateId,
     kafka::{
         bulk::Record,
         source::{Progress, Source},
-        topics::Names,
     },
     records::Records,
-    registry::Registry,
     views::{Keys, Parked},
 };
-use tokio::runtime::Handle;
 
 use super::{CLIENT_ID, Error, Event, Replayed, Work, parked, replay};
 use crate::{
-    cli::ToolSettings,
     command::Command,
-    events::{Events, Incoming, Limits},
+    crew::Means,
+    events::{Incoming, Parking},
     loan::Loan,
     store::Store,
-    target::{At, Target},
+    target::At,
 };
 
 /// One projection of a deployment.
-pub struct Desk<A: Aggregate> {
+pub struct Desk<T> {
     /// Reads and folds.
-    pub events: Events<A>,
+    pub events: T,
     /// Redis.
     pub store: Store,
     bootstrap: String,
     partitions: i32,
 }
 
-impl<A: Aggregate> Desk<A> {
-    /// Connects when first used. `views` are needed where something is applied.
-    pub fn new(tool: &ToolSettings, views: Option<&ViewSettings>, runtime: &Handle) -> Result<Self, Error> {
-        let (names, partitions) = (Names::new(&tool.kafka.topic_prefix), tool.kafka.partitions);
-        let codec = Arc::new(Codec::reading(Registry::new(&tool.registry.url()?)?)?);
-        // What is parked already may stay so.
-        let limits = Limits {
-            changes_window: views.map_or(0, |views| views.changes_window),
-            history_max: views.map_or(u64::MAX, |views| views.history_max_entries.into()),
-            parked_max: usize::MAX,
-        };
-        let mut store = Store::new(tool.redis.client()?, tool.redis.timeout());
-        let active = store.versions(names.redis_prefix(), A::Projection::NAME)?.active;
-        Ok(Self {
-            events: Events::new(codec, runtime.clone(), &names, active, partitions, limits),
-            store,
-            bootstrap: tool.kafka.kafka_bootstrap.clone(),
-            partitions,
-        })
+impl<T: Parking> Desk<T> {
+    /// Of the active version of a projection.
+    pub fn new(
+        means: &Means,
+        projection: &str,
+        events: impl FnOnce(u32) -> Result<T, crate::app::Error>,
+    ) -> Result<Self, Error> {
+        let mut store = means.store();
+        let active = store.versions(means.names.redis_prefix(), projection)?.active;
+        let events = events(active)?;
+        Ok(Self { events, store, bootstrap: means.bootstrap.clone(), partitions: means.partitions })
     }
 
     /// Borrows a partition.
@@ -114,12 +101,12 @@ impl Reader<'_> {
 }
 
 /// A record as the fold takes it.
-pub fn item<A: Aggregate>(events: &Events<A>, record: &Record<'_>) -> Result<At<Incoming<A::Event>>, Error> {
+pub fn item<T: Parking>(events: &T, record: &Record<'_>) -> Result<At<Incoming<T::Event>>, Error> {
     let unreadable = |unreadable: crate::target::Unreadable| Error::Unreadable(unreadable.0);
     Ok(At { offset: record.offset(), item: events.read(record).map_err(unreadable)? })
 }
 
-impl<A: Aggregate> Work for Desk<A> {
+impl<T: Parking> Work for Desk<T> {
     fn places(&mut self, ids: Option<&[String]>) -> Result<Vec<(i32, BTreeSet<String>)>, Error> {
         let mut places = Vec::new();
         for partition in 0..self.partitions {

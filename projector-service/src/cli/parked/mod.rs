@@ -14,9 +14,10 @@ use std::{
 use clap::{Args, Subcommand};
 use millrace_shared::{
     config::{self, LogSettings, ViewSettings},
-    domain::{Aggregate, Projection, Visitor, visit_all},
+    domain::{Aggregate, Grouping, GroupingVisitor, Projection, Visitor, visit_all, visit_groupings},
     kafka::{source, topics::Names},
-    registry,
+    ops::Health,
+    registry::{self, Registry},
     serve::blocking,
     telemetry,
     views::{Keys, Parked},
@@ -25,8 +26,12 @@ use tokio::runtime::Handle;
 
 use super::ToolSettings;
 use crate::{
+    board::Board,
+    crew::Means,
+    events::{Limits, Parking},
     loan,
     projections::Kind,
+    roster::Roster,
     store::{self, Store},
     target,
 };
@@ -122,6 +127,8 @@ enum Error {
     Store(#[from] store::Error),
     #[error(transparent)]
     Source(#[from] source::Error),
+    #[error(transparent)]
+    Service(#[from] crate::app::Error),
     #[error(transparent)]
     Fold(#[from] target::Error),
     #[error("{0}: {1}")]
@@ -274,21 +281,51 @@ fn desk_of(
 ) -> Result<Box<dyn Work>, Error> {
     struct Find<'a> {
         projection: &'a str,
-        make: (&'a ToolSettings, Option<&'a ViewSettings>, &'a Handle),
+        means: &'a Means,
         found: Option<Result<Box<dyn Work>, Error>>,
         known: Vec<&'static str>,
     }
-    impl Visitor for Find<'_> {
-        fn visit<A: Aggregate>(&mut self) {
-            self.known.push(A::Projection::NAME);
-            if A::Projection::NAME == self.projection {
-                let (tool, views, runtime) = self.make;
-                self.found = Some(Desk::<A>::new(tool, views, runtime).map(|desk| Box::new(desk) as Box<dyn Work>));
+    impl Find<'_> {
+        fn offer<T: Parking>(&mut self, name: &'static str, events: impl FnOnce(u32) -> Result<T, crate::app::Error>) {
+            self.known.push(name);
+            if name == self.projection {
+                self.found = Some(Desk::new(self.means, name, events).map(|desk| Box::new(desk) as Box<dyn Work>));
             }
         }
     }
-    let mut find = Find { projection, make: (tool, views, runtime), found: None, known: Vec::new() };
+    impl Visitor for Find<'_> {
+        fn visit<A: Aggregate>(&mut self) {
+            let means = self.means;
+            self.offer(A::Projection::NAME, |version| means.events::<A>(version));
+        }
+    }
+    impl GroupingVisitor for Find<'_> {
+        fn visit<G: Grouping>(&mut self) {
+            let means = self.means;
+            self.offer(G::NAME, |version| means.groups::<G>(version));
+        }
+    }
+    let means = Means {
+        bootstrap: tool.kafka.kafka_bootstrap.clone(),
+        partitions: tool.kafka.partitions,
+        instance: CLIENT_ID.to_owned(),
+        // What is parked already may stay so.
+        limits: Limits {
+            changes_window: views.map_or(0, |views| views.changes_window),
+            history_max: views.map_or(u64::MAX, |views| views.history_max_entries.into()),
+            parked_max: usize::MAX,
+        },
+        names: Names::new(&tool.kafka.topic_prefix),
+        registry: Registry::new(&tool.registry.url()?)?,
+        redis: tool.redis.client()?,
+        redis_timeout: tool.redis.timeout(),
+        runtime: runtime.clone(),
+        board: Board::new(Health::default()),
+        roster: Roster::default(),
+    };
+    let mut find = Find { projection, means: &means, found: None, known: Vec::new() };
     visit_all(&mut find);
+    visit_groupings(&mut find);
     find.found.unwrap_or_else(|| {
         let known = find.known.join(", ");
         Err(config::Error(format!("there is no projection {projection:?} of aggregates; there is {known}")).into())

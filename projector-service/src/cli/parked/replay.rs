@@ -11,7 +11,6 @@ use std::{
 };
 
 use millrace_shared::{
-    domain::Aggregate,
     kafka::{bulk::Record, source::Progress},
     views::{Keys, Parked},
 };
@@ -24,10 +23,10 @@ use super::{
 };
 use crate::{
     command::Command,
-    events::Incoming,
+    events::{Incoming, Parking},
     loan::Loan,
     store::Store,
-    target::{At, Target},
+    target::At,
 };
 
 /// Events in memory at a time.
@@ -35,11 +34,11 @@ const ROUND: usize = 20_000;
 /// Events in one script call.
 const BATCH: usize = 512;
 
-type Items<A> = Vec<At<Incoming<<A as Aggregate>::Event>>>;
+type Items<T> = Vec<At<Incoming<<T as Parking>::Event>>>;
 
 /// Replays these aggregates of a partition; says what became of each.
-pub fn replay<A: Aggregate>(
-    desk: &mut Desk<A>,
+pub fn replay<T: Parking>(
+    desk: &mut Desk<T>,
     partition: i32,
     mut ids: BTreeSet<String>,
 ) -> Result<BTreeMap<String, Replayed>, Error> {
@@ -66,8 +65,8 @@ struct Round {
     whole: bool,
 }
 
-fn round<A: Aggregate>(
-    desk: &mut Desk<A>,
+fn round<T: Parking>(
+    desk: &mut Desk<T>,
     partition: i32,
     ids: &BTreeSet<String>,
 ) -> Result<BTreeMap<String, Round>, Error> {
@@ -78,7 +77,7 @@ fn round<A: Aggregate>(
     let checkpoint = desk.store.metas(&[&keys])?.pop().and_then(|meta| meta.offset).unwrap_or(from);
     let progress = Progress::new((checkpoint - from).unsigned_abs());
     let mut reader = desk.reader(partition, from, &progress)?;
-    let mut items: Items<A> = Vec::new();
+    let mut items: Items<T> = Vec::new();
     let events = &desk.events;
     let mut take = |record: &Record<'_>| {
         let at = desk::item(events, record)?;
@@ -110,7 +109,7 @@ fn round<A: Aggregate>(
     // Counts only rise while an aggregate waits at its offset: all else is another tool's doing.
     let mut waiting: BTreeMap<String, Parked> = BTreeMap::new();
     for (id, parked) in &before {
-        match memory.parked.remove(id) {
+        match T::parked(&mut memory).remove(id) {
             Some(now) if now.offset == parked.offset => drop(waiting.insert(id.clone(), now)),
             _ => return Err(Error::Loan(keys.meta(), crate::loan::Error::Busy)),
         }
@@ -122,12 +121,12 @@ fn round<A: Aggregate>(
     let mut ids = change_ids(loan.store, &keys, loan.checkpoint)?;
     let mut items = items.into_iter().peekable();
     loop {
-        let chunk: Items<A> = items.by_ref().take(BATCH).collect();
+        let chunk: Items<T> = items.by_ref().take(BATCH).collect();
         let batch = events.replay(&keys, &mut memory, chunk, loan.store, &mut ids)?;
         let mut commands = batch.commands;
         let last = items.peek().is_none();
         if last {
-            commands.extend(settle(&keys, &mut memory.parked, &waiting, &mut rounds, reader.position)?);
+            commands.extend(settle(&keys, T::parked(&mut memory), &waiting, &mut rounds, reader.position)?);
         }
         loan.write(&commands).map_err(over)?;
         if last {

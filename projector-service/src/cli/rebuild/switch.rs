@@ -152,15 +152,16 @@ impl Rebuild {
 
     /// Waits until projectors have taken over what was filled.
     fn taken(&self, store: &mut Store, version: u32, filled: &[u64], lock: &Lock) -> Result<(), Error> {
-        let (begun, mut told) = (Instant::now(), Instant::now());
+        let (begun, mut next) = (Instant::now(), TELL);
         loop {
             let metas = metas(store, &self.keys(version))?;
             let left: Vec<usize> = (0..filled.len()).filter(|at| metas[*at].epoch == filled[*at]).collect();
             if left.is_empty() {
                 return Ok(());
             }
-            if told.elapsed() >= TELL {
-                told = Instant::now();
+            if begun.elapsed() >= next {
+                // Less and less often: whoever reads it knows by then.
+                next *= 2;
                 eprintln!(
                     "waiting for {:.0} s for a projector-service of this release to take over partitions {left:?}: is one \
                      running? This can be ended, and goes on when it is run again",
