@@ -113,6 +113,7 @@ fn g07_an_older_redis_is_brought_up_to_date_by_itself() {
     copy(&dir, &older);
     redis.start_again();
     eventually("ready projector", || services.projector.ready());
+    services.query.wait_for_views();
     deposits(7);
     let before: Vec<_> = (0..deployment.partitions).map(|partition| changes(&deployment, partition)).collect();
 
