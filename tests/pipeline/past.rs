@@ -99,4 +99,24 @@ fn g16_a_long_history_is_trimmed_and_what_is_kept_stays_right() {
     services.view_after(short, &token);
     let whole = services.ask(&format!("/v1/bank-accounts/{short}/history")).send().json();
     assert_eq!(whole["items"].as_array().map(Vec::len), Some(2), "a short one is whole");
+
+    // A trimmed history is verified, too, and mended: a base that says the wrong thing, and one beyond all events.
+    let deployment = &services.deployment;
+    deployment.verify_all();
+    for (id, field, value) in [(slow, "balance_minor", 1), (fast, "version", 9_999)] {
+        let key = deployment.view_key(deployment.partition_of(id), &format!("base:{id}"));
+        let base: String = deployment.redis().run("GET", &[&key]);
+        let mut base: Value = serde_json::from_str(&base).expect("it is JSON");
+        base["view"][field] = json!(value);
+        deployment.redis().run::<()>("SET", &[&key, &base.to_string()]);
+    }
+    let repaired = deployment.run_verify(&["--repair"]);
+    assert_eq!(repaired.code, Some(0), "{}\n{}", repaired.output, repaired.errors);
+    for (id, kind, field) in [(slow, "different", Some("view")), (fast, "extra", None)] {
+        let place = (Some(id.clone()), kind.to_owned(), format!("base:{id}"), field.map(str::to_owned));
+        assert!(repaired.differences().contains(&place), "{}", repaired.output);
+    }
+    deployment.verify_all();
+    assert_eq!((kept(&services, slow), kept(&services, fast)), (21, 100));
+    the_past_is_right(&services, slow, 21);
 }

@@ -121,11 +121,13 @@ impl<A: Aggregate> Judge<'_, A> {
                 id: id.into(),
                 expected: Some(Expected::new(false, None)),
                 filters,
+                untrimmed: false,
             };
             self.judge(partition, offset, unknown.into_iter().map(suspect).collect())?;
         }
         for (partition, misplaced) in found.misplaced {
-            let suspect = |(id, filters): (String, _)| Suspect { id: id.into(), expected: None, filters };
+            let suspect =
+                |(id, filters): (String, _)| Suspect { id: id.into(), expected: None, filters, untrimmed: false };
             self.judge(partition, 0, misplaced.into_iter().map(suspect).collect())?;
         }
         Ok(())
@@ -150,7 +152,7 @@ impl<A: Aggregate> Judge<'_, A> {
                 of_partition.entry(id.to_owned()).or_default().insert(filter.to_owned());
             }
         };
-        if let Some(id) = kind.strip_prefix("view:").or_else(|| kind.strip_prefix("history:")) {
+        if let Some(id) = ["view:", "history:", "base:"].iter().find_map(|of| kind.strip_prefix(of)) {
             unknown(id, None);
         } else if kind.starts_with("sort:") {
             if !Ranks::new::<A::Projection>(&keys).keys.iter().any(|key| key == name) {

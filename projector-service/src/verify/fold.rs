@@ -8,11 +8,15 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
+use jiff::Timestamp;
 use millrace_shared::{
     domain::{Aggregate, Projection},
     envelope::EventMeta,
     fast_hash::FastMap,
-    views::{Parked, history},
+    views::{
+        Parked,
+        history::{self, Base},
+    },
 };
 
 use super::digest;
@@ -45,19 +49,35 @@ impl History {
 pub struct Expected<V> {
     /// Its view; `None` before its first event that counts.
     pub view: Option<V>,
-    /// Its history.
+    /// Its history; where it has a base, what follows on that.
     pub history: History,
+    /// Where its history begins, when Redis says that it was trimmed and events go as far.
+    pub base: Option<Base<V>>,
     /// Offset of the first event that waits, and how many do.
     pub parked: Option<(i64, u64)>,
     /// Redis says that it waits from this offset on: an earlier release may not have been able to apply it.
     park_at: i64,
+    /// Redis says that the history was trimmed up to this version.
+    base_at: u64,
+    first: Timestamp,
 }
 
 impl<V> Expected<V> {
     /// Before its first event. `claim` is what Redis says about its parking.
     pub fn new(whole: bool, claim: Option<&Parked>) -> Self {
         let history = if whole { History::Whole(Vec::new()) } else { History::Digests(Vec::new()) };
-        Self { view: None, history, parked: None, park_at: claim.map_or(i64::MAX, |claim| claim.offset) }
+        let park_at = claim.map_or(i64::MAX, |claim| claim.offset);
+        Self { view: None, history, base: None, parked: None, park_at, base_at: 0, first: Timestamp::MIN }
+    }
+
+    /// Before its first event, when its history was trimmed up to this version. Only what follows is kept.
+    pub fn behind(base_at: u64) -> Self {
+        Self { base_at, ..Self::new(true, None) }
+    }
+
+    /// Whether Redis says that the history was trimmed where there are no events.
+    pub fn lacks_its_base(&self) -> bool {
+        self.base_at > 0 && self.base.is_none()
     }
 
     /// Redis says that it waits from an offset on.
@@ -112,9 +132,17 @@ pub fn fold<A: Aggregate, E>(
         if offset >= expected.park_at { Err(()) } else { step::<A>(events, expected.view.as_ref(), id, content()?) };
     match step {
         Ok(None) => {}
-        Ok(Some(Step { view, packed, counted })) => {
+        Ok(Some(Step { view, time, packed, counted })) => {
+            let version = A::Projection::version(&view);
+            if version == 1 {
+                expected.first = time;
+            }
+            if version == expected.base_at {
+                expected.base = Some(Base { first: expected.first, time, view: view.clone() });
+            }
             expected.view = Some(view);
             match &mut expected.history {
+                _ if version <= expected.base_at => {}
                 History::Digests(digests) => {
                     digests.push(digest(&packed));
                     folded.bytes += 2 * size_of::<u64>();
@@ -135,6 +163,7 @@ pub fn fold<A: Aggregate, E>(
 
 struct Step<V> {
     view: V,
+    time: Timestamp,
     packed: Vec<u8>,
     counted: Vec<(String, i128)>,
 }
@@ -165,5 +194,5 @@ fn step<A: Aggregate>(
         return Err(());
     }
     let packed = history::pack(events.codec(), &meta, &event).map_err(drop)?;
-    Ok(Some(Step { view, packed, counted }))
+    Ok(Some(Step { view, time: meta.time, packed, counted }))
 }

@@ -50,6 +50,8 @@ pub struct Suspect<V> {
     pub expected: Option<Expected<V>>,
     /// The filter sets in which it may be.
     pub filters: BTreeSet<String>,
+    /// Its events don't go as far as Redis says that its history was trimmed.
+    pub untrimmed: bool,
 }
 
 /// A suspect, what the log makes of it, and what Redis has of it at the same checkpoint.
@@ -72,19 +74,19 @@ impl<A: Aggregate> Judge<'_, A> {
                 if !same::<A>(&keys, &ranks, &seen.expected, &seen.found) {
                     let mut filters = seen.filters;
                     filters.extend(wanted_filters::<A>(&keys, &seen.expected));
-                    unknown.push(Suspect { id: seen.id, expected: None, filters });
+                    unknown.push(Suspect { id: seen.id, expected: None, filters, untrimmed: false });
                 }
             }
         }
         for _ in 0..ROUNDS {
             let mut moved = Vec::new();
-            for mut group in groups(unknown) {
-                group.iter_mut().for_each(|suspect| suspect.expected = Some(Expected::new(true, None)));
+            for group in groups(unknown) {
                 for seen in self.look(partition, &keys, &ranks, 0, group)? {
                     let wanted = wanted_filters::<A>(&keys, &seen.expected);
-                    if wanted.iter().any(|key| !seen.filters.contains(key)) {
+                    let untrimmed = seen.expected.lacks_its_base();
+                    if untrimmed || !wanted.is_subset(&seen.filters) {
                         let filters = &seen.filters | &wanted;
-                        moved.push(Suspect { id: seen.id, expected: None, filters });
+                        moved.push(Suspect { id: seen.id, expected: None, filters, untrimmed });
                         continue;
                     }
                     let codec = self.context.events.codec();
@@ -123,7 +125,10 @@ impl<A: Aggregate> Judge<'_, A> {
         let mut aggregates = FastMap::default();
         let mut filters = HashMap::new();
         for (suspect, found) in group.into_iter().zip(found) {
-            let Some(mut expected) = suspect.expected else { continue };
+            let mut expected = suspect.expected.unwrap_or_else(|| match found.base_at::<A::Projection>() {
+                base_at if !suspect.untrimmed => Expected::behind(base_at),
+                _ => Expected::behind(0),
+            });
             if let Some(claim) = &found.parked {
                 expected.parks_at(claim.offset);
             }

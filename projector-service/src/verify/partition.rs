@@ -222,7 +222,7 @@ impl<A: Aggregate> Judge<'_, A> {
             let differing = group.into_iter().zip(same).filter(|(_, same)| !same);
             suspects.extend(differing.map(|((id, expected), _)| {
                 let filters = compare::wanted_filters::<A>(keys, &expected);
-                Suspect { id, expected: Some(expected), filters }
+                Suspect { id, expected: Some(expected), filters, untrimmed: false }
             }));
         }
         Ok(suspects)

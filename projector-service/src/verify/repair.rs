@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use millrace_shared::{
     domain::Aggregate,
+    fast_hash::FastMap,
     views::{Keys, Parked},
 };
 
@@ -42,6 +43,7 @@ impl<A: Aggregate> Context<'_, A> {
                 id: id.as_str().into(),
                 expected: None,
                 filters: filters.clone(),
+                untrimmed: false,
             };
             for group in groups(wrong.iter().map(suspect).collect()) {
                 repaired.aggregates += judge.rewrite(partition, group)?;
@@ -70,22 +72,23 @@ impl<A: Aggregate> Judge<'_, A> {
         // Nearly all of the work, before anybody has to wait.
         let before = found::aggregates(&mut self.store, &keys, &ranks, &asked)?;
         let from = before.first().map_or(0, |found| found.offset);
-        let fresh = |found: &Found| {
-            let mut expected = Expected::new(true, None);
+        let fresh = |found: &Found, trimmed: bool| {
+            let mut expected = Expected::behind(if trimmed { found.base_at::<A::Projection>() } else { 0 });
             found.parked.iter().for_each(|parked| expected.parks_at(parked.offset));
             expected
         };
-        let start = asked.iter().zip(&before).map(|((id, _), found)| ((*id).into(), fresh(found))).collect();
+        let start = asked.iter().zip(&before).map(|((id, _), found)| ((*id).into(), fresh(found, true))).collect();
         let folded = self.fold_these(start, partition, (0, from))?;
 
         let mut lender = self.lender();
         let mut loan = Loan::take(&mut lender, keys.clone())?;
         let found = found::aggregates(loan.store, &keys, &ranks, &asked)?;
         let now: BTreeMap<&str, &Found> = asked.iter().map(|(id, _)| *id).zip(&found).collect();
-        let mut replayed =
-            folded.iter().filter(|(id, expected)| expected.parked.is_some() && now[&***id].parked.is_none());
-        let folded = if loan.checkpoint < from || replayed.next().is_some() {
-            let start = now.iter().map(|(id, found)| ((*id).into(), fresh(found))).collect();
+        let replayed = |id: &str, expected: &Expected<_>| expected.parked.is_some() && now[id].parked.is_none();
+        let trimmed = before.iter().zip(&found).any(|(before, found)| before.base != found.base);
+        let again = trimmed || folded.iter().any(|(id, expected)| replayed(id, expected));
+        let mut folded = if loan.checkpoint < from || again {
+            let start = now.iter().map(|(id, found)| ((*id).into(), fresh(found, true))).collect();
             self.fold_these(start, partition, (0, loan.checkpoint))?
         } else {
             let mut start = folded;
@@ -94,6 +97,12 @@ impl<A: Aggregate> Judge<'_, A> {
             }
             self.fold_these(start, partition, (from, loan.checkpoint))?
         };
+        // Whose events don't go as far as its history is said to be trimmed gets all of them.
+        let untrimmed = folded.iter().filter(|(_, expected)| expected.lacks_its_base());
+        let start: FastMap<_, _> = untrimmed.map(|(id, _)| (id.clone(), fresh(now[&**id], false))).collect();
+        if !start.is_empty() {
+            folded.extend(self.fold_these(start, partition, (0, loan.checkpoint))?);
+        }
         let mut commands = Vec::new();
         for (id, expected) in &folded {
             write(&mut commands, &keys, &ranks, id, expected, now[&**id]);
@@ -148,6 +157,10 @@ fn write<V: serde::Serialize>(
         }
     }
     commands.extend(found.filters.keys().map(|key| Command::new("ZREM", key.as_str()).with(id)));
+    commands.push(match expected.base.as_ref().and_then(|base| serde_json::to_vec(base).ok()) {
+        Some(json) => Command::new("SET", keys.base(id)).with(json),
+        None => Command::new("DEL", keys.base(id)),
+    });
     commands.push(Command::new("DEL", keys.history(id)));
     if let History::Whole(entries) = &expected.history {
         let entries = entries.iter().map(|entry| [entry.clone()]);
