@@ -241,3 +241,36 @@ fn g07_an_emptied_redis_is_noticed_and_built_again_and_never_half_an_answer_come
         services.view_is_the_fold_of_the_log(id);
     }
 }
+
+#[test]
+fn g07_views_that_another_release_folded_otherwise_are_rebuilt_not_gone_on_with() {
+    let mut services = Services::start(Deployment::new());
+    let id = services.open("Ada");
+    let token = services.deposit(&id, 1).token();
+    services.view_after(&id, &token);
+    services.projector.terminate();
+    let (deployment, mut redis) = (services.deployment.clone(), services.deployment.redis());
+    for partition in 0..deployment.partitions {
+        redis.run::<()>("HSET", &[deployment.view_key(partition, "meta"), "fold".into(), "7".into()]);
+    }
+
+    services.projector.launch();
+    eventually("word of what to do", || match services.projector.ready() {
+        Err(reason) if reason.contains("version 7") && reason.contains("rebuild bank-accounts") => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    let token = services.deposit(&id, 1).token();
+    let old = services.ask(&format!("/v1/bank-accounts/{id}?after={token}&wait_ms=0")).send();
+    assert_eq!((old.header("millrace-stale"), &old.json()["balance_minor"]), (Some("true"), &1.into()), "{old:?}");
+
+    rebuild(&deployment, &[]);
+    eventually("views of this release", || {
+        let view = services.ask(&format!("/v1/bank-accounts/{id}?after={token}")).try_send()?;
+        let fresh = view.header("millrace-stale").is_none() && view.json()["balance_minor"] == 2;
+        if fresh { Ok(()) } else { Err(format!("{view:?}")) }
+    });
+    rebuild(&deployment, &["--drop-old"]);
+    assert_eq!(keys_of(&deployment, 1), [""; 0], "keys of the old version");
+    eventually("projector without trouble", || services.projector.ready());
+    deployment.verify();
+}
