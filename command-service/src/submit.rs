@@ -130,15 +130,15 @@ impl Submitter {
     pub async fn submit(&self, submission: &Submission) -> Result<Answered, Error> {
         let _permit = self.permit()?;
         let slot = self.slot(submission);
-        if self.waiters.is_full(slot) {
-            return Err(Error::Full);
-        }
         let deadline = Instant::now() + self.outcome_timeout;
         tokio::select! {
             waited = tokio::time::timeout_at(deadline, self.waiters.until_restored(slot)) => {
                 waited.map_err(|_| Error::Restoring)?;
             }
             () = self.ending(KAFKA_GRACE) => return Err(Error::Unavailable("the service is ending".to_owned())),
+        }
+        if self.waiters.is_full(slot) {
+            return Err(Error::Full);
         }
         let (mut waiting, served_here) = self.waiters.register(Awaited {
             slot,

@@ -7,6 +7,7 @@ mod member;
 
 use std::{
     collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex,
         mpsc::{Receiver, Sender},
@@ -31,7 +32,7 @@ use crate::{
     grant::{Captures, Grant, Slot},
     partition::{
         Settings, StoreSettings,
-        restore::{Job, Restored},
+        restore::{self, Job, Restored},
     },
     record::CommandRecord,
     types::CommandType,
@@ -49,6 +50,8 @@ const FULL_WAIT: Duration = Duration::from_millis(1);
 /// How long the consumer waits before it pauses partitions.
 const FULL_PATIENCE: Duration = Duration::from_millis(100);
 const RESTORE_RETRY: Duration = Duration::from_secs(1);
+/// At most: each has clients and memory of its own.
+const RESTORE_THREADS: usize = 4;
 const SEEK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Beyond the session time-out: a silent instance is to be replaced within 10 s more, all in all.
 const POLL_GRACE: Duration = Duration::from_secs(5);
@@ -313,7 +316,7 @@ impl Intake {
         for grant in grants {
             self.waiters.restoring(grant.slot);
         }
-        let threads = self.writers.len().min(grants.len());
+        let threads = self.writers.len().min(grants.len()).min(RESTORE_THREADS);
         for first in 0..threads {
             self.restore_share(grants.iter().skip(first).step_by(threads).cloned().collect(), runtime);
         }
@@ -354,11 +357,15 @@ impl Intake {
                     runtime: runtime.clone(),
                 };
                 let mut ready = Vec::new();
-                let result = job.run(&left, &types, of, |restored| {
-                    ready.push(restored.grant.number);
-                    // An error means that the process is ending.
-                    let _ = to_self.send(ToIntake::Restored(restored));
-                });
+                let run = || {
+                    job.run(&left, &types, of, |restored| {
+                        ready.push(restored.grant.number);
+                        // An error means that the process is ending.
+                        let _ = to_self.send(ToIntake::Restored(restored));
+                    })
+                };
+                // A domain that panics must not end the thread: nobody would try again.
+                let result = catch_unwind(AssertUnwindSafe(run)).unwrap_or(Err(restore::Error::Panicked));
                 left.retain(|grant| !ready.contains(&grant.number));
                 match result {
                     Ok(()) => return,

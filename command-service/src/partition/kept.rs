@@ -25,9 +25,9 @@ pub struct Kept<S> {
 /// Why a snapshot is not used.
 #[derive(Debug)]
 pub enum Unused {
-    /// It is of another event topic, or its state means something else: as if it were not there.
-    Foreign(String),
-    /// This release can't read it.
+    /// It is of another event topic: as if it were not there.
+    OtherTopic,
+    /// This release can't read it, or its state means something else.
     Unreadable(String),
     /// The registry can't be asked what it is.
     Unavailable(String),
@@ -48,11 +48,13 @@ pub fn from_snapshot<A: Aggregate>(
         std::str::from_utf8((*value)?).ok()
     };
     let number = |name| header(name).and_then(parse_version);
-    if header(names::TOPIC_ID) != Some(events_topic_id) {
-        return Err(Unused::Foreign("it is of an event topic that was deleted".to_owned()));
+    match header(names::TOPIC_ID) {
+        None => return Err(Unused::Unreadable("its headers tell no event topic".to_owned())),
+        Some(id) if id != events_topic_id => return Err(Unused::OtherTopic),
+        Some(_) => {}
     }
     if number(names::STATE_VERSION) != Some(u64::from(A::STATE_VERSION)) {
-        return Err(Unused::Foreign("it is of a release whose states mean something else".to_owned()));
+        return Err(Unused::Unreadable("it is of a release whose states mean something else".to_owned()));
     }
     let time = header(names::TIME).and_then(|text| text.parse::<Timestamp>().ok());
     let (Some(version), Some(last_time)) = (number(names::SEQUENCE), time) else {

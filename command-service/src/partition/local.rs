@@ -26,10 +26,11 @@ const MAX_HELD: Duration = Duration::from_secs(10);
 const HELD_PAUSE: Duration = Duration::from_millis(100);
 /// Changed states and outcomes that a restore gathers before it writes them.
 const RESTORE_PORTION: usize = 100_000;
-/// Bytes of snapshots that it gathers: the more the fewer pages are written several times.
-const SNAPSHOTS_PORTION: usize = 32 << 20;
+/// Bytes of snapshots that it gathers: the more the fewer pages are written several times. Eight partitions at most are read
+/// at a time.
+const SNAPSHOTS_PORTION: usize = 16 << 20;
 /// What one takes beside its id and its state, about.
-const SNAPSHOT_BYTES: usize = 60;
+const SNAPSHOT_BYTES: usize = 80;
 /// Between two looks at what can leave memory: each goes over all states.
 const EVICT_REST: Duration = Duration::from_millis(500);
 /// New states and outcomes of a partition while its store is being written, at most.
@@ -107,6 +108,7 @@ impl Local {
             outcomes_topic_id: settings.outcomes_topic_id.clone(),
             commands_topic_id: settings.topic_id.clone(),
             window: settings.window,
+            answers_forget: settings.answers_forget,
         };
         let started = Instant::now();
         let partition = settings.slot.partition;

@@ -573,6 +573,7 @@ mod tests {
                 outcomes_topic_id: String::new(),
                 commands_topic_id: String::new(),
                 window: Duration::from_secs(10),
+                answers_forget: false,
             };
             let opened = Store::open(&dir.join("store"), &identity, 1 << 20).unwrap();
             Memory::open(window, Arc::new(opened.store)).unwrap()

@@ -6,7 +6,10 @@
 //! then on lies at that offset or beyond: it is read again after a restart, unless the snapshot's own sequence covers
 //! it. So portions may take their time, and commands go on between them.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    collections::HashSet,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 use jiff::Timestamp;
 use millrace_shared::{
@@ -46,8 +49,8 @@ pub(super) struct Snapshots {
     closed: bool,
     /// Aggregates that have a snapshot.
     pub(super) count: u64,
-    /// A snapshot of another history or release has taken the place of one of ours.
-    foreign: bool,
+    /// Aggregates whose last snapshot is of another release, or damaged: one of ours may have been there.
+    unusable: HashSet<Box<str>>,
     /// The checkpoint that was read back.
     read: Option<Checkpoint>,
     /// A state can't be written: no checkpoint any more.
@@ -263,28 +266,35 @@ impl<A: Aggregate> Partition<A> {
             record,
             &self.settings.runtime,
         ) {
-            Ok(kept) => self.take_snapshot(id.as_str(), kept),
-            Err(Unused::Unavailable(reason)) => Err(RestoreError(reason)),
-            Err(unused) => {
-                if let Unused::Unreadable(reason) = unused {
-                    unreadable(&reason);
+            Ok(kept) => {
+                self.snapshots.unusable.remove(id.as_str());
+                if let Err(cause) = self.take_snapshot(id.as_str(), kept) {
+                    unreadable(&cause);
+                    self.snapshots.unusable.insert(id.as_str().into());
                 }
-                // As if it were not there; that it has taken the place of one of ours must be known.
-                self.store_read_back()?;
-                self.load(id.as_str()).map_err(RestoreError)?;
-                self.snapshots.foreign |= self.aggregates.contains_key(id.as_str());
-                Ok(())
+            }
+            Err(Unused::OtherTopic) => {}
+            Err(Unused::Unavailable(reason)) => return Err(RestoreError(reason)),
+            Err(Unused::Unreadable(reason)) => {
+                unreadable(&reason);
+                self.snapshots.unusable.insert(id.as_str().into());
             }
         }
+        Ok(())
     }
 
-    fn take_snapshot(&mut self, id: &str, kept: Kept<A::State>) -> Result<(), RestoreError> {
+    /// # Errors
+    /// When it can't be written to the store.
+    fn take_snapshot(&mut self, id: &str, kept: Kept<A::State>) -> Result<(), String> {
         let covered = kept.version;
         match &mut self.local {
             Some(local) => {
-                let kept = (&kept.state, kept.version, kept.last_time);
-                let state = to_store::<A>(&self.context.snapshots, kept, covered).map_err(RestoreError)?;
-                local.read_snapshot(id, state);
+                let encode = || {
+                    let kept = (&kept.state, kept.version, kept.last_time);
+                    to_store::<A>(&self.context.snapshots, kept, covered)
+                };
+                let encoded = catch_unwind(AssertUnwindSafe(encode));
+                local.read_snapshot(id, encoded.unwrap_or_else(|_| Err("the domain panicked".into()))?);
             }
             None => {
                 let entry = Entry { covered, ..Entry::of(kept) };
@@ -300,6 +310,7 @@ impl<A: Aggregate> Partition<A> {
         self.store_read_back()?;
         let checkpoint = self.snapshots.read.take();
         let found = self.snapshots.count;
+        let unusable = std::mem::take(&mut self.snapshots.unusable);
         let distrust = match &checkpoint {
             None if found == 0 => None,
             None => Some("no checkpoint was written yet"),
@@ -309,7 +320,7 @@ impl<A: Aggregate> Partition<A> {
             Some(checkpoint) if checkpoint.state_version != A::STATE_VERSION as i32 => {
                 Some("they are of a release whose states mean something else")
             }
-            Some(checkpoint) if (found as i64) < checkpoint.aggregates || self.snapshots.foreign => {
+            Some(checkpoint) if (found as i64) < checkpoint.aggregates || !unusable.is_empty() => {
                 Some("some are missing, or can't be read by this release")
             }
             Some(checkpoint) if checkpoint.offset > end => Some("the event topic ends before them"),

@@ -86,14 +86,16 @@ pub struct Identity {
     pub commands_topic_id: String,
     /// How long outcomes are remembered: one that gets longer needs some that were forgotten.
     pub window: Duration,
+    /// Whether some may have been forgotten earlier.
+    pub answers_forget: bool,
 }
 
 impl Identity {
     fn text(&self) -> String {
-        let Self { states, outcomes_topic_id, commands_topic_id, window } = self;
+        let Self { states, outcomes_topic_id, commands_topic_id, window, answers_forget } = self;
         format!(
             "{}outcomes topic id {outcomes_topic_id}\ncommands topic id {commands_topic_id}\nidempotency window \
-             {window:?}",
+             {window:?}\nanswers forgotten at the limit: {answers_forget}",
             states.text()
         )
     }

@@ -29,6 +29,7 @@ fn identity() -> Identity {
         outcomes_topic_id: "outcomes-1".to_owned(),
         commands_topic_id: "commands-1".to_owned(),
         window: std::time::Duration::from_secs(60),
+        answers_forget: false,
     }
 }
 
@@ -96,7 +97,7 @@ fn g05_what_was_committed_is_there_after_reopening() {
 
 #[test]
 fn g05_a_foreign_store_is_replaced_by_a_fresh_one() {
-    let changes: [fn(&mut Identity); 8] = [
+    let changes: [fn(&mut Identity); 9] = [
         |identity| identity.states.aggregate_type = "user".to_owned(),
         |identity| identity.states.partition = 4,
         |identity| identity.states.partitions = 24,
@@ -105,6 +106,7 @@ fn g05_a_foreign_store_is_replaced_by_a_fresh_one() {
         |identity| identity.commands_topic_id = "commands-2".to_owned(),
         |identity| identity.states.state_version = 2,
         |identity| identity.window *= 2,
+        |identity| identity.answers_forget = true,
     ];
     for (at, change) in changes.iter().enumerate() {
         let (_dir, path) = a_path();

@@ -183,7 +183,8 @@ impl Places<'_> {
                 copy.place = format!("{topic}/{partition}/{}", record.offset());
                 (copy.kept, copy.unused) = match fold.snapshot(&stored, topic_id, self.runtime) {
                     Ok(kept) => (Some(kept), None),
-                    Err(Unused::Foreign(reason) | Unused::Unreadable(reason)) => (None, Some(reason)),
+                    Err(Unused::OtherTopic) => (None, Some("it is of an event topic that was deleted".to_owned())),
+                    Err(Unused::Unreadable(reason)) => (None, Some(reason)),
                     Err(Unused::Unavailable(reason)) => return Err(Error::Registry(reason)),
                 };
             }
@@ -203,6 +204,9 @@ fn stored(path: &Path, id: &AggregateId, fold: &dyn Fold, states: &StatesOf) -> 
         Ok(Some(found)) => {
             copy.unused = states.differs_from(&found.identity);
             copy.covers = found.checkpoint.map(|checkpoint| checkpoint.events_offset);
+            if copy.covers.is_some_and(|covers| covers < 0) {
+                copy.unused = Some("a restore has not filled it yet".to_owned());
+            }
             if copy.unused.is_none()
                 && let Some(bytes) = found.state
             {

@@ -195,12 +195,15 @@ fn replay(arguments: &Arguments, mut fold: Box<dyn Fold>, registry: &Registry, r
     });
     progress.finish();
     read?;
-    if let Some(missing) = seen.missing(arguments, first) {
-        return Err(Error::NotThere(missing));
+    let missing = seen.missing(arguments, first);
+    if missing.is_none() {
+        printer.remark(&seen.summary())?;
     }
-    printer.remark(&seen.summary())?;
     for copy in &copies {
         seen.problems += u64::from(copy.print(&printer)?);
+    }
+    if let Some(missing) = missing {
+        return Err(Error::NotThere(missing));
     }
     Ok(seen.problems)
 }

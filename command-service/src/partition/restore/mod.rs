@@ -29,6 +29,7 @@ use rdkafka::{
     Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
     error::KafkaError,
+    types::RDKafkaErrorCode,
 };
 
 use super::{Decider, RestoreError, Settings, Stored};
@@ -39,13 +40,15 @@ const READ_WAIT: Duration = Duration::from_millis(100);
 const COMMITTED_TIMEOUT: Duration = Duration::from_secs(10);
 /// Others wait for it.
 const ENDS_TIMEOUT: Duration = Duration::from_secs(3);
-/// Partitions that are read at a time: what they gather before their stores are written lies in memory.
+/// Partitions that a thread reads at a time: what they gather before their stores are written lies in memory.
 const SIDE_BY_SIDE: usize = 2;
 /// One that nothing was read of for so long (it has no leader, say) does not hold up the next.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Outcomes are read from the beginning of the window on, but at least so many: the last ones tell which commands were
-/// decided.
+/// Outcomes are read from the beginning of the window on, and at least from so many offsets before the end: the last ones
+/// tell which commands were decided.
 const OUTCOMES_AT_LEAST: i64 = 1_000;
+/// Brokers' clocks may differ from ours by so much: the time stamps of outcomes can be theirs.
+const CLOCKS_MS: i64 = 3_600_000;
 
 /// A partition that can serve.
 pub struct Restored {
@@ -85,6 +88,12 @@ pub enum Error {
     /// The topics don't belong together.
     #[error("{0}: commands are to be read from offset {1}, but the topic ends at {2}; was it made anew?")]
     BeyondEnd(String, i64, i64),
+    /// In a domain, most likely.
+    #[error("it panicked, the reason is above")]
+    Panicked,
+    /// Kafka's retention was faster.
+    #[error("{0}: records were deleted while they were to be read")]
+    Deleted(String),
     /// A predecessor's transaction is still open.
     #[error("the committed offset of {0} is not stable yet")]
     Unstable(String),
@@ -148,8 +157,12 @@ impl Job<'_> {
         let (started, now) = (Instant::now(), Timestamp::now());
         let committed = self.committed_offsets(grants)?;
         let watcher = watcher(self.bootstrap, "millrace-restore")?;
-        let reader = BulkReader::new(&reader_config(self.bootstrap, "millrace-restore"))?;
+        let mut config = reader_config(self.bootstrap, "millrace-restore");
+        // One topic is read after another: a fetch that waits at the end of one holds up the next.
+        config.set("fetch.wait.max.ms", "10");
+        let reader = BulkReader::new(&config)?;
         let mut kinds: Vec<usize> = grants.iter().map(|grant| grant.slot.kind).collect();
+        kinds.sort_unstable();
         kinds.dedup();
         for kind in kinds {
             reader.meet(&[Topic::Snapshots, Topic::Events, Topic::Outcomes].map(|topic| types[kind].topic(topic)))?;
@@ -167,19 +180,24 @@ impl Job<'_> {
         }
         let mut all: Vec<Option<Restoring>> = grants.iter().map(|_| None).collect();
         loop {
+            let begun = Instant::now();
             let is_busy = |restoring: &&Restoring| restoring.moved.elapsed() < PATIENCE;
             while all.iter().flatten().filter(is_busy).count() < SIDE_BY_SIDE
                 && let Some((at, ends)) = waiting.pop_front()
             {
                 let grant = &grants[at];
-                if (self.wanted)(grant) {
+                if !(self.wanted)(grant) {
+                    reading.progress.total -= ends.records();
+                } else {
                     let decider = types[grant.slot.kind].clone().partition(settings(grant));
                     all[at] = Some(Restoring::begin(at, grant.clone(), decider, (committed[at], ends), &mut reading)?);
                 }
             }
             for (at, place) in all.iter_mut().enumerate() {
                 // One that has gone lets go of its store, for it may come back.
-                place.take_if(|restoring| !(self.wanted)(&restoring.grant));
+                if let Some(gone) = place.take_if(|restoring| !(self.wanted)(&restoring.grant)) {
+                    reading.close(&gone, &gone.open)?;
+                }
                 if let Some(restoring) = place {
                     restoring.begin_events(at, &mut reading)?;
                 }
@@ -191,6 +209,7 @@ impl Job<'_> {
                     }
                 }
             }
+            Self::pardon(&mut all, begun.elapsed());
             let at_work = all.iter().flatten().next().is_some();
             if !at_work && waiting.is_empty() {
                 return failed.map_or(Ok(()), Err);
@@ -199,10 +218,22 @@ impl Job<'_> {
                 return Ok(());
             }
             if at_work {
+                let begun = Instant::now();
                 reading.read(&mut all, now)?;
-                reading.progress.report(self.stall)?;
+                // What was read may have been written to a store meanwhile.
+                Self::pardon(&mut all, begun.elapsed().saturating_sub(READ_WAIT));
+                reading.progress.report();
+                // One that hangs is begun again when the others are done.
+                if all.iter().flatten().all(|restoring| restoring.moved.elapsed() > self.stall) {
+                    return Err(Error::Stalled(self.stall));
+                }
             }
         }
+    }
+
+    /// So long we did not listen: no partition is to blame that nothing was read of it.
+    fn pardon(all: &mut [Option<Restoring>], by: Duration) {
+        all.iter_mut().flatten().for_each(|restoring| restoring.moved += by);
     }
 
     /// Asks for the ends of all partitions side by side: one without a leader is asked for until the time is up.
@@ -214,7 +245,8 @@ impl Job<'_> {
         types: &[Arc<dyn CommandType>],
         now: Timestamp,
     ) -> Vec<Result<Ends, KafkaError>> {
-        let remembered_since = now.as_millisecond() - i64::try_from(self.window.as_millis()).unwrap_or(i64::MAX);
+        let window = i64::try_from(self.window.as_millis()).unwrap_or(i64::MAX);
+        let remembered_since = now.as_millisecond().saturating_sub(window).saturating_sub(CLOCKS_MS);
         std::thread::scope(|scope| {
             let ask = |(grant, committed): (&Arc<Grant>, &Option<i64>)| {
                 let (kind, partition) = (&types[grant.slot.kind], grant.slot.partition);
@@ -289,43 +321,71 @@ impl Reading<'_> {
     /// Reads what is there.
     fn read(&mut self, all: &mut [Option<Restoring>], now: Timestamp) -> Result<(), Error> {
         let (sources, progress, mut failure) = (&self.sources, &mut self.progress, None);
-        let moved = Instant::now();
+        let (moved, mut reached) = (Instant::now(), Vec::new());
         let source = |topic: &str, partition| sources.get(topic).and_then(|of| of.get(&partition)).copied();
-        self.reader.read(READ_WAIT, |item| {
-            let reached = match item {
-                Item::Record(record) => {
-                    let Some((at, topic, end)) = source(record.topic(), record.partition()) else { return };
+        self.reader.read(READ_WAIT, |item| match item {
+            Item::Record(record) => {
+                let Some((at, topic, end)) = source(record.topic(), record.partition()) else { return };
+                if record.offset() < end
+                    && let Some(restoring) = &mut all[at]
+                {
                     progress.records += 1;
-                    if record.offset() < end
-                        && let Some(restoring) = &mut all[at]
-                    {
-                        restoring.moved = moved;
-                        let stored = Stored {
-                            offset: record.offset(),
-                            key: record.key(),
-                            value: record.value(),
-                            headers: record.headers().collect(),
-                        };
-                        let restored = restoring.decider.restore(topic, &stored, now);
-                        failure = failure.take().or(restored.err().map(Error::from));
-                    }
-                    (record.offset() + 1 >= end).then_some((at, topic))
+                    restoring.moved = moved;
+                    let stored = Stored {
+                        offset: record.offset(),
+                        key: record.key(),
+                        value: record.value(),
+                        headers: record.headers().collect(),
+                    };
+                    let restored = restoring.decider.restore(topic, &stored, now);
+                    failure = failure.take().or(restored.err().map(Error::from));
                 }
-                Item::End { topic, partition, offset } => {
-                    source(topic, partition).filter(|(_, _, end)| offset >= *end).map(|(at, topic, _)| (at, topic))
+                if record.offset() + 1 >= end {
+                    reached.push((at, topic));
                 }
-                Item::Failed { topic, partition, error } => {
-                    tracing::debug!(topic, partition, %error, "restore: a partition can't be read at the moment");
-                    None
+            }
+            Item::End { topic, partition, offset } => {
+                reached.extend(
+                    source(topic, partition).filter(|(_, _, end)| offset >= *end).map(|(at, topic, _)| (at, topic)),
+                );
+            }
+            Item::Failed {
+                topic,
+                partition,
+                error: RDKafkaErrorCode::OffsetOutOfRange | RDKafkaErrorCode::AutoOffsetReset,
+            } => {
+                // It is not tried again by itself.
+                if source(topic, partition).is_some() {
+                    failure = failure.take().or(Some(Error::Deleted(format!("{topic}/{partition}"))));
                 }
-            };
-            if let Some((at, topic)) = reached
-                && let Some(restoring) = &mut all[at]
-            {
-                restoring.open.retain(|open| *open != topic);
+            }
+            Item::Failed { topic, partition, error } => {
+                tracing::debug!(topic, partition, %error, "restore: a partition can't be read at the moment");
             }
         })?;
+        for (at, topic) in reached {
+            if let Some(restoring) = &mut all[at]
+                && restoring.open.contains(&topic)
+            {
+                restoring.moved = moved;
+                restoring.open.retain(|open| *open != topic);
+                self.close(restoring, &[topic])?;
+            }
+        }
         failure.map_or(Ok(()), Err)
+    }
+
+    /// Has topics of a partition read no longer: they may go on, while others are still restored.
+    fn close(&mut self, restoring: &Restoring, topics: &[Topic]) -> Result<(), Error> {
+        let slot = restoring.grant.slot;
+        for topic in topics {
+            let name = self.types[slot.kind].topic(*topic);
+            if let Some(of) = self.sources.get_mut(name) {
+                of.remove(&slot.partition);
+            }
+            self.reader.remove(&[(name, slot.partition)])?;
+        }
+        Ok(())
     }
 }
 
@@ -344,7 +404,8 @@ impl Ends {
         let since = match found.elements().first().map(|element| element.offset()) {
             Some(Offset::Offset(since)) => since,
             // None is as young.
-            _ => end,
+            Some(Offset::End) => end,
+            _ => first,
         };
         Ok(Self {
             commands: ends(Topic::Commands)?,

@@ -2,18 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use super::Error;
-
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// Says how far a restore is, and notices when it does not move.
+/// Says how far a restore is.
 pub(super) struct Progress {
     /// Records that are to be read, at most.
     pub total: i64,
     /// Records that were read.
     pub records: u64,
-    seen: u64,
-    moved: Instant,
     said: Instant,
     started: Instant,
     /// What the metric has of it.
@@ -23,20 +19,11 @@ pub(super) struct Progress {
 impl Progress {
     pub fn new() -> Self {
         let now = Instant::now();
-        Self { total: 0, records: 0, seen: 0, moved: now, said: now, started: now, told: 0.0 }
+        Self { total: 0, records: 0, said: now, started: now, told: 0.0 }
     }
 
     /// To be called now and then.
-    ///
-    /// # Errors
-    /// When nothing was read for so long.
-    pub fn report(&mut self, stall: Duration) -> Result<(), Error> {
-        if self.records > self.seen {
-            self.seen = self.records;
-            self.moved = Instant::now();
-        } else if self.moved.elapsed() > stall {
-            return Err(Error::Stalled(stall));
-        }
+    pub fn report(&mut self) {
         if self.said.elapsed() > INTERVAL {
             self.said = Instant::now();
             let rate = self.records as f64 / self.started.elapsed().as_secs_f64();
@@ -51,11 +38,8 @@ impl Progress {
                 "restoring"
             );
         }
-        Ok(())
     }
-}
 
-impl Progress {
     /// Several restores share the metric.
     fn tell(&mut self, left: f64) {
         metrics::gauge!("millrace_restore_records_left").increment(left - self.told);
