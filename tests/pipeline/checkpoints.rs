@@ -135,4 +135,5 @@ fn g07_an_older_redis_is_brought_up_to_date_by_itself() {
     assert_eq!(after, before);
     deposits(1);
     services.projector.ready().expect("nothing is amiss");
+    deployment.verify_all();
 }

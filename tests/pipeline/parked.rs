@@ -106,6 +106,7 @@ fn g07_g13_what_waits_is_listed_shown_and_replayed_in_order() {
     let history = ask(&services, &id, "/history").json();
     let sequences: Vec<_> = history["items"].as_array().expect("items").iter().map(|item| &item["sequence"]).collect();
     assert_eq!(json!(sequences), json!([1, 2, 3, 4, 5, 6, 7, 8]));
+    deployment.verify_all();
     // Subscribers are told of each, in order; Redis itself refuses an id that does not rise.
     let changes: Vec<(String, Vec<String>)> = redis.run("XRANGE", &[&deployment.view_key(1, "changes"), "-", "+"]);
     let told: Vec<&str> =
@@ -174,4 +175,6 @@ fn g13_one_can_do_without_what_waits_and_too_many_stop_the_partition() {
     services.projector.terminate();
     services.projector.start_again();
     wait_for_parked(&deployment, &third, 1);
+    // What waits is no difference, nor is what was given up: the log has no more of them up to there.
+    deployment.verify_all();
 }
