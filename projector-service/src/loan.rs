@@ -31,6 +31,9 @@ pub enum Error {
     /// It was never projected.
     #[error("this partition has no checkpoint: nothing was projected yet")]
     Empty,
+    /// What is there was folded by other code, and ours must not go on from it.
+    #[error("these views were folded by version {0} of the projection's code, and this release has version {1}")]
+    OtherFold(u32, u32),
     /// Nothing was written.
     #[error("the partition was claimed by somebody else meanwhile; nothing of this step was written, run it again")]
     Over,
@@ -49,8 +52,8 @@ pub struct Loan<'a> {
 }
 
 impl<'a> Loan<'a> {
-    /// Borrows a partition.
-    pub fn take(store: &'a mut Store, keys: Keys) -> Result<Self, Error> {
+    /// Borrows a partition that this version of the projection's code has folded.
+    pub fn take(store: &'a mut Store, keys: Keys, fold_version: u32) -> Result<Self, Error> {
         let begun = Instant::now();
         let meta = loop {
             match store.borrow(&keys, TIME)? {
@@ -61,7 +64,11 @@ impl<'a> Loan<'a> {
         };
         // Made first, so that it is given back also when there is nothing to be done.
         let loan = Self { store, keys, checkpoint: meta.offset.unwrap_or_default(), meta };
-        if loan.meta.offset.is_some() { Ok(loan) } else { Err(Error::Empty) }
+        match loan.meta.fold {
+            _ if loan.meta.offset.is_none() => Err(Error::Empty),
+            Some(other) if other != fold_version => Err(Error::OtherFold(other, fold_version)),
+            _ => Ok(loan),
+        }
     }
 
     /// For another [`TIME`].

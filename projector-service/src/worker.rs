@@ -496,22 +496,27 @@ fn name_in(label: &str) -> &str {
 
 /// Where to read from, or why that is not possible.
 fn start(found: &Meta, topic_id: &str, first: i64, end: i64, when_trimmed: Trimmed) -> Result<i64, String> {
+    // Outcomes have no versions.
+    let way_out = match when_trimmed {
+        Trimmed::Stop => "build the views again from what the log has (projector-service rebuild)",
+        Trimmed::GoOn => "empty Redis",
+    };
     if let Some(other) = found.topic_id.as_deref().filter(|other| *other != topic_id) {
         return Err(format!(
-            "the views in Redis were made from a topic with id {other}, but the topic's id is {topic_id}: it was \
-             deleted and made again, or Redis belongs to another cluster; empty Redis, or mend the address"
+            "what is in Redis was made from a topic with id {other}, but the topic's id is {topic_id}: it was deleted and \
+             made again, or Redis belongs to another cluster; mend the address, or {way_out}"
         ));
     }
     match found.offset {
         None => Ok(first),
         Some(offset) if offset > end => Err(format!(
             "the views in Redis go up to offset {offset}, but the log ends at {end}: the log has lost records; restore \
-             it, or empty Redis to build the views again from what is left"
+             it, or {way_out}"
         )),
         Some(offset) if offset < first && when_trimmed == Trimmed::Stop => Err(format!(
             "the views in Redis go up to offset {offset}, but the log begins at {first}: the records between them are \
-             gone, and going on would leave a hole; restore the log or a newer copy of Redis, or empty Redis to build the \
-             views again from what is left, with the aggregates parked whose beginning is gone"
+             gone, and going on would leave a hole; restore the log or a newer copy of Redis, or {way_out}: aggregates whose \
+             beginning is gone are parked then"
         )),
         Some(offset) => Ok(offset.max(first)),
     }

@@ -132,12 +132,14 @@ fn g07_who_lost_a_partition_writes_nothing_and_does_not_take_it_back() {
 fn g07_a_tool_borrows_a_partition_and_its_projector_goes_on_afterwards() {
     let redis = Redis::start();
     let (mut before, mut projector, mut tool) = (redis.store(), redis.store(), redis.store());
-    assert!(matches!(Loan::take(&mut tool, keys()), Err(loan::Error::Empty)));
+    assert!(matches!(Loan::take(&mut tool, keys(), 1), Err(loan::Error::Empty)));
     let lost = granted(before.claim(&keys(), None).unwrap()).epoch;
     let ours = granted(projector.claim(&keys(), None).unwrap()).epoch;
     assert_eq!(write(&mut projector, ours, None, 10), Applied::Written);
 
-    let mut loan = Loan::take(&mut tool, keys()).unwrap();
+    let _: i64 = redis.ask(&["HSET", &keys().meta(), "fold", "1"]);
+    assert!(matches!(Loan::take(&mut tool, keys(), 2), Err(loan::Error::OtherFold(1, 2))));
+    let mut loan = Loan::take(&mut tool, keys(), 1).unwrap();
     assert_eq!(loan.checkpoint, 10);
     assert_eq!(write(&mut projector, ours, Some(10), 20), Applied::OtherOwner);
     for epoch in [Some(ours), Some(lost), None] {
@@ -161,7 +163,7 @@ fn g07_a_tool_that_was_frozen_for_too_long_writes_nothing() {
     let (mut projector, mut tool) = (redis.store(), redis.store());
     let ours = granted(projector.claim(&keys(), None).unwrap()).epoch;
     assert_eq!(write(&mut projector, ours, None, 10), Applied::Written);
-    let mut loan = Loan::take(&mut tool, keys()).unwrap();
+    let mut loan = Loan::take(&mut tool, keys(), 1).unwrap();
     // As if its time were over.
     let _: i64 = redis.ask(&["HSET", &keys().meta(), "lent_until", "1"]);
     let again = granted(projector.claim(&keys(), Some(ours)).unwrap()).epoch;

@@ -81,7 +81,7 @@ impl<A: Aggregate> Judge<'_, A> {
         let folded = self.fold_these(start, partition, (0, from))?;
 
         let mut lender = self.lender();
-        let mut loan = Loan::take(&mut lender, keys.clone())?;
+        let mut loan = Loan::take(&mut lender, keys.clone(), self.context.events.fold_version())?;
         let found = found::aggregates(loan.store, &keys, &ranks, &asked)?;
         let now: BTreeMap<&str, &Found> = asked.iter().map(|(id, _)| *id).zip(&found).collect();
         let replayed = |id: &str, expected: &Expected<_>| expected.parked.is_some() && now[id].parked.is_none();
@@ -119,7 +119,7 @@ impl<A: Aggregate> Judge<'_, A> {
     fn correct(&mut self, partition: i32, corrections: &BTreeMap<String, Correction>) -> Result<u64, Error> {
         let keys = self.context.events.keys(partition);
         let mut lender = self.lender();
-        let mut loan = Loan::take(&mut lender, keys.clone())?;
+        let mut loan = Loan::take(&mut lender, keys.clone(), self.context.events.fold_version())?;
         let present: BTreeMap<String, String> = loan.store.hash(&keys.counters())?.into_iter().collect();
         let mut commands = Vec::new();
         for (name, Correction { by, counted }) in corrections {

@@ -5,8 +5,10 @@ use std::{collections::BTreeSet, ops::ControlFlow};
 use millrace_shared::{
     domain::AggregateId,
     kafka::{
+        REQUEST_TIMEOUT,
         bulk::Record,
-        source::{Progress, Source},
+        source::{self, Progress, Source},
+        topic_id, watcher,
     },
     records::Records,
     views::{Keys, Parked},
@@ -47,7 +49,22 @@ impl<T: Parking> Desk<T> {
 
     /// Borrows a partition.
     pub fn borrow(&mut self, keys: &Keys) -> Result<Loan<'_>, Error> {
-        Loan::take(&mut self.store, keys.clone()).map_err(|error| Error::Loan(keys.meta(), error))
+        Loan::take(&mut self.store, keys.clone(), self.events.fold_version())
+            .map_err(|error| Error::Loan(keys.meta(), error))
+    }
+
+    /// Makes sure that a partition's offsets are those of the topic that is there.
+    pub fn check_topic(&mut self, partition: i32) -> Result<(), Error> {
+        let topic = self.events.topic();
+        let asked = watcher(&self.bootstrap, CLIENT_ID).and_then(|watcher| topic_id(&watcher, topic, REQUEST_TIMEOUT));
+        let present = asked.map_err(source::Error::from)?;
+        let meta = self.store.metas(&[&self.events.keys(partition)])?.pop().unwrap_or_default();
+        match meta.topic_id {
+            Some(other) if other != present => Err(Error::NotThere(format!(
+                "these views were made from a topic with id {other}, but the id of {topic} is {present}"
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// A reader of what waits in a partition, from an offset on.

@@ -43,6 +43,7 @@ pub fn replay<T: Parking>(
     mut ids: BTreeSet<String>,
 ) -> Result<BTreeMap<String, Replayed>, Error> {
     let mut replayed: BTreeMap<String, Replayed> = BTreeMap::new();
+    desk.check_topic(partition)?;
     while !ids.is_empty() {
         let round = round(desk, partition, &ids)?;
         ids.clear();
@@ -90,7 +91,7 @@ fn round<T: Parking>(
     reader.read_to(checkpoint, ids, &mut take)?;
 
     let over = |error| Error::Loan(keys.meta(), error);
-    let mut loan = Loan::take(&mut desk.store, keys.clone()).map_err(over)?;
+    let mut loan = Loan::take(&mut desk.store, keys.clone(), events.fold_version()).map_err(over)?;
     if reader.position >= checkpoint {
         // What the projector has parked since.
         reader.read_to(loan.checkpoint, ids, &mut take)?;
