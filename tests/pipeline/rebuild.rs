@@ -274,3 +274,45 @@ fn g07_views_that_another_release_folded_otherwise_are_rebuilt_not_gone_on_with(
     eventually("projector without trouble", || services.projector.ready());
     deployment.verify();
 }
+
+#[test]
+fn g07_a_half_freed_version_is_never_taken_for_complete_even_when_the_list_of_versions_is_lost() {
+    let mut services = Services::start(Deployment::new());
+    let id = services.deployment.id_in(0);
+    millrace_tests::services::open_at(&services.command, &id, "Ada");
+    let token = services.deposit(&id, 1).token();
+    services.view_after(&id, &token);
+    let (deployment, mut redis) = (services.deployment.clone(), services.deployment.redis());
+    rebuild(&deployment, &[]);
+    services.projector.terminate();
+    // As when `--drop-old` had just begun with it.
+    redis.run::<()>("HSET", &[deployment.view_key(0, "meta"), "state".into(), "dropping".into()]);
+    redis.run::<()>("DEL", &[deployment.view_key(0, &format!("view:{id}"))]);
+    redis.run::<()>("DEL", &[format!("{{{}.bank-accounts}}:versions", deployment.prefix)]);
+
+    services.projector.launch();
+    eventually("word of what to do", || match services.projector.ready() {
+        Err(reason) if reason.contains("half freed") && reason.contains("rebuild bank-accounts") => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    eventually("queries that are refused", || match services.ask(&format!("/v1/bank-accounts/{id}")).try_send()? {
+        answer if answer.status == 200 => Err(format!("{answer:?}")),
+        answer => {
+            answer.problem(503, "rebuilding");
+            Ok(())
+        }
+    });
+
+    // What is left of the version that nobody knows of any more is freed first.
+    let said = rebuild(&deployment, &[]);
+    assert!(said.contains("freeing what is left of an unlisted version 2"), "{said}");
+    let token = services.deposit(&id, 1).token();
+    eventually("complete views", || {
+        let view = services.ask(&format!("/v1/bank-accounts/{id}?after={token}")).try_send()?;
+        if view.status == 200 && view.json()["balance_minor"] == 2 { Ok(()) } else { Err(format!("{view:?}")) }
+    });
+    rebuild(&deployment, &["--drop-old"]);
+    assert_eq!(keys_of(&deployment, 1), [""; 0], "keys of the half freed version");
+    eventually("projector without trouble", || services.projector.ready());
+    deployment.verify();
+}

@@ -84,8 +84,9 @@ impl Rebuild {
             }
             let mut unlink = Vec::new();
             let views = store.strings(&ids.iter().map(|id| keys.view(id)).collect::<Vec<_>>())?;
-            for view in views.into_iter().flatten() {
-                match (self.kind.indexes)(&view) {
+            for view in views {
+                // Without its view nobody knows which filters' sets have it.
+                match view.and_then(|view| (self.kind.indexes)(&view)) {
                     Some(indexes) => unlink.extend(indexes.iter().map(|(field, value)| keys.filter(field, value))),
                     None => strange = true,
                 }
