@@ -3,7 +3,13 @@
 
 use std::{thread, time::Duration};
 
-use millrace_tests::{Deployment, LONG, eventually_within, load::Load, redis::Redis, services::Service};
+use millrace_tests::{
+    Deployment, LONG, eventually_within,
+    kafka::{Draft, Producer},
+    load::Load,
+    redis::Redis,
+    services::Service,
+};
 use uuid::Uuid;
 
 use crate::deployment;
@@ -45,8 +51,13 @@ fn g07_projectors_are_killed_and_replaced_at_random_instants() {
     let command = deployment.command_service("c1");
     let mut projectors: Vec<_> = (1..=3).map(|number| deployment.projector_service(&format!("p{number}"))).collect();
     let load = load(&command);
+    let producer = Producer::new("murmur2_random");
     for kill in 0..if *LONG { 50 } else { 5 } {
         load.wait_for_more(30);
+        // What can't be read waits, and is verified as what it is.
+        let partition = i32::try_from(kill).expect("few") % deployment.partitions;
+        let poison = Draft::new(&deployment.id_in(partition), b"garbage".to_vec()).to(partition);
+        producer.send(&deployment.topic("events"), &poison);
         // A random instant within a few batches, not a wait for anything.
         thread::sleep(Duration::from_micros(random(100_000)));
         let projector = &mut projectors[kill % 3];
