@@ -9,6 +9,10 @@ use projector_service::{
     cli,
 };
 
+// As in command-service: librdkafka's records are made in one thread and freed in another.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Folds the events of Kafka's topics into views in Redis, each event exactly once
 #[derive(Parser)]
 #[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]

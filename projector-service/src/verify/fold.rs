@@ -91,7 +91,7 @@ pub struct Folded<V> {
     /// By id.
     pub aggregates: FastMap<Box<str>, Expected<V>>,
     /// What their events added to the counters.
-    pub counters: BTreeMap<String, i128>,
+    pub counters: FastMap<String, i128>,
     /// Events that were folded.
     pub events: u64,
     /// Bytes of all this, about.
@@ -102,7 +102,7 @@ pub struct Folded<V> {
 impl<V> Folded<V> {
     /// Before the first event. `whole`: with the histories' entries.
     pub fn new(whole: bool) -> Self {
-        Self { aggregates: FastMap::default(), counters: BTreeMap::new(), events: 0, bytes: 0, whole }
+        Self { aggregates: FastMap::default(), counters: FastMap::default(), events: 0, bytes: 0, whole }
     }
 }
 
@@ -128,8 +128,12 @@ pub fn fold<A: Aggregate, E>(
         *count += 1;
         return Ok(());
     }
-    let step =
-        if offset >= expected.park_at { Err(()) } else { step::<A>(events, expected.view.as_ref(), id, content()?) };
+    let step = if offset >= expected.park_at {
+        Err(())
+    } else {
+        let keep = matches!(expected.history, History::Whole(_));
+        step::<A>(events, &mut expected.view, keep, id, content()?)
+    };
     match step {
         Ok(None) => {}
         Ok(Some(Step { view, time, packed, counted })) => {
@@ -168,23 +172,27 @@ struct Step<V> {
     counted: Vec<(String, i128)>,
 }
 
-/// One event; `None` when it was there before, an error when it and all that follow have to wait.
+/// One event; `None` when it was there before, an error when it and all that follow have to wait. Unless it is to be kept,
+/// the view is lost when the event can't follow on it: Redis then says that the aggregate waits, and it is not tried, or it is
+/// a suspect, and folded anew. (Else each event would cost a copy of its view.)
 fn step<A: Aggregate>(
     events: &Events<A>,
-    view: Option<&View<A>>,
+    view: &mut Option<View<A>>,
+    keep: bool,
     id: &str,
     content: Content<A::Event>,
 ) -> Result<Option<Step<View<A>>>, ()> {
     let (meta, event) = content.map_err(drop)?;
-    let version = view.map_or(0, A::Projection::version);
+    let version = view.as_ref().map_or(0, A::Projection::version);
     if meta.sequence <= version {
         return Ok(None);
     }
     if meta.sequence > version + 1 {
         return Err(());
     }
+    let before = if keep { view.clone() } else { view.take() };
     let folded = catch_unwind(AssertUnwindSafe(|| {
-        let view = A::Projection::fold(view.cloned(), id, &meta, &event)?;
+        let view = A::Projection::fold(before, id, &meta, &event)?;
         let mut counted = Vec::new();
         A::Projection::count(&event, &view, &mut |name, by| counted.push((name, by)));
         Ok::<_, String>((view, counted))
