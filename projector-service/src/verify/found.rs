@@ -69,8 +69,10 @@ pub struct Captured {
     pub offset: Option<i64>,
     /// Id of the topic.
     pub topic_id: Option<String>,
-    /// Whether it has caught up once.
-    pub live: bool,
+    /// Whether it has caught up once, is being built, or freed.
+    pub state: Option<String>,
+    /// Version of the code that folded it.
+    pub fold: Option<u32>,
     /// Totals.
     pub counters: BTreeMap<String, String>,
     /// Parked aggregates.
@@ -82,7 +84,7 @@ pub struct Captured {
 /// Asks a partition.
 pub fn capture<V>(store: &mut Store, keys: &Keys, ranks: &Ranks<V>) -> Result<Captured, Error> {
     let mut pipe = redis::pipe();
-    pipe.atomic().cmd("HMGET").arg(keys.meta()).arg(&[meta::OFFSET, meta::TOPIC_ID, meta::STATE]);
+    pipe.atomic().cmd("HMGET").arg(keys.meta()).arg(&[meta::OFFSET, meta::TOPIC_ID, meta::STATE, meta::FOLD]);
     pipe.cmd("HGETALL").arg(keys.counters());
     pipe.cmd("HGETALL").arg(keys.parked());
     for key in &ranks.keys {
@@ -90,14 +92,15 @@ pub fn capture<V>(store: &mut Store, keys: &Keys, ranks: &Ranks<V>) -> Result<Ca
     }
     let answer: Vec<Value> = ask(store, |redis| pipe.query(redis))?;
     let mut answers = Answers(answer.into_iter());
-    let (offset, topic_id, state): (Option<i64>, Option<String>, Option<String>) = answers.next()?;
+    let (offset, topic_id, state, fold): (_, _, Option<String>, _) = answers.next()?;
     let counters = answers.next()?;
     let parked: BTreeMap<String, String> = answers.next()?;
     let parked = parked.into_iter().map(|(id, json)| Ok((id, parse_parked(keys, &json)?)));
     Ok(Captured {
         offset,
         topic_id,
-        live: state.as_deref() == Some(meta::LIVE),
+        state,
+        fold,
         counters,
         parked: parked.collect::<Result<_, Error>>()?,
         cards: ranks.keys.iter().map(|_| answers.next()).collect::<Result<_, _>>()?,

@@ -87,7 +87,7 @@ pub enum Error {
     #[error("Redis has what nobody of us wrote: {0}")]
     Damaged(String),
     /// There is no such projection.
-    #[error("there is no projection {0:?}; there is {1}")]
+    #[error("there is no projection {0:?} that can be verified; there is {1}")]
     NoProjection(String, String),
     /// There is nothing to compare with.
     #[error("{0} has no checkpoint: it is not projected yet, or Redis was emptied")]

@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use millrace_shared::{domain::Aggregate, views::Keys};
+use millrace_shared::{
+    domain::{Aggregate, Projection},
+    views::{Keys, meta},
+};
 use serde_json::Value;
 
 use super::{
@@ -113,7 +116,17 @@ impl<A: Aggregate> Judge<'_, A> {
                 "the views of {topic}/{partition} go up to offset {offset}, but the log ends at {end}"
             )));
         }
-        if !captured.live {
+        if let Some(fold) = captured.fold.filter(|fold| *fold != A::Projection::VERSION) {
+            return Err(Error::OtherLog(format!(
+                "the views of {topic}/{partition} were made by version {fold} of the projection's code, and this release has \
+                 version {}; rebuild them",
+                A::Projection::VERSION
+            )));
+        }
+        if captured.state.as_deref() == Some(meta::DROPPING) {
+            return Err(Error::OtherLog(format!("the views of {topic}/{partition} are being freed")));
+        }
+        if captured.state.as_deref() != Some(meta::LIVE) {
             let progress = self.context.progress;
             progress.suspend(|| {
                 eprintln!("partition {partition}: its views are being built; verified up to offset {offset} of {end}")
