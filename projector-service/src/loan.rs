@@ -58,8 +58,8 @@ impl<'a> Loan<'a> {
         let meta = loop {
             match store.borrow(&keys, TIME)? {
                 Claim::Granted(meta) => break meta,
-                Claim::Lent | Claim::OtherOwner if begun.elapsed() > PATIENCE => return Err(Error::Busy),
-                Claim::Lent | Claim::OtherOwner => std::thread::sleep(PAUSE),
+                Claim::Lent | Claim::OtherOwner | Claim::Gone if begun.elapsed() > PATIENCE => return Err(Error::Busy),
+                Claim::Lent | Claim::OtherOwner | Claim::Gone => std::thread::sleep(PAUSE),
             }
         };
         // Made first, so that it is given back also when there is nothing to be done.

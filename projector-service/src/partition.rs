@@ -10,6 +10,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// How often a partition that is lent to a tool is asked for.
 const LENT_PAUSE: Duration = Duration::from_millis(100);
+/// The list of versions is looked at every second: by then it is known whether a version that is gone was freed.
+const GONE_PAUSE: Duration = Duration::from_secs(2);
 
 /// What state a partition of ours is in.
 pub enum Slot<T: Target> {
@@ -17,8 +19,9 @@ pub enum Slot<T: Target> {
     Waiting(Waiting),
     /// It is being projected.
     Open(Box<Open<T>>),
-    /// It can't go on; the board says why. A restart or a new owner looks again.
-    Stopped,
+    /// It can't go on; the board says why. A restart, a new owner, or somebody who claims it (a tool that mends it) or
+    /// empties Redis makes us look again. With our number, where we had one.
+    Stopped(Option<u64>),
 }
 
 /// See [`Slot::Waiting`].
@@ -56,6 +59,11 @@ impl Waiting {
     /// While it is lent to a tool.
     pub fn lent(self) -> Self {
         Self { not_before: Instant::now() + LENT_PAUSE, ..self }
+    }
+
+    /// After nothing was found of it any more: it is begun anew, unless its version is no longer wanted.
+    pub fn gone() -> Self {
+        Self { epoch: None, not_before: Instant::now() + GONE_PAUSE, pause: FIRST_PAUSE }
     }
 
     /// After another projector turned out to be the owner: claimed again only if it is still assigned to us much later.
@@ -117,6 +125,6 @@ impl<T: Target> Open<T> {
 
     /// Whether there is a position worth writing although no record needs it.
     pub fn is_ahead(&self) -> bool {
-        self.checkpoint != Some(self.position) || (self.at_end && !self.live)
+        self.checkpoint != Some(self.position) || (self.at_end && !self.live) || !self.begun
     }
 }

@@ -58,6 +58,8 @@ pub enum Claim {
     Granted(Meta),
     /// A tool has it for a moment.
     Lent,
+    /// The caller had it, and nothing is there any more.
+    Gone,
     /// Another projector has taken it over.
     OtherOwner,
 }
@@ -196,6 +198,7 @@ impl Store {
                 dropping: state == meta::DROPPING,
             })),
             (-1, _) => Ok(Claim::Lent),
+            (-2, _) => Ok(Claim::Gone),
             _ => Ok(Claim::OtherOwner),
         }
     }

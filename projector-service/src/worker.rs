@@ -15,7 +15,7 @@ use millrace_shared::{
         self, Logged, REQUEST_TIMEOUT,
         bulk::{BulkReader, Item},
     },
-    views::meta,
+    views::{Keys, meta},
 };
 use rdkafka::{consumer::BaseConsumer, error::KafkaError};
 
@@ -95,6 +95,8 @@ enum Trouble {
     Claimed,
     /// A tool has it.
     Lent,
+    /// We had it, and Redis has nothing of it any more.
+    Gone,
     /// Another projector has it.
     Fenced,
 }
@@ -217,8 +219,14 @@ impl<T: Target> Worker<T> {
                     self.parts.board.solved(&self.parts.place(partition));
                     Slot::Open(Box::new(open))
                 }
-                Err(Trouble::Lent) => Slot::Waiting(waiting.lent()),
-                Err(trouble) => self.trouble(partition, trouble, waiting.failed()),
+                Err(trouble) => {
+                    let again = match trouble {
+                        Trouble::Lent => waiting.lent(),
+                        Trouble::Gone => Waiting::gone(),
+                        _ => waiting.failed(),
+                    };
+                    self.trouble(partition, trouble, again)
+                }
             };
             self.slots.insert(partition, slot);
         }
@@ -242,6 +250,7 @@ impl<T: Target> Worker<T> {
         let found = match store.claim(&keys, waiting.epoch)? {
             Claim::Granted(found) => found,
             Claim::Lent => return Err(Trouble::Lent),
+            Claim::Gone => return Err(Trouble::Gone),
             Claim::OtherOwner => return Err(Trouble::Fenced),
         };
         // It is ours, also when something else goes wrong now: the next attempt must not take us for another.
@@ -392,6 +401,7 @@ impl<T: Target> Worker<T> {
             return;
         }
         self.looked = Instant::now();
+        self.look_at_stopped();
         let open: Vec<&Open<T>> = self
             .slots
             .values()
@@ -414,6 +424,23 @@ impl<T: Target> Worker<T> {
             }
             _ => Ok(()),
         });
+    }
+
+    /// Whoever claimed a partition that stopped may have mended it, and one that is gone has nothing that is wrong.
+    fn look_at_stopped(&mut self) {
+        let epoch_of = |slot: &Slot<T>| if let Slot::Stopped(epoch) = slot { *epoch } else { None };
+        let stopped: Vec<(i32, u64)> =
+            self.slots.iter().filter_map(|(partition, slot)| Some((*partition, epoch_of(slot)?))).collect();
+        if stopped.is_empty() {
+            return;
+        }
+        let keys: Vec<Keys> = stopped.iter().map(|(partition, _)| self.parts.target.keys(*partition)).collect();
+        let Ok(metas) = self.parts.store.metas(&keys.iter().collect::<Vec<_>>()) else { return };
+        for ((partition, epoch), meta) in stopped.into_iter().zip(metas) {
+            if meta.epoch != epoch {
+                self.slots.insert(partition, Slot::Waiting(Waiting::claimed_by_another(epoch)));
+            }
+        }
     }
 
     /// Does something with every open partition; one that gets into trouble is closed.
@@ -443,6 +470,10 @@ impl<T: Target> Worker<T> {
         let place = self.parts.place(partition);
         let (projection, topic) = (place.label, place.topic.clone());
         match trouble {
+            Trouble::Gone => {
+                let reason = "Redis has nothing of this partition any more: it was emptied, or the version was freed";
+                self.trouble(partition, Trouble::Again(reason.into()), again)
+            }
             Trouble::Kafka(error) => self.trouble(partition, Trouble::Again(format!("Kafka: {error}")), again),
             Trouble::Again(reason) => {
                 // An outage is told once, not for every attempt.
@@ -467,7 +498,7 @@ impl<T: Target> Worker<T> {
             Trouble::Stop(reason) => {
                 tracing::error!(projection, topic, partition, "this partition is no longer projected: {reason}");
                 board.stop(place, reason);
-                Slot::Stopped
+                Slot::Stopped(again.epoch)
             }
         }
     }

@@ -5,7 +5,8 @@ use redis::Script;
 /// Takes a partition over, when it may be had: gives it a new owner's epoch, and returns
 /// `[1, epoch, offset, topic_id, state, fold]`. Who still owns it by the epoch given gets that epoch again. The first claim
 /// ever marks the partition as `building`. Returns `[0]` when another projector has taken it over meanwhile, and `[-1]`
-/// while it is lent to a tool.
+/// while it is lent to a tool; `[-2]` when the caller had it and nothing is there any more: Redis was emptied, or the
+/// version was freed, and then it must not come back.
 ///
 /// An epoch is Redis' time in microseconds, or one more than the last where that is not more. So it is never one that
 /// somebody may still hold, also in a Redis that came back from an older dump or a replica that had not all: there a
@@ -28,6 +29,7 @@ pub fn claim() -> Script {
         local time = redis.call('TIME')
         local now = time[1] * 1000000 + time[2]
         if have[5] and tonumber(have[5]) > now then return {-1} end
+        if ARGV[1] ~= '' and not have[1] then return {-2} end
         if ARGV[1] ~= '' and stored > tonumber(ARGV[1]) and have[6] ~= ARGV[1] then return {0} end
         -- Below 2^53, so Lua's numbers hold it exactly; but they would be written with an exponent.
         local epoch = string.format('%.0f', math.max(stored + 1, now))

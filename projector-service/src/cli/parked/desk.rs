@@ -172,8 +172,9 @@ impl<T: Parking> Work for Desk<T> {
         &mut self,
         partition: i32,
         ids: BTreeSet<String>,
+        at_a_time: usize,
     ) -> Result<std::collections::BTreeMap<String, Replayed>, Error> {
-        replay::replay(self, partition, ids)
+        replay::replay(self, partition, ids, at_a_time)
     }
 
     fn discard(&mut self, partition: i32, id: &str) -> Result<Parked, Error> {

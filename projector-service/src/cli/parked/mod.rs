@@ -78,6 +78,9 @@ enum What {
         projection: String,
         #[command(flatten)]
         which: Which,
+        /// Events in memory at a time
+        #[arg(long, hide = true, default_value_t = 20_000)]
+        at_a_time: usize,
         #[command(flatten)]
         views: ViewSettings,
         #[command(flatten)]
@@ -176,11 +179,11 @@ fn work(what: What, runtime: &Handle) -> Result<usize, Error> {
             }
             Ok(0)
         }
-        What::Replay { projection, which, views, tool } => {
+        What::Replay { projection, which, at_a_time, views, tool } => {
             let mut desk = desk_of(&projection, &tool, Some(&views), runtime)?;
             let mut left = 0;
             for (partition, ids) in desk.places((!which.all).then_some(&which.id))? {
-                for (id, replayed) in desk.replay(partition, ids)? {
+                for (id, replayed) in desk.replay(partition, ids, at_a_time)? {
                     left += usize::from(replayed.left.is_some());
                     print::replayed(&id, &replayed)?;
                 }
@@ -251,7 +254,12 @@ trait Work {
     /// Hands over the events that wait.
     fn show(&mut self, partition: i32, id: &str, each: &mut dyn FnMut(Event) -> io::Result<()>) -> Result<(), Error>;
     /// Applies what waits.
-    fn replay(&mut self, partition: i32, ids: BTreeSet<String>) -> Result<BTreeMap<String, Replayed>, Error>;
+    fn replay(
+        &mut self,
+        partition: i32,
+        ids: BTreeSet<String>,
+        at_a_time: usize,
+    ) -> Result<BTreeMap<String, Replayed>, Error>;
     /// Does without what waits.
     fn discard(&mut self, partition: i32, id: &str) -> Result<Parked, Error>;
 }

@@ -29,8 +29,6 @@ use crate::{
     target::At,
 };
 
-/// Events in memory at a time.
-const ROUND: usize = 20_000;
 /// Events in one script call.
 const BATCH: usize = 512;
 
@@ -41,11 +39,12 @@ pub fn replay<T: Parking>(
     desk: &mut Desk<T>,
     partition: i32,
     mut ids: BTreeSet<String>,
+    at_a_time: usize,
 ) -> Result<BTreeMap<String, Replayed>, Error> {
     let mut replayed: BTreeMap<String, Replayed> = BTreeMap::new();
     desk.check_topic(partition)?;
     while !ids.is_empty() {
-        let round = round(desk, partition, &ids)?;
+        let round = round(desk, partition, &ids, at_a_time)?;
         ids.clear();
         for (id, Round { done, left, whole }) in round {
             if !whole {
@@ -70,6 +69,7 @@ fn round<T: Parking>(
     desk: &mut Desk<T>,
     partition: i32,
     ids: &BTreeSet<String>,
+    at_a_time: usize,
 ) -> Result<BTreeMap<String, Round>, Error> {
     let keys = desk.events.keys(partition);
     let before: BTreeMap<String, Parked> =
@@ -86,7 +86,7 @@ fn round<T: Parking>(
         if before.get(&at.item.id).is_some_and(|parked| parked.offset <= at.offset) {
             items.push(at);
         }
-        Ok(if items.len() < ROUND { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+        Ok(if items.len() < at_a_time { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
     };
     reader.read_to(checkpoint, ids, &mut take)?;
 
@@ -110,11 +110,14 @@ fn round<T: Parking>(
     // Counts only rise while an aggregate waits at its offset: all else is another tool's doing.
     let mut waiting: BTreeMap<String, Parked> = BTreeMap::new();
     for (id, parked) in &before {
-        match T::parked(&mut memory).remove(id) {
-            Some(now) if now.offset == parked.offset => drop(waiting.insert(id.clone(), now)),
+        let now = match T::parked(&mut memory).remove(id) {
+            Some(now) if now.offset == parked.offset => now,
             _ => return Err(Error::Loan(keys.meta(), crate::loan::Error::Busy)),
-        }
-        if whole && rounds.get(id).is_none_or(|round| round.done == 0) {
+        };
+        let waits = now.count > 0;
+        waiting.insert(id.clone(), now);
+        // After a round that took the last of them without knowing it, none is left.
+        if whole && waits && rounds.get(id).is_none_or(|round| round.done == 0) {
             return Err(Error::NotThere(format!("the events of {id:?} that wait are not in the log")));
         }
     }
@@ -152,7 +155,7 @@ fn settle(
             Some(again) => {
                 round.done -= again.count;
                 round.whole = true;
-                Some(Parked { count: again.count + unread, ..again })
+                Some(Parked { count: again.count + unread, discarded: before.discarded, ..again })
             }
             None if round.whole => None,
             None => Some(Parked { offset: before.offset.max(position), count: unread, ..before.clone() }),

@@ -67,7 +67,7 @@ impl Rebuild {
         let owned = loop {
             match store.claim(keys, None)? {
                 Claim::Granted(meta) => break meta,
-                Claim::Lent | Claim::OtherOwner => std::thread::sleep(PAUSE),
+                Claim::Lent | Claim::OtherOwner | Claim::Gone => std::thread::sleep(PAUSE),
             }
         };
         // Not `live` any more from here on.
