@@ -231,7 +231,7 @@ impl Crew {
         for post in posts {
             let wanted: Vec<u32> = match post.projection.map(|name| store.versions(means.names.redis_prefix(), name)) {
                 None => vec![versions::FIRST],
-                Some(Ok(versions)) => versions.following().collect(),
+                Some(Ok(versions)) => versions.projected().collect(),
                 Some(Err(error)) => {
                     // Those at work go on.
                     tracing::debug!(post.projection, "{error}");

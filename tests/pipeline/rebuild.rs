@@ -316,3 +316,54 @@ fn g07_a_half_freed_version_is_never_taken_for_complete_even_when_the_list_of_ve
     eventually("projector without trouble", || services.projector.ready());
     deployment.verify();
 }
+
+#[test]
+fn g10_a_version_that_is_wrong_or_parks_more_does_not_answer() {
+    let mut services = Services::start(Deployment::new());
+    let id = services.open("Ada");
+    let token = services.deposit(&id, 1).token();
+    services.view_after(&id, &token);
+    let (deployment, mut redis) = (services.deployment.clone(), services.deployment.redis());
+    let partition = deployment.partition_of(&id);
+    let key = |kind: &str| deployment.view_key(partition, kind).replace(".v1:", ".v2:");
+    let versions = format!("{{{}.bank-accounts}}:versions", deployment.prefix);
+    let run = |flags: &[&str]| deployment.run_projector_tool(&[&["rebuild", "bank-accounts"], flags].concat());
+
+    // Nobody projects: it is filled, says what it waits for, and is killed while it does.
+    services.projector.terminate();
+    let log = millrace_tests::Stack::shared().log(&format!("{}-waiting", deployment.prefix));
+    let mut program = command(binary("projector-service"));
+    program.args(["rebuild", "bank-accounts"]).envs(&deployment.env);
+    let mut waiting = Process::start(&program, &log);
+    eventually("word of what it waits for", || match std::fs::read_to_string(&log) {
+        Ok(said) if said.contains("for a projector-service of this release") => Ok(()),
+        said => Err(format!("{said:?}")),
+    });
+    waiting.end(Signal::SIGKILL, Duration::from_secs(10));
+    let parked = r#"{"offset":0,"count":1,"reason":"planted","discarded":false}"#;
+    redis.run::<()>("HSET", &[key("parked"), "acc-planted".into(), parked.into()]);
+    services.projector.start_again();
+
+    let ran = run(&[]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(ran.errors.contains("acc-planted") && ran.errors.contains("--allow-parked"), "{ran:?}");
+    let view: String = redis.run("GET", &[key(&format!("view:{id}"))]);
+    let spoiled = view.replace(r#""balance_minor":1"#, r#""balance_minor":2"#);
+    assert_ne!(view, spoiled);
+    redis.run::<()>("SET", &[key(&format!("view:{id}")), spoiled]);
+    let ran = run(&["--allow-parked"]);
+    assert_eq!((ran.code, ran.json_lines().len()), (Some(1), 1), "{ran:?}");
+    assert_eq!(ran.json_lines()[0]["id"], id);
+    assert_eq!(redis.run::<String>("HGET", &[versions.as_str(), "2"]), "refused");
+
+    // It is not taken again, and not rolled back to.
+    for flags in [&["--allow-parked"][..], &["--rollback"]] {
+        let ran = run(flags);
+        assert_eq!(ran.code, Some(2), "{flags:?}: {ran:?}");
+    }
+    assert_eq!(projection(&services)["version"], 1);
+    rebuild(&deployment, &["--drop-old"]);
+    rebuild(&deployment, &[]);
+    let token = services.deposit(&id, 1).token();
+    assert_eq!(services.view_after(&id, &token)["balance_minor"], 2);
+}

@@ -22,6 +22,8 @@ pub enum State {
     Filling,
     /// The projectors follow the log with it.
     Following,
+    /// As that, but it was found to be wrong, so it is not to answer.
+    Refused,
     /// Its keys are being deleted.
     Dropping,
 }
@@ -32,6 +34,7 @@ impl State {
         match self {
             Self::Filling => "filling",
             Self::Following => "following",
+            Self::Refused => "refused",
             Self::Dropping => "dropping",
         }
     }
@@ -62,7 +65,7 @@ impl Versions {
                 ACTIVE => active = Some(number(&value)?),
                 PREVIOUS => previous = Some(number(&value)?),
                 _ => {
-                    let state = [State::Filling, State::Following, State::Dropping];
+                    let state = [State::Filling, State::Following, State::Refused, State::Dropping];
                     let state = state.into_iter().find(|state| state.name() == value).ok_or_else(unknown)?;
                     states.insert(number(&name)?, state);
                 }
@@ -75,8 +78,9 @@ impl Versions {
     }
 
     /// Those that the projectors keep up with the log.
-    pub fn following(&self) -> impl Iterator<Item = u32> + '_ {
-        self.states.iter().filter(|(_, state)| **state == State::Following).map(|(number, _)| *number)
+    pub fn projected(&self) -> impl Iterator<Item = u32> + '_ {
+        let projected = self.states.iter().filter(|(_, state)| matches!(state, State::Following | State::Refused));
+        projected.map(|(number, _)| *number)
     }
 }
 
@@ -126,17 +130,23 @@ mod tests {
     fn g10_without_a_list_the_first_version_is_active_and_followed() {
         let versions = read(&[]).unwrap();
         assert_eq!((versions.active, versions.previous), (1, None));
-        assert_eq!(versions.following().collect::<Vec<_>>(), [1]);
+        assert_eq!(versions.projected().collect::<Vec<_>>(), [1]);
     }
 
     #[test]
     fn g10_only_what_follows_is_projected() {
-        let versions =
-            read(&[("active", "2"), ("previous", "1"), ("1", "dropping"), ("2", "following"), ("3", "filling")]);
+        let versions = read(&[
+            ("active", "2"),
+            ("previous", "1"),
+            ("1", "dropping"),
+            ("2", "following"),
+            ("3", "filling"),
+            ("4", "refused"),
+        ]);
         let versions = versions.unwrap();
         assert_eq!((versions.active, versions.previous), (2, Some(1)));
-        assert_eq!(versions.following().collect::<Vec<_>>(), [2]);
-        assert_eq!(versions.states.len(), 3);
+        assert_eq!(versions.projected().collect::<Vec<_>>(), [2, 4]);
+        assert_eq!(versions.states.len(), 4);
     }
 
     #[test]

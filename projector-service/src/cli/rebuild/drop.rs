@@ -105,7 +105,7 @@ impl Rebuild {
         }
         step(store, keys, &owned, unlinked(rest))?;
         if strange {
-            self.sweep(store, keys, &owned)?;
+            self.sweep(store, keys, &owned, &mut || told(freed))?;
         }
         let script = Script::new(
             "if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return 0 end return redis.call('UNLINK', KEYS[1])",
@@ -116,7 +116,13 @@ impl Rebuild {
     }
 
     /// Looks through all of Redis for what is left of a partition.
-    fn sweep(&self, store: &mut Store, keys: &Keys, owned: &Meta) -> Result<(), Error> {
+    fn sweep(
+        &self,
+        store: &mut Store,
+        keys: &Keys,
+        owned: &Meta,
+        alive: &mut dyn FnMut() -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let mut cursor = 0u64;
         loop {
             let (next, found): (u64, Vec<String>) = store.ask(|redis| {
@@ -124,6 +130,7 @@ impl Rebuild {
             })?;
             let found = found.into_iter().filter(|key| *key != keys.meta()).collect();
             step(store, keys, owned, unlinked(found))?;
+            alive()?;
             if next == 0 {
                 return Ok(());
             }

@@ -8,7 +8,7 @@ use std::{
 
 use millrace_shared::{
     kafka::{Logged, watcher, watermarks},
-    views::Keys,
+    views::{Keys, versions::State},
 };
 use rdkafka::consumer::BaseConsumer;
 use serde_json::json;
@@ -87,7 +87,7 @@ impl Rebuild {
             fillers.push(self.filler(version)?);
         }
         let (begun, at_first) = (Instant::now(), log.read(&metas));
-        let mut told = begun;
+        let (mut told, mut looked) = (begun, begun);
         while metas.iter().any(|meta| !meta.live) {
             for filler in &mut fillers {
                 if let Some(partition) = filler.partition.take_if(|partition| metas[*partition].live) {
@@ -107,6 +107,13 @@ impl Rebuild {
                 Ok(read) => metas = read,
                 Err(store::Error::Again(reason)) => tracing::debug!("{reason}"),
                 Err(error) => return Err(error.into()),
+            }
+            if looked.elapsed() >= TELL {
+                looked = Instant::now();
+                match self.require(&mut store, version, State::Filling) {
+                    Err(Error::Store(store::Error::Again(reason))) => tracing::debug!("{reason}"),
+                    listed => listed?,
+                }
             }
             let (read, records) = (log.read(&metas), log.records());
             let seconds = begun.elapsed().as_secs_f64();

@@ -26,7 +26,7 @@ const CANNOT: u8 = 2;
 /// Flags of `rebuild`.
 #[derive(Args)]
 #[command(
-    after_help = "Exit status: 0 done; 1 the new version was built and found wrong, and is not answered from; 2 it can't be \
+    after_help = "Exit status: 0 done; 1 the new version is built, and does not answer since it was found wrong or parks more than the present one; 2 it can't be \
     done, or a setting is wrong.\n\nMay be ended at any time: run again it goes on where it was."
 )]
 pub struct Arguments {
@@ -53,6 +53,9 @@ pub struct Arguments {
     /// Aggregates compared with the log before the switch, about
     #[arg(long, default_value_t = 200, value_name = "COUNT")]
     sample: u32,
+    /// Switch over although aggregates are parked in the new version that are not in the present one
+    #[arg(long)]
+    allow_parked: bool,
     /// Parked aggregates of one partition before the rebuild stops
     #[arg(long, env = "MILLRACE_PARKED_MAX", default_value_t = 1_000, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     parked_max: u32,
@@ -86,6 +89,7 @@ pub struct Rebuild {
     means: Means,
     options: fill::Options,
     sample: u32,
+    allow_parked: bool,
 }
 
 /// Runs it.
@@ -143,7 +147,8 @@ fn work(arguments: Arguments, redis: redis::Client, registry: Registry, runtime:
         batch_records: arguments.batch_records as usize,
         batch_bytes: ((arguments.memory_mib as usize) << 20) / arguments.fillers as usize / fill::MEMORY_PER_BYTE,
     };
-    let rebuild = Rebuild { kind, means, options, sample: arguments.sample };
+    let (sample, allow_parked) = (arguments.sample, arguments.allow_parked);
+    let rebuild = Rebuild { kind, means, options, sample, allow_parked };
     if arguments.status {
         return rebuild.status().map(|()| true);
     }

@@ -35,12 +35,13 @@ const READ_LIMIT: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(50);
 
 /// What is to be done, and what came of it.
-#[derive(Debug)]
 pub struct Sample<'a> {
     /// Aggregates, about.
     pub wanted: usize,
     /// What came of it.
     pub found: &'a mut Found,
+    /// To be called often.
+    pub alive: &'a dyn Fn() -> Result<(), Error>,
 }
 
 /// What came of it.
@@ -64,7 +65,10 @@ pub fn sample<A: Aggregate>(
 ) -> Result<(), Error> {
     let codec = Codec::<A::Event>::datums().map_err(crate::app::Error::from)?;
     let events = means.events::<A>(version)?;
-    each(means, &events, sample, |keys, id, meta, event| compare::<A>(store, keys, &codec, id, meta, event))
+    let checkpoints = checkpoints(means, store, &events)?;
+    each(means, &events, &checkpoints, sample, |keys, id, meta, event| {
+        compare::<A>(store, keys, &codec, id, meta, event)
+    })
 }
 
 /// The same of a projection by another key: each aggregate must have got there.
@@ -74,7 +78,9 @@ pub fn grouped<G: Grouping>(
     version: u32,
     sample: &mut Sample<'_>,
 ) -> Result<(), Error> {
-    each(means, &means.groups::<G>(version)?, sample, |keys, id, meta, _| {
+    let groups = means.groups::<G>(version)?;
+    let checkpoints = checkpoints(means, store, &groups)?;
+    each(means, &groups, &checkpoints, sample, |keys, id, meta, _| {
         let parked: Option<String> = store.ask(|redis| redis::cmd("HGET").arg(keys.parked()).arg(id).query(redis))?;
         let member = store.fields(&keys.members(), &[id])?.pop().flatten();
         let member = member.and_then(|json| serde_json::from_slice::<Member<G::Member>>(&json).ok());
@@ -83,18 +89,27 @@ pub fn grouped<G: Grouping>(
     })
 }
 
+/// Up to where the partitions were projected before the log is read: what comes later need not be there yet.
+fn checkpoints<T: Target>(means: &Means, store: &mut Store, target: &T) -> Result<Vec<i64>, Error> {
+    let keys: Vec<Keys> = (0..means.partitions).map(|partition| target.keys(partition)).collect();
+    let metas = store.metas(&keys.iter().collect::<Vec<_>>())?;
+    Ok(metas.iter().map(|meta| meta.offset.unwrap_or(0)).collect())
+}
+
 /// Reads events at random places.
 fn each<E, T: Target<Item = Incoming<E>>>(
     means: &Means,
     target: &T,
+    checkpoints: &[i64],
     sample: &mut Sample<'_>,
     mut compare: impl FnMut(&Keys, &str, &EventMeta, &E) -> Result<Result<(), String>, Error>,
 ) -> Result<(), Error> {
     let watcher = watcher(&means.bootstrap, &means.instance)?;
     let mut reader = BulkReader::new(&reader_config(&means.bootstrap, &means.instance))?;
     let wanted = sample.wanted.div_ceil(means.partitions.max(1) as usize);
-    for partition in 0..means.partitions {
-        let (first, end) = watermarks(&watcher, target.topic(), partition)?;
+    for (partition, &end) in (0..).zip(checkpoints) {
+        (sample.alive)()?;
+        let (first, _) = watermarks(&watcher, target.topic(), partition)?;
         let place = first + somewhere((end - first - wanted as i64).max(1));
         if wanted == 0 || place >= end {
             continue;
@@ -104,7 +119,11 @@ fn each<E, T: Target<Item = Incoming<E>>>(
         let (begun, mut ended) = (Instant::now(), false);
         while !ended && read.len() < wanted && begun.elapsed() < READ_LIMIT {
             reader.read(POLL, |item| match item {
-                Item::Record(record) if record.partition() == partition => read.extend(target.read(&record)),
+                Item::Record(record) if record.partition() == partition && record.offset() >= place => {
+                    // What lies behind the checkpoint ends it as the log's end does.
+                    ended |= record.offset() >= end;
+                    read.extend(Some(record.offset()).filter(|at| *at < end).and_then(|_| target.read(&record).ok()));
+                }
                 Item::End { partition: of, .. } if of == partition => ended = true,
                 _ => {}
             })?;
@@ -113,6 +132,7 @@ fn each<E, T: Target<Item = Incoming<E>>>(
         let keys = target.keys(partition);
         let mut seen = BTreeSet::new();
         for incoming in read.into_iter().take(wanted) {
+            (sample.alive)()?;
             let Ok((meta, event)) = incoming.content else { continue };
             if !seen.insert(incoming.id.clone()) {
                 continue;

@@ -1,9 +1,12 @@
 //! The steps of a rebuild, and the list of versions that they are noted in.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use millrace_shared::{
-    kafka::{topics::Topic, watermarks},
+    kafka::{REQUEST_TIMEOUT, topic_id, topics::Topic, watermarks},
     views::{
         Keys,
         versions::{self, ACTIVE, PREVIOUS, State, Versions},
@@ -12,7 +15,7 @@ use millrace_shared::{
 use serde_json::json;
 
 use super::{Error, Rebuild, fill::metas, lock::Lock, sample};
-use crate::store::Store;
+use crate::store::{Meta, Store};
 
 /// Projectors look at the list of versions every second; after so long none has a version that is no longer listed, and
 /// no query is answered from one that is no longer active.
@@ -78,11 +81,12 @@ impl Rebuild {
             self.taken(&mut store, version, &filled, lock)?;
         }
         self.caught_up(&mut store, version, lock, None)?;
-        let found = self.sampled(&mut store, version)?;
+        let found = self.sampled(&mut store, version, lock)?;
         for line in &found.differences {
             println!("{line}");
         }
         if !found.differences.is_empty() {
+            self.change(&mut store, &[state(version, State::Following)], &[state(version, State::Refused)])?;
             eprintln!(
                 "version {version} of {name} is not what the log says, so it does not answer; it is kept up to date to be \
                  looked at, until --drop-old"
@@ -90,6 +94,11 @@ impl Rebuild {
             return Ok(false);
         }
         eprintln!("{} aggregates of version {version} are as the log says", found.compared);
+        if !self.parked_as_before(&mut store, version)? {
+            return Ok(false);
+        }
+        // The sample took its time.
+        self.caught_up(&mut store, version, lock, Some(PATIENCE))?;
         let old = self.activate(&mut store, version)?;
         eprintln!(
             "version {version} of {name} answers now; version {old} is kept up to date for --rollback, until --drop-old"
@@ -105,6 +114,9 @@ impl Rebuild {
             *number > versions.active && versions.previous != Some(*number)
         };
         let found = versions.states.iter().rev().find(|(number, state)| begun(number) && **state != State::Dropping);
+        if let Some((number, State::Refused)) = found {
+            return Err(Error::Refused(format!("version {number} was found wrong: free it with --drop-old first")));
+        }
         if let Some((number, _)) = found {
             let there = metas(store, &self.keys(*number))?;
             if there.iter().all(|meta| meta.fold.is_none_or(|fold| fold == self.kind.fold)) {
@@ -150,6 +162,46 @@ impl Rebuild {
         Ok(store.hash(&key)?.iter().any(|(name, _)| name == ACTIVE))
     }
 
+    /// Makes sure that a version is still listed as it was: Redis may have been emptied meanwhile.
+    pub fn require(&self, store: &mut Store, version: u32, state: State) -> Result<(), Error> {
+        match self.versions(store)?.states.get(&version) {
+            Some(there) if *there == state => Ok(()),
+            _ => Err(Error::Refused(format!(
+                "version {version} is no longer listed as {}: Redis was emptied, or somebody else has changed it; look \
+                 with --status",
+                state.name()
+            ))),
+        }
+    }
+
+    /// Says how many aggregates are parked in a version, and whether the switch may be made with them.
+    fn parked_as_before(&self, store: &mut Store, version: u32) -> Result<bool, Error> {
+        let active = self.versions(store)?.active;
+        let (mut count, mut new) = (0, Vec::new());
+        for (there, keys) in self.keys(active).into_iter().zip(self.keys(version)) {
+            let known: BTreeMap<String, String> = store.hash(&there.parked())?.into_iter().collect();
+            for (id, _) in store.hash(&keys.parked())? {
+                count += 1;
+                if !known.contains_key(&id) {
+                    new.push(id);
+                }
+            }
+        }
+        if count > 0 {
+            eprintln!("{count} aggregates are parked in version {version}");
+        }
+        if new.is_empty() || self.allow_parked {
+            return Ok(true);
+        }
+        new.truncate(10);
+        eprintln!(
+            "version {version} does not answer, since aggregates are parked in it that are not in version {active} ({}): \
+             mend the cause and rebuild after --drop-old, or run it again with --allow-parked",
+            new.join(", ")
+        );
+        Ok(false)
+    }
+
     /// Waits until projectors have taken over what was filled.
     fn taken(&self, store: &mut Store, version: u32, filled: &[u64], lock: &Lock) -> Result<(), Error> {
         let (begun, mut next) = (Instant::now(), TELL);
@@ -168,6 +220,7 @@ impl Rebuild {
                     begun.elapsed().as_secs_f64()
                 );
             }
+            self.require(store, version, State::Following)?;
             lock.renew(|| json!({"version": version, "state": "waiting for projectors"}))?;
             std::thread::sleep(PAUSE);
         }
@@ -177,6 +230,7 @@ impl Rebuild {
     fn caught_up(&self, store: &mut Store, version: u32, lock: &Lock, patience: Option<Duration>) -> Result<(), Error> {
         let (begun, mut told) = (Instant::now(), Instant::now());
         loop {
+            self.require(store, version, State::Following)?;
             let Some(behind) = self.behind(store, version)? else { return Ok(()) };
             let Behind { partitions, records } = behind;
             let text = format!("version {version} is {records} records behind the log, in partitions {partitions:?}");
@@ -197,9 +251,19 @@ impl Rebuild {
         let (topic, keys) = (self.topic(), self.keys(version));
         let ends = (0..self.means.partitions).map(|partition| watermarks(&watcher, &topic, partition));
         let ends: Vec<i64> = ends.map(|ends| Ok(ends?.1)).collect::<Result<_, Error>>()?;
+        let topic_id = topic_id(&watcher, &topic, REQUEST_TIMEOUT)?;
         let looked = Instant::now();
         loop {
             let metas = metas(store, &keys)?;
+            for (partition, meta) in (0..).zip(&metas) {
+                self.require_ours(version, partition, meta, &topic_id)?;
+                // Events that came since are no reason to wonder, but a log that has none of them is.
+                let offset = meta.offset.unwrap_or(0);
+                if offset > ends[partition as usize] && offset > watermarks(&watcher, &topic, partition)?.1 {
+                    let text = format!("partition {partition} of version {version} is beyond the end of the log");
+                    return Err(Error::Refused(text));
+                }
+            }
             let missing = |at: &usize| !metas[*at].live || metas[*at].offset.unwrap_or(0) < ends[*at];
             let partitions: Vec<usize> = (0..keys.len()).filter(missing).collect();
             if partitions.is_empty() {
@@ -213,9 +277,20 @@ impl Rebuild {
         }
     }
 
-    fn sampled(&self, store: &mut Store, version: u32) -> Result<sample::Found, Error> {
+    /// Views that another release folded, or that were made from another topic, don't answer.
+    fn require_ours(&self, version: u32, partition: i32, meta: &Meta, topic_id: &str) -> Result<(), Error> {
+        let fold = meta.fold.is_none_or(|fold| fold == self.kind.fold);
+        if fold && meta.topic_id.as_deref().is_none_or(|there| there == topic_id) {
+            return Ok(());
+        }
+        let why = if fold { "was made from another topic of this name" } else { "was folded by another release" };
+        Err(Error::Refused(format!("partition {partition} of version {version} {why}, so it is not kept up to date")))
+    }
+
+    fn sampled(&self, store: &mut Store, version: u32, lock: &Lock) -> Result<sample::Found, Error> {
         let mut found = sample::Found::default();
-        let mut sample = sample::Sample { wanted: self.sample as usize, found: &mut found };
+        let alive = || lock.renew(|| json!({"version": version, "state": "comparing with the log"}));
+        let mut sample = sample::Sample { wanted: self.sample as usize, found: &mut found, alive: &alive };
         (self.kind.sample)(&self.means, store, version, &mut sample)?;
         Ok(found)
     }
@@ -223,6 +298,9 @@ impl Rebuild {
     /// From now on a version answers. Returns the one that did.
     fn activate(&self, store: &mut Store, version: u32) -> Result<u32, Error> {
         let old = self.versions(store)?.active;
+        if old == version {
+            return Err(Error::Refused(format!("version {version} answers already: somebody else has switched")));
+        }
         let was = Field(ACTIVE.into(), old.to_string());
         let set = [Field(ACTIVE.into(), version.to_string()), Field(PREVIOUS.into(), old.to_string())];
         self.change(store, &[was, state(version, State::Following)], &set)?;
