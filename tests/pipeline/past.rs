@@ -103,6 +103,9 @@ fn g16_a_long_history_is_trimmed_and_what_is_kept_stays_right() {
     // A trimmed history is verified, too, and mended: a base that says the wrong thing, and one beyond all events.
     let deployment = &services.deployment;
     deployment.verify_all();
+    let verified = deployment.run_verify(&[]);
+    let again = verified.errors.lines().find(|line| line.contains("looked at again"));
+    assert!(again.is_some_and(|line| line.ends_with(" 0")), "it is read once: {}", verified.errors);
     for (id, field, value) in [(slow, "balance_minor", 1), (fast, "version", 9_999)] {
         let key = deployment.view_key(deployment.partition_of(id), &format!("base:{id}"));
         let base: String = deployment.redis().run("GET", &[&key]);

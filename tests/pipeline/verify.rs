@@ -1,6 +1,6 @@
 //! `projector-service verify`: views that equal the log pass, on a live system too; each planted fault is found and named.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, thread};
 
 use millrace_tests::{
     Deployment, Services, commands, eventually,
@@ -165,6 +165,17 @@ fn g07_each_planted_fault_is_found_named_and_repaired() {
     deployment.verify_all();
     let token = services.deposit(&ids[0], 1).token();
     assert_eq!(services.view_after(&ids[0], &token)["balance_minor"], 118);
+
+    // Two at once: a counter is mended once, and the slower one says so, or finds nothing any more.
+    deployment.verify_all();
+    spoiler.double_a_counter(&ids[6]);
+    thread::scope(|scope| {
+        for repair in [(); 2].map(|()| scope.spawn(|| deployment.run_verify(&["--repair"]))) {
+            let repaired = repair.join().expect("it ends");
+            assert!(matches!(repaired.code, Some(0 | 2)), "{}\n{}", repaired.output, repaired.errors);
+        }
+    });
+    deployment.verify_all();
 }
 
 #[test]

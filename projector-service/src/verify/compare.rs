@@ -96,8 +96,7 @@ pub fn same_history(expected: &History, found: Answer) -> bool {
     found.len() == expected.len() && found.iter().enumerate().all(same)
 }
 
-/// Whether an aggregate is as expected in all that was asked. One whose history was trimmed has to be folded with that in
-/// mind, and is not.
+/// Whether an aggregate is as expected in all that was asked. One whose history was trimmed further meanwhile is not.
 pub fn same<A: Aggregate>(keys: &Keys, ranks: &Ranks<View<A>>, expected: &Expected<View<A>>, found: &Found) -> bool {
     let parked_same = expected.parked == found.parked.as_ref().map(|parked| (parked.offset, parked.count));
     let history_same = match &expected.history {
@@ -114,7 +113,7 @@ pub fn same<A: Aggregate>(keys: &Keys, ranks: &Ranks<View<A>>, expected: &Expect
     let wanted = wanted_filters::<A>(keys, expected);
     let filters_same = wanted.iter().all(|key| found.filters.contains_key(key))
         && found.filters.iter().all(|(key, score)| *score == wanted.contains(key).then_some(0.0));
-    parked_same && found.base.is_none() && history_same && view_same && filters_same
+    parked_same && expected.same_base(found.base.as_deref()) && history_same && view_same && filters_same
 }
 
 /// The filter sets in which an aggregate must stand.

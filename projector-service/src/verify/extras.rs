@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use millrace_shared::{
     domain::{Aggregate, Projection},
+    fast_hash::FastMap,
     views::Keys,
 };
 use serde_json::Value;
@@ -13,7 +14,7 @@ use super::{
     compare::Differences,
     digest,
     fold::Expected,
-    found::{Ranks, ask},
+    found::{Ranks, ask, bases as bases_of},
     judge::{Judge, Suspect},
     partition::Share,
 };
@@ -94,24 +95,12 @@ impl<A: Aggregate> Judge<'_, A> {
     pub fn sweep(&mut self, mut facts: Facts) -> Result<(), Error> {
         facts.digests.sort_unstable();
         let mut found = Found::default();
-        // Prefixes and names have no character that means something in a pattern.
-        let tag = self.context.events.keys(0).view("");
-        let tag = tag.split_once(":0}").map_or("", |(tag, _)| tag).to_owned() + ":";
+        let tag = self.tag();
         let mut cursor = 0_u64;
         loop {
-            let (next, names): (u64, Vec<Vec<u8>>) = ask(&mut self.store, |redis| {
-                redis::cmd("SCAN")
-                    .arg(cursor)
-                    .arg("MATCH")
-                    .arg(format!("{tag}*"))
-                    .arg("COUNT")
-                    .arg(SCAN_COUNT)
-                    .query(redis)
-            })?;
-            for name in names {
-                self.look_at(&facts, &tag, &String::from_utf8_lossy(&name), &mut found)?;
+            for name in self.scan(&mut cursor, &format!("{tag}*"))? {
+                self.look_at(&facts, &tag, &name, &mut found)?;
             }
-            cursor = next;
             if cursor == 0 {
                 break;
             }
@@ -121,16 +110,64 @@ impl<A: Aggregate> Judge<'_, A> {
                 id: id.into(),
                 expected: Some(Expected::new(false, None)),
                 filters,
+                entries: 0,
                 untrimmed: false,
             };
             self.judge(partition, offset, unknown.into_iter().map(suspect).collect())?;
         }
         for (partition, misplaced) in found.misplaced {
-            let suspect =
-                |(id, filters): (String, _)| Suspect { id: id.into(), expected: None, filters, untrimmed: false };
+            let suspect = |(id, filters): (String, _)| Suspect {
+                id: id.into(),
+                expected: None,
+                filters,
+                entries: 0,
+                untrimmed: false,
+            };
             self.judge(partition, 0, misplaced.into_iter().map(suspect).collect())?;
         }
         Ok(())
+    }
+
+    /// Up to which versions histories have been trimmed.
+    pub fn bases(&mut self) -> Result<BTreeMap<i32, FastMap<String, u64>>, Error> {
+        let tag = self.tag();
+        let mut bases: BTreeMap<i32, FastMap<String, u64>> = BTreeMap::new();
+        let mut cursor = 0_u64;
+        loop {
+            // Cut to what it says: an owner's name may look like it as well.
+            let base = |name: &String| {
+                let (partition, kind) = name.strip_prefix(&tag)?.split_once("}:")?;
+                Some((partition.parse::<i32>().ok()?, kind.strip_prefix("base:")?.to_owned()))
+            };
+            let names = self.scan(&mut cursor, &format!("{tag}*:base:*"))?;
+            let (names, places): (Vec<_>, Vec<_>) =
+                names.into_iter().filter_map(|name| base(&name).map(|place| (name, place))).unzip();
+            if !names.is_empty() {
+                let versions = bases_of::<A::Projection>(&mut self.store, &names)?;
+                for ((partition, id), version) in places.into_iter().zip(versions) {
+                    bases.entry(partition).or_default().insert(id, version);
+                }
+            }
+            if cursor == 0 {
+                return Ok(bases);
+            }
+        }
+    }
+
+    /// What the keys of all partitions begin with.
+    fn tag(&self) -> String {
+        // Prefixes and names have no character that means something in a pattern.
+        let key = self.context.events.keys(0).view("");
+        key.split_once(":0}").map_or("", |(tag, _)| tag).to_owned() + ":"
+    }
+
+    /// Some of the keys that fit; the cursor is 0 after the last.
+    fn scan(&mut self, cursor: &mut u64, pattern: &str) -> Result<Vec<String>, Error> {
+        let (next, names): (u64, Vec<Vec<u8>>) = ask(&mut self.store, |redis| {
+            redis::cmd("SCAN").arg(*cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(SCAN_COUNT).query(redis)
+        })?;
+        *cursor = next;
+        Ok(names.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect())
     }
 
     fn look_at(&mut self, facts: &Facts, tag: &str, name: &str, found: &mut Found) -> Result<(), Error> {

@@ -3,10 +3,7 @@
 //! How an event changes a view and the counters is the projection's own fold, which defines it. Nothing else is shared
 //! with the code that writes batches, so that a fault of that code shows.
 
-use std::{
-    collections::BTreeMap,
-    panic::{AssertUnwindSafe, catch_unwind},
-};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use jiff::Timestamp;
 use millrace_shared::{
@@ -18,6 +15,8 @@ use millrace_shared::{
         history::{self, Base},
     },
 };
+
+use serde::Serialize;
 
 use super::digest;
 use crate::events::{Events, View};
@@ -72,12 +71,29 @@ impl<V> Expected<V> {
 
     /// Before its first event, when its history was trimmed up to this version. Only what follows is kept.
     pub fn behind(base_at: u64) -> Self {
-        Self { base_at, ..Self::new(true, None) }
+        Self::new(true, None).trimmed_at(base_at)
+    }
+
+    /// Whether a base in Redis is the expected one; none where none is.
+    pub fn same_base(&self, found: Option<&[u8]>) -> bool
+    where
+        V: Serialize,
+    {
+        match (&self.base, found) {
+            (Some(base), Some(found)) => serde_json::to_vec(base).is_ok_and(|base| base == found),
+            (None, None) => !self.lacks_its_base(),
+            _ => false,
+        }
     }
 
     /// Whether Redis says that the history was trimmed where there are no events.
     pub fn lacks_its_base(&self) -> bool {
         self.base_at > 0 && self.base.is_none()
+    }
+
+    /// The same when Redis says that its history was trimmed up to a version.
+    pub fn trimmed_at(self, base_at: u64) -> Self {
+        Self { base_at, ..self }
     }
 
     /// Redis says that it waits from an offset on.
@@ -96,31 +112,31 @@ pub struct Folded<V> {
     pub events: u64,
     /// Bytes of all this, about.
     pub bytes: usize,
-    whole: bool,
 }
 
 impl<V> Folded<V> {
-    /// Before the first event. `whole`: with the histories' entries.
-    pub fn new(whole: bool) -> Self {
-        Self { aggregates: FastMap::default(), counters: FastMap::default(), events: 0, bytes: 0, whole }
+    /// Before the first event.
+    pub fn new() -> Self {
+        Self { aggregates: FastMap::default(), counters: FastMap::default(), events: 0, bytes: 0 }
     }
 }
 
 /// What a record says.
 pub type Content<E> = Result<(EventMeta, E), String>;
 
-/// Folds one record. `content` is only asked for when it matters.
+/// Folds one record. `begin` says what is known of an aggregate before its first event, `content` is only asked for when it
+/// matters.
 pub fn fold<A: Aggregate, E>(
     folded: &mut Folded<View<A>>,
     events: &Events<A>,
-    claims: &BTreeMap<String, Parked>,
+    begin: impl FnOnce(&str) -> Expected<View<A>>,
     id: &str,
     offset: i64,
     content: impl FnOnce() -> Result<Content<A::Event>, E>,
 ) -> Result<(), E> {
     if !folded.aggregates.contains_key(id) {
         folded.bytes += OVERHEAD_BYTES + size_of::<Expected<View<A>>>() + 4 * id.len();
-        folded.aggregates.insert(id.into(), Expected::new(folded.whole, claims.get(id)));
+        folded.aggregates.insert(id.into(), begin(id));
     }
     let Some(expected) = folded.aggregates.get_mut(id) else { return Ok(()) };
     folded.events += 1;

@@ -1,12 +1,12 @@
 //! Judges aggregates that differ: they are read together with the checkpoint, and folded on up to there.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 
 use millrace_shared::{
     domain::{Aggregate, AggregateId},
     fast_hash::FastMap,
     kafka::{bulk::Record, source::Source},
-    views::{Keys, Parked},
+    views::Keys,
 };
 use std::{
     ops::ControlFlow,
@@ -50,6 +50,8 @@ pub struct Suspect<V> {
     pub expected: Option<Expected<V>>,
     /// The filter sets in which it may be.
     pub filters: BTreeSet<String>,
+    /// Entries of its history, about.
+    pub entries: usize,
     /// Its events don't go as far as Redis says that its history was trimmed.
     pub untrimmed: bool,
 }
@@ -69,12 +71,14 @@ impl<A: Aggregate> Judge<'_, A> {
         let keys = self.context.events.keys(partition);
         let ranks = Ranks::new::<A::Projection>(&keys);
         let (known, mut unknown): (Vec<_>, Vec<_>) = suspects.into_iter().partition(|one| one.expected.is_some());
+        self.measure(&keys, &mut unknown)?;
         for group in groups(known) {
             for seen in self.look(partition, &keys, &ranks, offset, group)? {
                 if !same::<A>(&keys, &ranks, &seen.expected, &seen.found) {
                     let mut filters = seen.filters;
                     filters.extend(wanted_filters::<A>(&keys, &seen.expected));
-                    unknown.push(Suspect { id: seen.id, expected: None, filters, untrimmed: false });
+                    let entries = seen.expected.history.len().max(seen.found.history.len());
+                    unknown.push(Suspect { id: seen.id, expected: None, filters, entries, untrimmed: false });
                 }
             }
         }
@@ -86,7 +90,8 @@ impl<A: Aggregate> Judge<'_, A> {
                     let untrimmed = seen.expected.lacks_its_base();
                     if untrimmed || !wanted.is_subset(&seen.filters) {
                         let filters = &seen.filters | &wanted;
-                        moved.push(Suspect { id: seen.id, expected: None, filters, untrimmed });
+                        let entries = seen.expected.history.len().max(seen.found.history.len());
+                        moved.push(Suspect { id: seen.id, expected: None, filters, entries, untrimmed });
                         continue;
                     }
                     let codec = self.context.events.codec();
@@ -101,6 +106,16 @@ impl<A: Aggregate> Judge<'_, A> {
             unknown = moved;
         }
         Err(Error::Damaged(format!("an aggregate of partition {partition} never stays in its filter sets")))
+    }
+
+    /// Asks how long histories are.
+    pub fn measure(&mut self, keys: &Keys, suspects: &mut [Suspect<View<A>>]) -> Result<(), Error> {
+        for some in suspects.chunks_mut(AT_ONCE) {
+            let names: Vec<_> = some.iter().map(|suspect| keys.history(&suspect.id)).collect();
+            let lengths = found::lengths(&mut self.store, &names)?;
+            some.iter_mut().zip(lengths).for_each(|(suspect, length)| suspect.entries = length);
+        }
+        Ok(())
     }
 
     /// Reads suspects together with the checkpoint, and folds their events from `from` on up to there.
@@ -152,9 +167,9 @@ impl<A: Aggregate> Judge<'_, A> {
         range: (i64, i64),
     ) -> Result<FastMap<Box<str>, Expected<View<A>>>, Error> {
         let ids: BTreeSet<Vec<u8>> = aggregates.keys().map(|id| id.as_bytes().to_vec()).collect();
-        let mut folded = Folded::new(false);
+        let mut folded = Folded::new();
         folded.aggregates = aggregates;
-        self.fold(&mut folded, partition, range, &BTreeMap::new(), |id| ids.contains(id), usize::MAX)?;
+        self.fold(&mut folded, partition, range, |_| Expected::behind(0), |id| ids.contains(id), usize::MAX)?;
         Ok(folded.aggregates)
     }
 
@@ -164,7 +179,7 @@ impl<A: Aggregate> Judge<'_, A> {
         folded: &mut Folded<View<A>>,
         partition: i32,
         range: (i64, i64),
-        claims: &BTreeMap<String, Parked>,
+        begin: impl Fn(&str) -> Expected<View<A>>,
         wanted: impl Fn(&[u8]) -> bool,
         max_bytes: usize,
     ) -> Result<bool, Error> {
@@ -177,7 +192,7 @@ impl<A: Aggregate> Judge<'_, A> {
             if !wanted(name.as_bytes()) {
                 return Ok(ControlFlow::Continue(()));
             }
-            fold::fold(folded, events, claims, name, record.offset(), || match &id {
+            fold::fold(folded, events, &begin, name, record.offset(), || match &id {
                 Ok(id) => content(events, id, record),
                 Err(reason) => Ok(Err(reason.clone())),
             })?;
@@ -208,7 +223,7 @@ pub fn groups<V>(suspects: Vec<Suspect<V>>) -> Vec<Vec<Suspect<V>>> {
     let mut groups: Vec<Vec<Suspect<V>>> = Vec::new();
     let mut entries = usize::MAX;
     for suspect in suspects {
-        let own = suspect.expected.as_ref().map_or(ENTRIES_AT_ONCE / AT_ONCE, |expected| expected.history.len());
+        let own = suspect.expected.as_ref().map_or(suspect.entries, |expected| expected.history.len());
         match groups.last_mut() {
             Some(group) if group.len() < AT_ONCE && entries + own <= ENTRIES_AT_ONCE => {
                 entries += own;

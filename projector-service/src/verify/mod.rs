@@ -24,7 +24,7 @@ pub use repair::Repaired;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicI32, Ordering},
     },
     thread,
@@ -34,6 +34,7 @@ use std::{
 use millrace_shared::{
     codec::Codec,
     domain::{Aggregate, Projection, Visitor, visit_all},
+    fast_hash::FastMap,
     kafka::{
         REQUEST_TIMEOUT,
         source::{self, Progress, Source},
@@ -59,6 +60,8 @@ use judge::Judge;
 
 /// Threads at most: Redis is one, and the broker works as well.
 const MAX_THREADS: usize = 4;
+/// Differences that are remembered, so as not to be told again, and wrong aggregates of a partition, to be repaired.
+const MAX_REMEMBERED: usize = 100_000;
 /// Under this name the brokers know us.
 const CLIENT_ID: &str = "millrace-verify";
 
@@ -111,6 +114,11 @@ pub enum Error {
     /// What is wrong can't be rewritten.
     #[error("{0}")]
     Loan(#[from] loan::Error),
+    /// Somebody else was faster.
+    #[error(
+        "the counters of partition {0} were mended, or Redis lost writes, since they were found wrong; verify again"
+    )]
+    Changed(i32),
     /// A thread could not go on.
     #[error("a thread of the verification panicked")]
     Panicked,
@@ -161,7 +169,7 @@ pub struct Summary {
     /// Aggregates that are wrong, by partition, with the filter sets that they may be in.
     pub wrong: BTreeMap<i32, Suspects>,
     /// Wrong counters by partition.
-    pub counters: BTreeMap<i32, BTreeMap<String, Correction>>,
+    pub counters: BTreeMap<i32, Corrections>,
 }
 
 /// How a counter is to be mended.
@@ -171,6 +179,21 @@ pub struct Correction {
     pub by: i128,
     /// Whether events have counted it at all.
     pub counted: bool,
+}
+
+/// How the counters of a partition are to be mended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Corrections {
+    /// How often they had been mended, and the checkpoint then.
+    since: (Option<u64>, Option<i64>),
+    /// Those that are wrong.
+    pub all: BTreeMap<String, Correction>,
+}
+
+impl Corrections {
+    fn since(captured: &found::Captured) -> Self {
+        Self { since: (captured.mended, captured.offset), all: BTreeMap::new() }
+    }
 }
 
 /// Ids, each with the filter sets in which it is or may be.
@@ -229,6 +252,7 @@ impl Verify {
             tell,
             report: Mutex::new(Report { summary: Summary::default(), told: BTreeSet::new() }),
             facts: Mutex::new(Facts::default()),
+            bases: OnceLock::new(),
         };
         let verified = context.run();
         progress.finish();
@@ -250,6 +274,8 @@ struct Context<'a, A: Aggregate> {
     threads: usize,
     report: Mutex<Report>,
     facts: Mutex<Facts>,
+    /// By partition: up to which version histories had been trimmed when it began.
+    bases: OnceLock<BTreeMap<i32, FastMap<String, u64>>>,
 }
 
 struct Report {
@@ -263,6 +289,9 @@ type Place = (i32, Option<String>, Kind, String, Option<String>);
 
 impl<A: Aggregate> Context<'_, A> {
     fn run(&self) -> Result<(), Error> {
+        // Before any checkpoint is taken: the events up to there go as far.
+        let bases = self.judge()?.bases()?;
+        self.bases.get_or_init(|| bases);
         let next = AtomicI32::new(0);
         let work = || {
             let mut judge = self.judge()?;
@@ -315,11 +344,15 @@ impl<A: Aggregate> Context<'_, A> {
         for difference in differences {
             let Difference { partition, id, kind, key, field, .. } = &difference;
             let place = (*partition, id.clone(), *kind, key.clone(), field.clone());
-            if let Some(id) = id {
-                let wrong = report.summary.wrong.entry(*partition).or_default().entry(id.clone()).or_default();
+            let wrong = report.summary.wrong.entry(*partition).or_default();
+            if let Some(id) = id
+                && (wrong.len() < MAX_REMEMBERED || wrong.contains_key(id))
+            {
+                let wrong = wrong.entry(id.clone()).or_default();
                 wrong.extend(filters.iter().cloned());
             }
-            if report.told.insert(place) {
+            // Beyond the limit one may be told twice.
+            if report.told.len() >= MAX_REMEMBERED || report.told.insert(place) {
                 *report.summary.found.entry(difference.kind).or_default() += 1;
                 self.progress.suspend(|| (self.tell)(&difference));
             }

@@ -9,7 +9,7 @@ use millrace_shared::{
 use serde_json::Value;
 
 use super::{
-    Correction, Error,
+    Correction, Corrections, Error,
     compare::{self, Differences},
     digest,
     extras::Region,
@@ -143,9 +143,14 @@ impl<A: Aggregate> Judge<'_, A> {
         offset: i64,
         captured: &Captured,
     ) -> Result<Option<Folded<View<A>>>, Error> {
-        let mut folded = Folded::new(false);
+        let mut folded = Folded::new();
+        let bases = self.context.bases.get().and_then(|bases| bases.get(&partition));
+        let begin = |id: &str| {
+            let base_at = bases.and_then(|bases| bases.get(id)).copied().unwrap_or_default();
+            Expected::new(false, captured.parked.get(id)).trimmed_at(base_at)
+        };
         let limit = if share.half().is_some() { self.context.fold_bytes() } else { usize::MAX };
-        let complete = self.fold(&mut folded, partition, (0, offset), &captured.parked, |id| share.has(id), limit)?;
+        let complete = self.fold(&mut folded, partition, (0, offset), begin, |id| share.has(id), limit)?;
         Ok(complete.then_some(folded))
     }
 
@@ -180,7 +185,8 @@ impl<A: Aggregate> Judge<'_, A> {
                 let by = number(expected.as_deref()) - number(found.as_deref());
                 let correction = Correction { by, counted: expected.is_some() };
                 let counters = &mut self.context.report().summary.counters;
-                counters.entry(partition).or_default().insert(name.clone(), correction);
+                let of_partition = counters.entry(partition).or_insert_with(|| Corrections::since(captured));
+                of_partition.all.insert(name.clone(), correction);
             }
             all.compare(&keys.counters(), Some(name), text(expected), text(found));
         }
@@ -235,7 +241,7 @@ impl<A: Aggregate> Judge<'_, A> {
             let differing = group.into_iter().zip(same).filter(|(_, same)| !same);
             suspects.extend(differing.map(|((id, expected), _)| {
                 let filters = compare::wanted_filters::<A>(keys, &expected);
-                Suspect { id, expected: Some(expected), filters, untrimmed: false }
+                Suspect { id, expected: Some(expected), filters, entries: 0, untrimmed: false }
             }));
         }
         Ok(suspects)

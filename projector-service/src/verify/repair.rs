@@ -9,11 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use millrace_shared::{
     domain::Aggregate,
     fast_hash::FastMap,
-    views::{Keys, Parked},
+    views::{Keys, Parked, meta},
 };
 
 use super::{
-    Context, Correction, Error, Summary,
+    Context, Correction, Corrections, Error, Summary,
     compare::wanted_filters,
     fold::{Expected, History},
     found::{self, Found, Ranks},
@@ -43,9 +43,12 @@ impl<A: Aggregate> Context<'_, A> {
                 id: id.as_str().into(),
                 expected: None,
                 filters: filters.clone(),
+                entries: 0,
                 untrimmed: false,
             };
-            for group in groups(wrong.iter().map(suspect).collect()) {
+            let mut suspects: Vec<_> = wrong.iter().map(suspect).collect();
+            judge.measure(&self.events.keys(partition), &mut suspects)?;
+            for group in groups(suspects) {
                 repaired.aggregates += judge.rewrite(partition, group)?;
             }
         }
@@ -116,13 +119,20 @@ impl<A: Aggregate> Judge<'_, A> {
     }
 
     /// Moves counters of a partition.
-    fn correct(&mut self, partition: i32, corrections: &BTreeMap<String, Correction>) -> Result<u64, Error> {
+    fn correct(&mut self, partition: i32, corrections: &Corrections) -> Result<u64, Error> {
         let keys = self.context.events.keys(partition);
         let mut lender = self.lender();
         let mut loan = Loan::take(&mut lender, keys.clone(), self.context.events.fold_version())?;
         let present: BTreeMap<String, String> = loan.store.hash(&keys.counters())?.into_iter().collect();
-        let mut commands = Vec::new();
-        for (name, Correction { by, counted }) in corrections {
+        // Another repair would have moved them already; an older Redis has others.
+        let meta: BTreeMap<String, String> = loan.store.hash(&keys.meta())?.into_iter().collect();
+        let mended = meta.get(meta::MENDED).and_then(|number| number.parse::<u64>().ok());
+        let (before, offset) = corrections.since;
+        if mended != before || Some(loan.checkpoint) < offset {
+            return Err(Error::Changed(partition));
+        }
+        let mut commands = vec![Command::new("HINCRBY", keys.meta()).with(meta::MENDED).with("1")];
+        for (name, Correction { by, counted }) in &corrections.all {
             let now = present.get(name).and_then(|value| value.parse::<i128>().ok()).unwrap_or_default() + by;
             commands.push(match now {
                 0 if !counted => Command::new("HDEL", keys.counters()).with(name.as_str()),
@@ -130,7 +140,7 @@ impl<A: Aggregate> Judge<'_, A> {
             });
         }
         loan.write(&commands)?;
-        Ok(corrections.len() as u64)
+        Ok(corrections.all.len() as u64)
     }
 }
 

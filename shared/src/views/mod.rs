@@ -5,7 +5,7 @@
 //!
 //! | key | type | holds |
 //! |---|---|---|
-//! | `{…}:meta` | hash | `offset` (next to read), `topic_id`, `epoch` (of the owner), `state` (`building`, `live`, `dropping`), `fold` (version of the code that folds), `born` (epoch when it was begun); while a tool has it `lent_until` (Redis' time in µs), `lent_from` (epoch of the owner before) |
+//! | `{…}:meta` | hash | `offset` (next to read), `topic_id`, `epoch` (of the owner), `state` (`building`, `live`, `dropping`), `fold` (version of the code that folds), `born` (epoch when it was begun), `mended` (how often a tool has mended the counters); while a tool has it `lent_until` (Redis' time in µs), `lent_from` (epoch of the owner before) |
 //! | `{…}:view:<id>` | string | the view as queries answer it, JSON |
 //! | `{…}:history:<id>` | list | packed events, oldest first ([`history`]); a long one begins behind its base |
 //! | `{…}:base:<id>` | string | where a history begins of which the oldest events were dropped: JSON [`history::Base`] |
@@ -51,6 +51,8 @@ pub mod meta {
     pub const FOLD: &str = "fold";
     /// Epoch at which the partition was begun: another one tells that everything was made anew meanwhile.
     pub const BORN: &str = "born";
+    /// How often a tool has mended the counters.
+    pub const MENDED: &str = "mended";
     /// Bytes of outcomes that are kept.
     pub const BYTES: &str = "bytes";
 }
