@@ -1,12 +1,12 @@
 //! Proves that the views equal the log, on a live system, or says where they don't.
 //!
 //! 1. Of each partition the checkpoint is taken together with the counters, the parkings and the sizes of the sorted sets, in
-//!    one transaction of Redis. The log is folded up to exactly there ([`fold`]), so that these must be equal to the letter.
-//! 2. Every view, index entry and history is then compared in large pipelines ([`found`]). One that differs may only have
+//!    one transaction of Redis. The log is folded up to exactly there (`fold`), so that these must be equal to the letter.
+//! 2. Every view, index entry and history is then compared in large pipelines (`found`). One that differs may only have
 //!    moved on; it is a *suspect*.
-//! 3. Suspects are judged ([`judge`]): an aggregate is read together with its checkpoint in one transaction, its events are folded
+//! 3. Suspects are judged (`judge`): an aggregate is read together with its checkpoint in one transaction, its events are folded
 //!    on up to there, and what differs now ([`compare`]) is wrong.
-//! 4. One scan of Redis' keys finds what the log does not justify ([`extras`]): views, histories and members of indexes.
+//! 4. One scan of Redis' keys finds what the log does not justify (`extras`): views, histories and members of indexes.
 //!
 //! Memory is bounded: when the aggregates of a partition need more than their share, it is folded in several passes, each
 //! over the ids whose digests begin with certain bits. Histories are kept as eight bytes an entry.
