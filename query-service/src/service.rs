@@ -56,18 +56,24 @@ impl Means {
         Editions::new(projection, self.names.clone(), self.partitions, self.store.clone(), self.feed.clone())
     }
 
-    /// There are no complete views; says how far they are.
-    pub async fn rebuilding(&self, projection: &str, topic: &str, edition: &Edition) -> Problem {
+    /// Of each partition whether it has caught up once, and its checkpoint.
+    pub async fn checkpoints(&self, edition: &Edition) -> Result<Vec<(bool, Option<i64>)>, Problem> {
         let mut pipe = redis::pipe();
         for keys in &edition.keys {
             pipe.cmd("HMGET").arg(keys.meta()).arg(&[meta::STATE, meta::OFFSET]);
         }
-        let metas: Vec<(Option<String>, Option<i64>)> = match self.store.ask(&pipe).await {
-            Ok(metas) => metas,
+        let metas: Vec<(Option<String>, Option<i64>)> = self.store.ask(&pipe).await?;
+        Ok(metas.into_iter().map(|(state, offset)| (state.as_deref() == Some(meta::LIVE), offset)).collect())
+    }
+
+    /// There are no complete views; says how far they are.
+    pub async fn rebuilding(&self, projection: &str, topic: &str, edition: &Edition) -> Problem {
+        let checkpoints = match self.checkpoints(edition).await {
+            Ok(checkpoints) => checkpoints,
             Err(problem) => return problem,
         };
-        let live = metas.iter().filter(|(state, _)| state.as_deref() == Some(meta::LIVE)).count();
-        let done: i64 = metas.iter().filter_map(|(_, offset)| *offset).sum();
+        let live = checkpoints.iter().filter(|(live, _)| *live).count();
+        let done: i64 = checkpoints.iter().filter_map(|(_, offset)| *offset).sum();
         let ends = self.ends.all().await;
         let all: Option<i64> =
             ends.map(|ends| ends.iter().filter(|((of, _), _)| of == topic).map(|(_, end)| end).sum());

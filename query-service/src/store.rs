@@ -80,6 +80,11 @@ impl Store {
     }
 }
 
+/// One answer among those of a pipe whose commands answer in different forms.
+pub fn decoded<T: FromRedisValue>(value: &redis::Value) -> Result<T, Problem> {
+    redis::from_redis_value(value.clone()).map_err(|error| http::internal(&format_args!("Redis: {error}")))
+}
+
 fn problem(error: &RedisError) -> Problem {
     if is_passing(error) {
         tracing::debug!("Redis: {error}");

@@ -82,9 +82,9 @@ pub struct IntakeSettings {
     pub partitions: i32,
     /// How long outcomes are remembered.
     pub window: Duration,
-    /// Bytes of remembered answers of a partition, and whether the oldest are forgotten there.
+    /// Bytes of answers that a partition remembers, at most, about.
     pub answers_bytes: u64,
-    /// See there.
+    /// Whether the oldest answers are forgotten then; else commands wait until they expire.
     pub answers_forget: bool,
     /// Local stores.
     pub store: Option<StoreSettings>,

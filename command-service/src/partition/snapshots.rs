@@ -6,10 +6,7 @@
 //! then on lies at that offset or beyond: it is read again after a restart, unless the snapshot's own sequence covers
 //! it. So portions may take their time, and commands go on between them.
 
-use std::{
-    collections::HashSet,
-    panic::{AssertUnwindSafe, catch_unwind},
-};
+use std::collections::HashSet;
 
 use jiff::Timestamp;
 use millrace_shared::{
@@ -21,7 +18,7 @@ use millrace_shared::{
 };
 
 use super::{
-    Entry, Partition, RestoreError, Stored,
+    Entry, Partition, RestoreError, Stored, caught,
     kept::{Kept, Unused, from_snapshot, to_store},
 };
 use crate::{
@@ -143,8 +140,7 @@ impl<A: Aggregate> Partition<A> {
                 let encoded = self.context.snapshots.encode(&A::Snapshot::from(&entry.state), &mut value);
                 encoded.map_err(|error| error.to_string())
             };
-            let encoded = catch_unwind(AssertUnwindSafe(encode)).unwrap_or_else(|_| Err("the domain panicked".into()));
-            let result = match encoded {
+            let result = match caught(encode) {
                 Ok(()) if value.len() > MAX_SNAPSHOT_BYTES => Err(format!("it has {} bytes", value.len())),
                 result => result,
             };
@@ -284,17 +280,13 @@ impl<A: Aggregate> Partition<A> {
     }
 
     /// # Errors
-    /// When it can't be written to the store.
+    /// When the state does not fit the store's schema.
     fn take_snapshot(&mut self, id: &str, kept: Kept<A::State>) -> Result<(), String> {
         let covered = kept.version;
         match &mut self.local {
             Some(local) => {
-                let encode = || {
-                    let kept = (&kept.state, kept.version, kept.last_time);
-                    to_store::<A>(&self.context.snapshots, kept, covered)
-                };
-                let encoded = catch_unwind(AssertUnwindSafe(encode));
-                local.read_snapshot(id, encoded.unwrap_or_else(|_| Err("the domain panicked".into()))?);
+                let kept = (&kept.state, kept.version, kept.last_time);
+                local.read_snapshot(id, caught(|| to_store::<A>(&self.context.snapshots, kept, covered))?);
             }
             None => {
                 let entry = Entry { covered, ..Entry::of(kept) };

@@ -24,6 +24,7 @@ use crate::{
     edition::{Edition, Editions},
     params::{After, Params},
     service::{Means, STATE, State, all_live, caveats, stale},
+    store::decoded,
 };
 
 /// No change is announced for a group: who waits looks so often.
@@ -76,13 +77,12 @@ impl<G: Grouping> Groups<G> {
             pipe.cmd("HMGET").arg(keys.meta()).arg(STATE);
         }
         let read: Vec<redis::Value> = self.means.store.ask(&pipe).await?;
-        let damaged = |error: redis::ParsingError| http::internal(&format_args!("Redis: {error}"));
         let (mut parts, mut states, mut parked) = (Vec::new(), Vec::<State>::new(), Vec::new());
         for (partition, of_partition) in read.chunks_exact(3).enumerate() {
-            let part: Option<String> = redis::from_redis_value(of_partition[0].clone()).map_err(damaged)?;
-            let waiting: Vec<String> = redis::from_redis_value(of_partition[1].clone()).map_err(damaged)?;
+            let part: Option<String> = decoded(&of_partition[0])?;
+            let waiting: Vec<String> = decoded(&of_partition[1])?;
             parked.extend(waiting.into_iter().map(|id| (partition, id)));
-            states.push(redis::from_redis_value(of_partition[2].clone()).map_err(damaged)?);
+            states.push(decoded(&of_partition[2])?);
             let part = part.map(|json| serde_json::from_str::<G::Part>(&json)).transpose();
             parts.extend(part.map_err(|error| http::internal(&format_args!("{} {key}: {error}", G::NAME)))?);
         }

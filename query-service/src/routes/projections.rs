@@ -25,6 +25,7 @@ use crate::{
     edition::Edition,
     params::Params,
     service::{Means, outcome_keys},
+    store::decoded,
 };
 
 /// Outcomes are kept in one form so far.
@@ -73,13 +74,17 @@ impl Described {
             },
         ]
     }
-}
 
-impl Described {
     /// A further projection.
     pub fn grouping<G: Grouping>(means: &Means) -> Self {
         let topic = means.names.topic(G::Aggregate::TYPE, Topic::Events);
         Self { name: G::NAME.to_owned(), topic, kept: Kept::Versioned(G::NAME) }
+    }
+
+    /// How many records lie behind a checkpoint, at most; `None` where Kafka can't be asked.
+    fn lag(&self, ends: Option<&Ends>, partition: usize, checkpoint: i64) -> Option<i64> {
+        let end = ends?.get(&(self.topic.clone(), partition as i32))?;
+        Some((end - checkpoint).max(0))
     }
 }
 
@@ -177,24 +182,12 @@ async fn behind(
     ends: Option<&Ends>,
     edition: &Edition,
 ) -> Result<(Option<i64>, usize), Problem> {
-    let mut pipe = redis::pipe();
-    for keys in &edition.keys {
-        pipe.cmd("HMGET").arg(keys.meta()).arg(&[meta::STATE, meta::OFFSET]);
-    }
-    let metas: Vec<(Option<String>, Option<i64>)> = means.store.ask(&pipe).await?;
-    let live = metas.iter().filter(|(state, _)| state.as_deref() == Some(meta::LIVE)).count();
-    let lag = |(partition, (_, offset)): (usize, &(Option<String>, Option<i64>))| {
-        let end = ends?.get(&(described.topic.clone(), partition as i32))?;
-        Some((end - offset.unwrap_or(0)).max(0))
+    let checkpoints = means.checkpoints(edition).await?;
+    let live = checkpoints.iter().filter(|(live, _)| *live).count();
+    let lag = |(partition, (_, checkpoint)): (usize, &(bool, Option<i64>))| {
+        described.lag(ends, partition, checkpoint.unwrap_or(0))
     };
-    Ok((metas.iter().enumerate().map(lag).sum(), live))
-}
-
-fn pair(values: &[redis::Value]) -> Result<Read, Problem> {
-    let damaged = |error: redis::ParsingError| http::internal(&format_args!("Redis: {error}"));
-    let meta = redis::from_redis_value(values[0].clone()).map_err(damaged)?;
-    let parked = redis::from_redis_value(values[1].clone()).map_err(damaged)?;
-    Ok((meta, parked))
+    Ok((checkpoints.iter().enumerate().map(lag).sum(), live))
 }
 
 async fn show(
@@ -209,13 +202,13 @@ async fn show(
         pipe.cmd("HGETALL").arg(keys.parked());
     }
     let flat: Vec<redis::Value> = means.store.ask(&pipe).await?;
+    let pair = |values: &[redis::Value]| Ok((decoded(&values[0])?, decoded(&values[1])?));
     let read = flat.chunks_exact(2).map(pair).collect::<Result<Vec<Read>, Problem>>()?;
     let live = read.iter().all(|((state, _), _)| state.as_deref() == Some(meta::LIVE));
     let (mut partitions, mut parked) = (Vec::new(), Vec::new());
     for (partition, ((_, checkpoint), waiting)) in read.into_iter().enumerate() {
         let at = checkpoint.unwrap_or(0);
-        let end = ends.and_then(|ends| ends.get(&(described.topic.clone(), partition as i32)));
-        let lag_records = end.map(|end| (end - at).max(0));
+        let lag_records = described.lag(ends, partition, at);
         let lag_seconds = lag_records.map(|lag| match lag {
             0 => 0.0,
             _ => means.ends.lag_seconds(&described.topic, partition as i32, at),

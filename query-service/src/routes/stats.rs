@@ -17,6 +17,7 @@ use crate::{
     edition::Edition,
     params::{After, Params},
     service::{STATE, Service, State, all_live, caveats},
+    store::decoded,
 };
 
 pub(super) async fn get<A: Aggregate>(
@@ -38,11 +39,10 @@ async fn stats<A: Aggregate>(service: &Service<A>, edition: &Edition, after: &Af
         pipe.cmd("HMGET").arg(keys.meta()).arg(STATE);
     }
     let read: Vec<redis::Value> = service.means.store.ask(&pipe).await?;
-    let damaged = |error: redis::ParsingError| http::internal(&format_args!("Redis: {error}"));
     let (mut parts, mut states): (Vec<BTreeMap<String, String>>, Vec<State>) = (Vec::new(), Vec::new());
     for pair in read.chunks_exact(2) {
-        parts.push(redis::from_redis_value(pair[0].clone()).map_err(damaged)?);
-        states.push(redis::from_redis_value(pair[1].clone()).map_err(damaged)?);
+        parts.push(decoded(&pair[0])?);
+        states.push(decoded(&pair[1])?);
     }
     if all_live(&states).is_none() {
         return Err(service.rebuilding(edition).await);

@@ -56,6 +56,14 @@ pub fn reader_config(bootstrap: &str, client_id: &str) -> ClientConfig {
     config
 }
 
+/// The same of a consumer that reads one topic after another, each to its end: a fetch that waits at the end of one holds up
+/// the next.
+pub fn successive_reader_config(bootstrap: &str, client_id: &str) -> ClientConfig {
+    let mut config = reader_config(bootstrap, client_id);
+    config.set("fetch.wait.max.ms", "10");
+    config
+}
+
 /// Puts librdkafka's log lines and errors into ours.
 #[derive(Clone, Copy, Debug)]
 pub struct Logged;

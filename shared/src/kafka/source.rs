@@ -10,7 +10,7 @@ use std::{
 use super::{
     Logged,
     bulk::{BulkReader, Item, Record},
-    reader_config, watcher, watermarks,
+    successive_reader_config, watcher, watermarks,
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rdkafka::{consumer::BaseConsumer, error::KafkaError, types::RDKafkaErrorCode};
@@ -47,10 +47,8 @@ pub struct Source<'a> {
 impl<'a> Source<'a> {
     /// Connects under a name, to read these topics.
     pub fn new(bootstrap: &str, client_id: &str, topics: &[&str], progress: &'a Progress) -> Result<Self, Error> {
-        let mut config = reader_config(bootstrap, client_id);
-        // One topic is read after another: a fetch that waits at the end of one holds up the next.
-        config.set("fetch.wait.max.ms", "10");
-        let (reader, watcher) = (BulkReader::new(&config)?, watcher(bootstrap, client_id)?);
+        let reader = BulkReader::new(&successive_reader_config(bootstrap, client_id))?;
+        let watcher = watcher(bootstrap, client_id)?;
         reader.meet(topics)?;
         Ok(Self { reader, watcher, progress })
     }

@@ -149,9 +149,22 @@ fn differences(topic: Topic, shape: &Shape, replicas: usize, have: &HashMap<&str
         Topic::Snapshots | Topic::DeadLetters => {}
     }
 
-    if topic == Topic::Commands && is("message.timestamp.type", "LogAppendTime") {
-        let why = "commands lose their own time stamps, by which their events are dated, and imports their past";
-        differs("message.timestamp.type", "CreateTime".into(), why, false);
+    if is("message.timestamp.type", "LogAppendTime") {
+        let mut differs = |why, breaks| differs("message.timestamp.type", "CreateTime".into(), why, breaks);
+        match topic {
+            Topic::Commands => {
+                differs(
+                    "commands lose their own time stamps, by which their events are dated, and imports their past",
+                    false,
+                );
+            }
+            Topic::Outcomes => {
+                let why = "a restart looks for the window's first answers by time stamps; by a broker's clock that is \
+                           behind it would miss some, and a repeated command would have a second effect";
+                differs(why, true);
+            }
+            Topic::Events | Topic::Snapshots | Topic::DeadLetters => {}
+        }
     }
     if number("message.timestamp.after.max.ms").is_some_and(|limit| limit < i64::MAX) {
         let why = "a partition would stop while a clock is set back by more than that";
@@ -224,6 +237,7 @@ mod tests {
             (Outcomes, "cleanup.policy", "compact", true),
             (Outcomes, "retention.ms", "3600000", true),
             (Outcomes, "retention.ms", "90000000", false),
+            (Outcomes, "message.timestamp.type", "LogAppendTime", true),
             (Outcomes, "message.timestamp.after.max.ms", "3600000", false),
             (DeadLetters, "cleanup.policy", "compact", true),
             (DeadLetters, "max.message.bytes", "1048588", false),

@@ -75,12 +75,14 @@ impl Topic {
                 ("retention.bytes", "-1".into()),
                 ("message.timestamp.type", "CreateTime".into()),
             ],
-            // The trimmer finds in the outcomes what was handled when, so they outlive the commands.
+            // The trimmer finds in the outcomes what was handled when, so they outlive the commands. A restore finds the
+            // beginning of the idempotency window by their time stamps, which therefore are their writers'.
             Self::Outcomes => {
                 vec![
                     ("cleanup.policy", "delete".into()),
                     keep(outcome_retention(shape)),
                     ("retention.bytes", "-1".into()),
+                    ("message.timestamp.type", "CreateTime".into()),
                 ]
             }
             Self::Snapshots => vec![("cleanup.policy", "compact".into())],

@@ -11,13 +11,14 @@ use millrace_shared::{
     domain::AggregateId,
     envelope::{EventMeta, rfc3339_micros},
     kafka::{
-        self, REQUEST_TIMEOUT,
+        Logged, REQUEST_TIMEOUT,
         source::{Progress, Source},
-        watcher,
+        topic_id, watermarks,
     },
     registry::Registry,
     snapshot::{CheckpointRecord, checkpoint_key},
 };
+use rdkafka::consumer::BaseConsumer;
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
@@ -35,7 +36,7 @@ use crate::{
 };
 
 /// A place that keeps states.
-pub struct Copy {
+pub struct Holder {
     /// `snapshot` or `store`.
     kind: &'static str,
     place: String,
@@ -54,6 +55,8 @@ pub struct Copy {
 pub struct Places<'a> {
     /// Brokers.
     pub bootstrap: &'a str,
+    /// Asks them.
+    pub watcher: &'a BaseConsumer<Logged>,
     /// Topic of events.
     pub events: &'a str,
     /// Topic of snapshots.
@@ -70,7 +73,7 @@ pub struct Places<'a> {
     pub runtime: &'a Handle,
 }
 
-impl Copy {
+impl Holder {
     fn new(kind: &'static str, place: String) -> Self {
         Self { kind, place, covers: None, kept: None, unused: None, least: 0, log: None }
     }
@@ -133,9 +136,9 @@ impl Copy {
 
 impl Places<'_> {
     /// Reads what is kept of an aggregate. To be called before the log's end is asked for: so the log has all of it.
-    pub fn find(&self, id: &AggregateId, fold: &dyn Fold) -> Result<Vec<Copy>, Error> {
-        let topic_id = kafka::topic_id(&watcher(self.bootstrap, CLIENT_ID)?, self.events, REQUEST_TIMEOUT)?;
-        let mut copies = vec![self.snapshot(id, fold, &topic_id)?];
+    pub fn find(&self, id: &AggregateId, fold: &dyn Fold) -> Result<Vec<Holder>, Error> {
+        let topic_id = topic_id(self.watcher, self.events, REQUEST_TIMEOUT)?;
+        let mut holders = vec![self.snapshot(id, fold, &topic_id)?];
         let (partition, partitions) = self.partition;
         let states = StatesOf {
             aggregate_type: self.aggregate_type.to_owned(),
@@ -150,16 +153,16 @@ impl Places<'_> {
             .map(|instance| instance.path().join(self.aggregate_type).join(format!("{partition}.redb")))
             .collect();
         paths.sort();
-        copies.extend(paths.iter().filter_map(|path| stored(path, id, fold, &states)));
-        Ok(copies)
+        holders.extend(paths.iter().filter_map(|path| stored(path, id, fold, &states)));
+        Ok(holders)
     }
 
-    fn snapshot(&self, id: &AggregateId, fold: &dyn Fold, topic_id: &str) -> Result<Copy, Error> {
+    fn snapshot(&self, id: &AggregateId, fold: &dyn Fold, topic_id: &str) -> Result<Holder, Error> {
         let (topic, partition) = (self.snapshots, self.partition.0);
         let checkpoints = Codec::<CheckpointRecord>::reading(self.registry.clone())
             .map_err(|error| Error::Registry(error.to_string()))?;
-        let mut copy = Copy::new("snapshot", format!("{topic}/{partition}"));
-        let (first, end) = kafka::watermarks(&watcher(self.bootstrap, CLIENT_ID)?, topic, partition)?;
+        let mut holder = Holder::new("snapshot", format!("{topic}/{partition}"));
+        let (first, end) = watermarks(self.watcher, topic, partition)?;
         let progress = Progress::new((end - first).unsigned_abs());
         let mut source = Source::new(self.bootstrap, CLIENT_ID, &[topic], &progress)?;
         let checkpoint = checkpoint_key(partition);
@@ -167,21 +170,15 @@ impl Places<'_> {
         let read = source.read(topic, partition, (first, end), |record| {
             if record.key() == Some(checkpoint.as_bytes()) {
                 let value = record.value().unwrap_or_default();
-                copy.covers = match checkpoints.decode(value, Foreign::Refuse, self.runtime) {
+                holder.covers = match checkpoints.decode(value, Foreign::Refuse, self.runtime) {
                     Ok(CheckpointRecord::Checkpoint(checkpoint)) if checkpoint.events_topic_id == topic_id => {
                         Some(checkpoint.offset)
                     }
                     _ => None,
                 };
             } else if record.key() == Some(id.as_str().as_bytes()) {
-                let stored = Stored {
-                    offset: record.offset(),
-                    key: record.key(),
-                    value: record.value(),
-                    headers: record.headers().collect(),
-                };
-                copy.place = format!("{topic}/{partition}/{}", record.offset());
-                (copy.kept, copy.unused) = match fold.snapshot(&stored, topic_id, self.runtime) {
+                holder.place = format!("{topic}/{partition}/{}", record.offset());
+                (holder.kept, holder.unused) = match fold.snapshot(&Stored::from(record), topic_id, self.runtime) {
                     Ok(kept) => (Some(kept), None),
                     Err(Unused::OtherTopic) => (None, Some("it is of an event topic that was deleted".to_owned())),
                     Err(Unused::Unreadable(reason)) => (None, Some(reason)),
@@ -192,30 +189,30 @@ impl Places<'_> {
         });
         progress.finish();
         read?;
-        Ok(copy)
+        Ok(holder)
     }
 }
 
-fn stored(path: &Path, id: &AggregateId, fold: &dyn Fold, states: &StatesOf) -> Option<Copy> {
-    let mut copy = Copy::new("store", path.display().to_string());
+fn stored(path: &Path, id: &AggregateId, fold: &dyn Fold, states: &StatesOf) -> Option<Holder> {
+    let mut holder = Holder::new("store", path.display().to_string());
     match glance(path, id.as_str()) {
         Ok(None) => return None,
-        Err(error) => copy.unused = Some(error.to_string()),
+        Err(error) => holder.unused = Some(error.to_string()),
         Ok(Some(found)) => {
-            copy.unused = states.differs_from(&found.identity);
-            copy.covers = found.checkpoint.map(|checkpoint| checkpoint.events_offset);
-            if copy.covers.is_some_and(|covers| covers < 0) {
-                copy.unused = Some("a restore has not filled it yet".to_owned());
+            holder.unused = states.differs_from(&found.identity);
+            holder.covers = found.checkpoint.map(|checkpoint| checkpoint.events_offset);
+            if holder.covers.is_some_and(|covers| covers < 0) {
+                holder.unused = Some("a restore has not filled it yet".to_owned());
             }
-            if copy.unused.is_none()
+            if holder.unused.is_none()
                 && let Some(bytes) = found.state
             {
-                copy.kept = fold.stored(&bytes);
-                if copy.kept.is_none() {
-                    copy.unused = Some("what it holds of the aggregate can't be read".to_owned());
+                holder.kept = fold.stored(&bytes);
+                if holder.kept.is_none() {
+                    holder.unused = Some("what it holds of the aggregate can't be read".to_owned());
                 }
             }
         }
     }
-    Some(copy)
+    Some(holder)
 }

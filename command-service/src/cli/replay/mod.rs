@@ -141,10 +141,12 @@ fn replay(arguments: &Arguments, mut fold: Box<dyn Fold>, registry: &Registry, r
     let topic = names.topic(&arguments.aggregate, Topic::Events);
     let key = arguments.id.as_str().as_bytes();
     let partition = partition_of(key, partitions);
-    let mut copies = Vec::new();
+    let watcher = watcher(bootstrap, CLIENT_ID)?;
+    let mut holders = Vec::new();
     if arguments.diff {
         let places = Places {
             bootstrap,
+            watcher: &watcher,
             events: &topic,
             snapshots: &names.topic(&arguments.aggregate, Topic::Snapshots),
             aggregate_type: &arguments.aggregate,
@@ -153,9 +155,9 @@ fn replay(arguments: &Arguments, mut fold: Box<dyn Fold>, registry: &Registry, r
             registry,
             runtime,
         };
-        copies = places.find(&arguments.id, &*fold)?;
+        holders = places.find(&arguments.id, &*fold)?;
     }
-    let (first, end) = watermarks(&watcher(bootstrap, CLIENT_ID)?, &topic, partition)?;
+    let (first, end) = watermarks(&watcher, &topic, partition)?;
 
     let progress = Progress::new((end - first).unsigned_abs());
     let printer = Printer { json: arguments.json, name_width: fold.longest_name(), progress: &progress };
@@ -181,8 +183,8 @@ fn replay(arguments: &Arguments, mut fold: Box<dyn Fold>, registry: &Registry, r
         }
         if let Some(event) = taken.event {
             printer.event(record, &event)?;
-            for copy in &mut copies {
-                copy.compare(record.offset(), &event.meta, event.state.as_ref());
+            for holder in &mut holders {
+                holder.compare(record.offset(), &event.meta, event.state.as_ref());
             }
             seen.events += 1;
             seen.since.get_or_insert(event.meta.sequence);
@@ -199,8 +201,8 @@ fn replay(arguments: &Arguments, mut fold: Box<dyn Fold>, registry: &Registry, r
     if missing.is_none() {
         printer.remark(&seen.summary())?;
     }
-    for copy in &copies {
-        seen.problems += u64::from(copy.print(&printer)?);
+    for holder in &holders {
+        seen.problems += u64::from(holder.print(&printer)?);
     }
     if let Some(missing) = missing {
         return Err(Error::NotThere(missing));

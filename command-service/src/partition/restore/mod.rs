@@ -20,7 +20,7 @@ use millrace_shared::{
     kafka::{
         Logged,
         bulk::{BulkReader, Item},
-        reader_config,
+        successive_reader_config,
         topics::Topic,
         watcher,
     },
@@ -44,11 +44,9 @@ const ENDS_TIMEOUT: Duration = Duration::from_secs(3);
 const SIDE_BY_SIDE: usize = 2;
 /// One that nothing was read of for so long (it has no leader, say) does not hold up the next.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Outcomes are read from the beginning of the window on, and at least from so many offsets before the end: the last ones
+/// Outcomes are read from the beginning of the window on (their time stamps are their writers'), and at least from so many offsets before the end: the last ones
 /// tell which commands were decided.
 const OUTCOMES_AT_LEAST: i64 = 1_000;
-/// Brokers' clocks may differ from ours by so much: the time stamps of outcomes can be theirs.
-const CLOCKS_MS: i64 = 3_600_000;
 
 /// A partition that can serve.
 pub struct Restored {
@@ -157,10 +155,7 @@ impl Job<'_> {
         let (started, now) = (Instant::now(), Timestamp::now());
         let committed = self.committed_offsets(grants)?;
         let watcher = watcher(self.bootstrap, "millrace-restore")?;
-        let mut config = reader_config(self.bootstrap, "millrace-restore");
-        // One topic is read after another: a fetch that waits at the end of one holds up the next.
-        config.set("fetch.wait.max.ms", "10");
-        let reader = BulkReader::new(&config)?;
+        let reader = BulkReader::new(&successive_reader_config(self.bootstrap, "millrace-restore"))?;
         let mut kinds: Vec<usize> = grants.iter().map(|grant| grant.slot.kind).collect();
         kinds.sort_unstable();
         kinds.dedup();
@@ -246,7 +241,7 @@ impl Job<'_> {
         now: Timestamp,
     ) -> Vec<Result<Ends, KafkaError>> {
         let window = i64::try_from(self.window.as_millis()).unwrap_or(i64::MAX);
-        let remembered_since = now.as_millisecond().saturating_sub(window).saturating_sub(CLOCKS_MS);
+        let remembered_since = now.as_millisecond().saturating_sub(window);
         std::thread::scope(|scope| {
             let ask = |(grant, committed): (&Arc<Grant>, &Option<i64>)| {
                 let (kind, partition) = (&types[grant.slot.kind], grant.slot.partition);
@@ -331,13 +326,7 @@ impl Reading<'_> {
                 {
                     progress.records += 1;
                     restoring.moved = moved;
-                    let stored = Stored {
-                        offset: record.offset(),
-                        key: record.key(),
-                        value: record.value(),
-                        headers: record.headers().collect(),
-                    };
-                    let restored = restoring.decider.restore(topic, &stored, now);
+                    let restored = restoring.decider.restore(topic, &Stored::from(&record), now);
                     failure = failure.take().or(restored.err().map(Error::from));
                 }
                 if record.offset() + 1 >= end {

@@ -14,14 +14,15 @@ mod switch;
 use std::{process::ExitCode, time::Duration};
 
 use clap::Args;
-use millrace_shared::{config, kafka::topics::Names, registry::Registry, serve::blocking, telemetry};
-use tokio::runtime::Handle;
+use millrace_shared::{config, serve::blocking};
 
 use super::ToolSettings;
-use crate::{board::Board, crew::Means, events::Limits, projections::Kind, roster::Roster, store};
+use crate::{app, crew::Means, events::Limits, projections::Kind, store};
 
 /// It can't be done, or a setting is wrong.
 const CANNOT: u8 = 2;
+/// Redis may take so long for one of the large batches, whatever is set.
+const LONGEST_ANSWER: Duration = Duration::from_secs(30);
 
 /// Flags of `rebuild`.
 #[derive(Args)]
@@ -77,7 +78,7 @@ pub enum Error {
     Kafka(#[from] rdkafka::error::KafkaError),
     /// What it takes for a worker can't be made.
     #[error(transparent)]
-    Service(#[from] crate::app::Error),
+    Service(#[from] app::Error),
     /// It must not be done as things are.
     #[error("{0}")]
     Refused(String),
@@ -94,22 +95,11 @@ pub struct Rebuild {
 
 /// Runs it.
 pub async fn run(arguments: Arguments) -> ExitCode {
-    let settings = &arguments.settings;
-    if let Err(error) = telemetry::init(&config::LogSettings { log: "warn".into(), ..settings.log.clone() }) {
-        config::exit_with(&error);
-    }
-    let means = settings.registry.url().and_then(|url| Ok((settings.redis.client()?, url)));
-    let (redis, url) = match means {
-        Ok(means) => means,
-        Err(error) => config::exit_with(&error),
-    };
-    let done = match Registry::new(&url) {
-        Ok(registry) => blocking(move || work(arguments, redis, registry, Handle::current())).await,
-        Err(error) => Err(crate::app::Error::from(error).into()),
-    };
-    match done {
+    arguments.settings.start_log();
+    match blocking(move || work(&arguments)).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
+        Err(Error::Service(app::Error::Config(error))) => config::exit_with(&error),
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::from(CANNOT)
@@ -117,31 +107,20 @@ pub async fn run(arguments: Arguments) -> ExitCode {
     }
 }
 
-fn work(arguments: Arguments, redis: redis::Client, registry: Registry, runtime: Handle) -> Result<bool, Error> {
+fn work(arguments: &Arguments) -> Result<bool, Error> {
     let Some(kind) = Kind::find(&arguments.projection) else {
         let all: Vec<&str> = Kind::all().iter().map(|kind| kind.name).collect();
         let text = format!("there is no projection {:?}, but {}", arguments.projection, all.join(", "));
         return Err(Error::Refused(text));
     };
-    let settings = arguments.settings;
-    let means = Means {
-        bootstrap: settings.kafka.kafka_bootstrap,
-        partitions: settings.kafka.partitions,
-        instance: format!("millrace-rebuild-{}", std::process::id()),
-        // No changes are written: nobody can have a place among those of a version that never answered.
-        limits: Limits {
-            changes_window: 0,
-            history_max: arguments.history_max_entries.into(),
-            parked_max: arguments.parked_max as usize,
-        },
-        names: Names::new(&settings.kafka.topic_prefix),
-        registry,
-        redis,
-        redis_timeout: settings.redis.timeout().max(Duration::from_secs(30)),
-        runtime,
-        board: Board::new(Default::default()),
-        roster: Roster::default(),
+    // No changes are written: nobody can have a place among those of a version that never answered.
+    let limits = Limits {
+        changes_window: 0,
+        history_max: arguments.history_max_entries.into(),
+        parked_max: arguments.parked_max as usize,
     };
+    let mut means = arguments.settings.means(format!("millrace-rebuild-{}", std::process::id()), limits)?;
+    means.redis_timeout = means.redis_timeout.max(LONGEST_ANSWER);
     let options = fill::Options {
         fillers: arguments.fillers,
         batch_records: arguments.batch_records as usize,

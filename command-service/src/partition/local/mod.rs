@@ -1,9 +1,10 @@
 //! The local store behind the states in memory: what changed goes there every few seconds, what is not in memory is read
 //! from there. What the store holds is never more than the log: it is written after the commit that it covers.
 
+mod refill;
+
 use std::{
     mem,
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -12,7 +13,7 @@ use std::{
 use millrace_shared::domain::Aggregate;
 
 use super::{
-    Entry, Partition, RestoreError, Settings,
+    Entry, Partition, Settings, caught,
     kept::{from_store, to_store},
     memory::Memory,
     snapshots::Snapshots,
@@ -24,19 +25,10 @@ const PAGE_CACHE_BYTES: usize = 4 << 20;
 /// How long a predecessor in this or another process may take to let go of a store.
 const MAX_HELD: Duration = Duration::from_secs(10);
 const HELD_PAUSE: Duration = Duration::from_millis(100);
-/// Changed states and outcomes that a restore gathers before it writes them.
-const RESTORE_PORTION: usize = 100_000;
-/// Bytes of snapshots that it gathers: the more the fewer pages are written several times. Eight partitions at most are read
-/// at a time.
-const SNAPSHOTS_PORTION: usize = 16 << 20;
-/// What one takes beside its id and its state, about.
-const SNAPSHOT_BYTES: usize = 80;
 /// Between two looks at what can leave memory: each goes over all states.
 const EVICT_REST: Duration = Duration::from_millis(500);
 /// New states and outcomes of a partition while its store is being written, at most.
 const MAX_PENDING: usize = 200_000;
-/// In a store that a restore is still filling: it is of no use to the next one.
-const BEING_FILLED: i64 = -1;
 /// What an aggregate takes in memory beside its id and its encoded state, about.
 const ENTRY_BYTES: usize = 100;
 
@@ -143,12 +135,6 @@ impl Local {
         })
     }
 
-    /// A snapshot was read back: it goes to the store, past the states in memory.
-    pub(super) fn read_snapshot(&mut self, id: &str, state: Vec<u8>) {
-        self.read_back_bytes += SNAPSHOT_BYTES + id.len() + state.len();
-        self.read_back.push((id.into(), state));
-    }
-
     /// An outcome is to be written some time.
     pub(super) fn count_outcome(&mut self) {
         self.pending += 1;
@@ -165,6 +151,14 @@ impl Local {
     /// It can't be used any more.
     pub(super) fn mark_broken(&mut self) {
         self.broken = true;
+    }
+
+    /// It can't be written, and other stores neither, most likely.
+    fn not_written(&mut self, settings: &Settings) {
+        self.broken = true;
+        if let Some(wanted) = &settings.store {
+            wanted.keeper.rest();
+        }
     }
 
     /// As if nothing had left memory for a while.
@@ -332,11 +326,8 @@ impl<A: Aggregate> Partition<A> {
         for id in mem::take(&mut local.changed) {
             // Not changed: what had changed it was rolled back.
             let Some(entry) = self.aggregates.get_mut(&id).filter(|entry| entry.unstored) else { continue };
-            let encode = || {
-                let kept = (&entry.state, entry.version, entry.last_time);
-                to_store::<A>(&self.context.snapshots, kept, entry.covered)
-            };
-            match catch_unwind(AssertUnwindSafe(encode)).unwrap_or_else(|_| Err("the domain panicked".into())) {
+            let kept = (&entry.state, entry.version, entry.last_time);
+            match caught(|| to_store::<A>(&self.context.snapshots, kept, entry.covered)) {
                 Ok(bytes) => {
                     (entry.unstored, entry.bytes) = (false, bytes.len() as u32);
                     batch.states.push((id, bytes));
@@ -371,10 +362,7 @@ impl<A: Aggregate> Partition<A> {
                 Err(error) => {
                     let partition = self.settings.slot.partition;
                     tracing::error!(partition, %error, "the local store can't be written; taking the partition over without it");
-                    local.broken = true;
-                    if let Some(wanted) = &self.settings.store {
-                        wanted.keeper.rest();
-                    }
+                    local.not_written(&self.settings);
                 }
             }
             local.under_way = None;
@@ -422,97 +410,6 @@ impl<A: Aggregate> Partition<A> {
             local.lists.covered_below = local.lists.to_be_covered_below;
             local.pending += 1;
         }
-    }
-
-    /// From where on events and outcomes have to be read, when the store can be trusted; else it is made anew.
-    pub(super) fn stored_up_to(&mut self, events: (i64, i64), outcomes_end: i64) -> Option<(i64, i64)> {
-        let checkpoint = self.local.as_ref()?.opened_at?;
-        let (from, outcomes) = (checkpoint.events_offset, checkpoint.outcomes_offset);
-        let distrust = if from == BEING_FILLED {
-            Some("a restore had not filled it yet")
-        } else if from > events.1 || outcomes > outcomes_end {
-            Some("the topics end before it")
-        } else if from < events.0 {
-            Some("events behind it were deleted")
-        } else {
-            None
-        };
-        let partition = self.settings.slot.partition;
-        if let Some(reason) = distrust {
-            tracing::info!(partition, reason, "the local store is not used; the partition is restored from the topics");
-            self.forget_store();
-            return None;
-        }
-        self.decided_up_to = checkpoint.decided_up_to;
-        tracing::debug!(partition, events = from, outcomes, "local store opened");
-        Some((from, outcomes))
-    }
-
-    /// Throws the store away, and all that is known, and begins with a fresh one.
-    pub(super) fn forget_store(&mut self) {
-        let Some(local) = self.local.take() else { return };
-        self.memory = Memory::new(self.settings.window);
-        drop(local);
-        self.aggregates.clear();
-        self.snapshots = Snapshots::default();
-        // What can't be deleted must not be used.
-        if delete::<A>(&self.settings) {
-            (self.local, self.memory, self.snapshots) = open::<A>(&self.settings);
-        }
-    }
-
-    /// While the partition is being restored: what is in memory goes to the store when it is much.
-    pub(super) fn store_while_restoring(&mut self) -> Result<(), RestoreError> {
-        let Some(local) = &self.local else { return Ok(()) };
-        if local.read_back_bytes > SNAPSHOTS_PORTION {
-            return self.store_read_back();
-        }
-        if local.pending < RESTORE_PORTION {
-            return Ok(());
-        }
-        let Some(batch) = self.store_batch(self.being_filled()) else { return Ok(()) };
-        self.fill(batch)?;
-        self.memory.stored();
-        self.evict();
-        Ok(())
-    }
-
-    /// All snapshots that were read back are in the store when it returns.
-    pub(super) fn store_read_back(&mut self) -> Result<(), RestoreError> {
-        let checkpoint = self.being_filled();
-        let Some(local) = &mut self.local else { return Ok(()) };
-        local.read_back_bytes = 0;
-        let states = mem::take(&mut local.read_back);
-        if states.is_empty() {
-            return Ok(());
-        }
-        self.fill(Batch { states, ..Batch::new(checkpoint) })?;
-        if let Some(local) = &mut self.local {
-            // What the store stands at is still to be written.
-            local.pending += 1;
-            self.snapshots.count = local.store.states().map_err(|error| RestoreError(error.to_string()))?;
-        }
-        Ok(())
-    }
-
-    fn being_filled(&self) -> Checkpoint {
-        Checkpoint {
-            events_offset: BEING_FILLED,
-            outcomes_offset: 0,
-            decided_up_to: None,
-            aggregates: self.snapshots.count,
-        }
-    }
-
-    fn fill(&mut self, batch: Batch) -> Result<(), RestoreError> {
-        let Some(local) = &mut self.local else { return Ok(()) };
-        local.store.commit(batch).map_err(|error| {
-            local.broken = true;
-            if let Some(wanted) = &self.settings.store {
-                wanted.keeper.rest();
-            }
-            RestoreError(error.to_string())
-        })
     }
 }
 
