@@ -27,10 +27,11 @@ const MAX_HELD: Duration = Duration::from_secs(10);
 const HELD_PAUSE: Duration = Duration::from_millis(100);
 /// Between two looks at what can leave memory: each goes over all states.
 const EVICT_REST: Duration = Duration::from_millis(500);
-/// New states and outcomes of a partition while its store is being written, at most.
-const MAX_PENDING: usize = 200_000;
-/// What an aggregate takes in memory beside its id and its encoded state, about.
-const ENTRY_BYTES: usize = 100;
+/// New states and outcomes of a partition while its store is being written, at most: the more, the fewer pages are written
+/// for each, and the more memory it takes (an outcome some 270 bytes).
+const MAX_PENDING: usize = 120_000;
+/// What an allocation takes beside what is in it, about.
+const ALLOCATION_BYTES: usize = 16;
 
 /// A partition's local store, and what is not in it yet.
 pub(super) struct Local {
@@ -378,20 +379,26 @@ impl<A: Aggregate> Partition<A> {
         if local.broken || local.given_up || local.evicted_at.elapsed() < EVICT_REST {
             return;
         }
-        let size = |id: &str, entry: &Entry<A::State>| ENTRY_BYTES + id.len() + 2 * entry.bytes as usize;
+        let entry_bytes = size_of::<(Box<str>, Entry<A::State>)>() + 1;
         // All are counted only when there may be too many.
-        if self.aggregates.len() * ENTRY_BYTES * 2 < local.limit {
+        if self.aggregates.capacity() * entry_bytes * 2 < local.limit {
             return;
         }
         local.evicted_at = Instant::now();
-        let all: usize = self.aggregates.iter().map(|(id, entry)| size(id, entry)).sum();
-        let mut excess = all.saturating_sub(local.limit);
-        self.aggregates.retain(|id, entry| {
+        // What a state has outside of its entry is about what it takes encoded.
+        let outside =
+            |(id, entry): (&Box<str>, &Entry<A::State>)| 2 * ALLOCATION_BYTES + id.len() + entry.bytes as usize;
+        let all: usize = self.aggregates.iter().map(outside).sum();
+        let most = most_entries(local.limit, entry_bytes, all / self.aggregates.len().max(1));
+        if self.aggregates.len() <= most {
+            return;
+        }
+        // Some more, so that the table does not grow until the next look: it doubles, and stays so.
+        let mut excess = self.aggregates.len() - (most - most / 16);
+        self.aggregates.retain(|_, entry| {
             let goes =
                 excess > 0 && !entry.unstored && entry.unreadable.is_none() && !mem::replace(&mut entry.used, false);
-            if goes {
-                excess = excess.saturating_sub(size(id, entry));
-            }
+            excess -= usize::from(goes);
             !goes
         });
     }
@@ -411,6 +418,13 @@ impl<A: Aggregate> Partition<A> {
             local.pending += 1;
         }
     }
+}
+
+/// How many entries a table may have that takes no more than these bytes, with what they have outside of it. A table has a
+/// power of two of places, of which an eighth stays empty.
+fn most_entries(limit: usize, entry: usize, outside: usize) -> usize {
+    let of_table = |places: usize| (places / 8 * 7).min(limit.saturating_sub(places * entry) / outside.max(1));
+    (4..usize::BITS / 2).map(|bits| of_table(1 << bits)).max().unwrap_or_default()
 }
 
 impl<A: Aggregate> Drop for Partition<A> {
