@@ -1,6 +1,6 @@
 //! The service put together: settings in, listeners out.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -14,7 +14,7 @@ use millrace_shared::{
     http,
     kafka::topics::{self, Names, Said, Topic},
     ops::{self, Health, PROBE_INTERVAL},
-    registry,
+    registry::{self, Registry},
     serve::{self, Limits},
 };
 use tokio::net::TcpListener;
@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::{
+    dead_letters::DeadLetters,
     ends::{self, Ends, Place},
     feed::Feed,
     routes::{self, Described, Projections},
@@ -31,6 +32,9 @@ use crate::{
 
 /// Name of the part that [`Health`] knows.
 const REDIS: &str = "redis";
+const REGISTRY: &str = "registry";
+/// The registry is asked only so that people can be told: more rarely than what queries need.
+const REGISTRY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Why the service can't start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +66,7 @@ pub struct App {
     ops: TcpListener,
     metrics: PrometheusHandle,
     redis: redis::Client,
+    registry: Registry,
     token: Option<String>,
     cors: Option<CorsLayer>,
 }
@@ -70,11 +75,12 @@ impl App {
     /// Checks the settings and binds the addresses. Waits for nothing.
     pub async fn build(settings: QuerySettings, metrics: PrometheusHandle) -> Result<Self, Error> {
         let redis = settings.redis.client()?;
+        let registry = Registry::new(&settings.registry.url()?)?;
         let token = settings.api.token(settings.http_addr)?;
         let cors = settings.cors_origin.as_deref().map(cors).transpose()?;
         let http = serve::bind(settings.http_addr, "MILLRACE_HTTP_ADDR").await?;
         let ops = serve::bind(settings.ops_addr, "MILLRACE_OPS_ADDR").await?;
-        Ok(Self { settings, http, ops, metrics, redis, token, cors })
+        Ok(Self { settings, http, ops, metrics, redis, registry, token, cors })
     }
 
     /// Where queries are served.
@@ -93,12 +99,14 @@ impl App {
         health.expect(REDIS);
         let kafka = &self.settings.kafka;
         let names = Names::new(&kafka.topic_prefix);
-        let mut places = Places { names: &names, partitions: kafka.partitions, topics: Vec::new() };
+        let mut places =
+            Places { names: &names, partitions: kafka.partitions, topics: Vec::new(), letters: Vec::new() };
         visit_all(&mut places);
         let timeout = self.settings.redis.timeout();
         let store = Store::new(self.redis.clone(), timeout)?;
         let feed = Arc::<Feed>::default();
         let ends = Ends::start(&kafka.kafka_bootstrap, places.topics, health.clone())?;
+        let letters = DeadLetters::start(kafka.kafka_bootstrap.clone(), places.letters)?;
         let means = Means {
             store: store.clone(),
             ends,
@@ -106,10 +114,12 @@ impl App {
             names: names.clone(),
             partitions: kafka.partitions,
         };
-        let router = router(&means, self.token.as_deref(), self.cors)?;
+        let system = (health.clone(), letters);
+        let router = router(&means, system, self.token.as_deref(), self.cors)?;
 
         tokio::spawn(feed.run(self.redis, timeout, shutdown.clone()));
         tokio::spawn(probe(store, health.clone(), shutdown.clone()));
+        tokio::spawn(probe_registry(self.registry, health.clone(), shutdown.clone()));
         let ops = serve::http(self.ops, ops::router(health, self.metrics), Limits::OPERATIONS, shutdown.clone());
         let shape = check_shape(kafka.kafka_bootstrap.clone(), names, kafka.partitions, shutdown.clone());
         let queries = serve::http(self.http, router, self.settings.http.limits(), shutdown);
@@ -119,14 +129,19 @@ impl App {
 }
 
 /// All routes, with everything around them.
-fn router(means: &Means, token: Option<&str>, cors: Option<CorsLayer>) -> Result<Router, Error> {
+fn router(
+    means: &Means,
+    (health, letters): (Health, DeadLetters),
+    token: Option<&str>,
+    cors: Option<CorsLayer>,
+) -> Result<Router, Error> {
     let mut routes = Routes { means, router: Router::new(), described: Vec::new(), failed: None };
     visit_all(&mut routes);
     visit_groupings(&mut routes);
     if let Some(error) = routes.failed {
         return Err(error.into());
     }
-    let general = routes::general(Projections { means: means.clone(), all: routes.described });
+    let general = routes::general(Projections { means: means.clone(), all: routes.described }, health, letters);
     let router = http::complete(auth::require(routes.router.merge(general), token), "query");
     // Outside of everything: a browser's preflight carries no token.
     Ok(match cors {
@@ -174,6 +189,16 @@ async fn probe(store: Store, health: Health, shutdown: CancellationToken) {
     }
 }
 
+async fn probe_registry(registry: Registry, health: Health, shutdown: CancellationToken) {
+    loop {
+        health.note(REGISTRY, registry.ping().await.map_err(|error| error.to_string()));
+        tokio::select! {
+            () = tokio::time::sleep(REGISTRY_INTERVAL) => {}
+            () = shutdown.cancelled() => return,
+        }
+    }
+}
+
 fn cors(origin: &str) -> Result<CorsLayer, config::Error> {
     let allowed = if origin == "*" {
         AllowOrigin::any()
@@ -195,6 +220,7 @@ struct Places<'a> {
     names: &'a Names,
     partitions: i32,
     topics: Vec<Place>,
+    letters: Vec<Place>,
 }
 
 impl Visitor for Places<'_> {
@@ -203,6 +229,8 @@ impl Visitor for Places<'_> {
             let name = self.names.topic(A::TYPE, topic);
             self.topics.extend((0..self.partitions).map(|partition| (name.clone(), partition)));
         }
+        let name = self.names.topic(A::TYPE, Topic::DeadLetters);
+        self.letters.extend((0..self.partitions).map(|partition| (name.clone(), partition)));
     }
 }
 

@@ -30,6 +30,7 @@ async fn run(settings: config::QuerySettings, listed: &str) -> Result<(), Error>
     if settings.log.check_config {
         settings.api.token(settings.http_addr)?;
         settings.redis.client()?;
+        settings.registry.url()?;
         print!("{listed}");
         return Ok(());
     }

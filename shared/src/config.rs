@@ -313,6 +313,9 @@ pub struct QuerySettings {
     pub kafka: KafkaSettings,
     #[command(flatten)]
     #[allow(missing_docs, reason = "documented at its type")]
+    pub registry: RegistrySettings,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "documented at its type")]
     pub redis: RedisSettings,
     #[command(flatten)]
     #[allow(missing_docs, reason = "documented at its type")]

@@ -13,7 +13,7 @@ use axum::{
     routing::get,
 };
 use metrics_exporter_prometheus::PrometheusHandle;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// How often dependencies are asked whether they are there.
 pub const PROBE_INTERVAL: Duration = Duration::from_secs(2);
@@ -72,7 +72,8 @@ impl Health {
         needed.filter_map(|(name, part)| Some((*name, part.missing.clone()?))).collect()
     }
 
-    fn ready(&self) -> Response {
+    /// Every part with how it is, and whether all that is needed is there.
+    pub fn report(&self) -> Value {
         let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         let ready = !parts.is_empty() && parts.values().all(|part| !part.needed || part.missing.is_none());
         let of = |part: &Part| {
@@ -83,12 +84,16 @@ impl Health {
                 "for_seconds": part.since.elapsed().as_secs(),
             })
         };
-        let body = json!({
+        json!({
             "ready": ready,
             "missing": parts.iter().filter(|(_, part)| part.needed && part.missing.is_some()).map(|(name, _)| name).collect::<Vec<_>>(),
             "parts": parts.iter().map(|(name, part)| (*name, of(part))).collect::<BTreeMap<_, _>>(),
-        });
-        let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        })
+    }
+
+    fn ready(&self) -> Response {
+        let body = self.report();
+        let status = if body["ready"] == true { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         (status, Json(body)).into_response()
     }
 }

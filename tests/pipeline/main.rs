@@ -4,6 +4,7 @@
 mod access;
 mod answers;
 mod checkpoints;
+mod dashboard;
 mod garbage;
 mod import;
 mod log_check;

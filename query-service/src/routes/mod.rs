@@ -6,6 +6,7 @@ mod list;
 mod outcome;
 mod projections;
 mod stats;
+mod system;
 mod view;
 
 use std::sync::Arc;
@@ -15,18 +16,19 @@ use axum::{
     body::Body,
     extract::Path,
     http::{HeaderMap, StatusCode, header},
-    response::{Html, IntoResponse, Response},
+    response::{IntoResponse, Response},
     routing::get,
 };
 use millrace_shared::{
     domain::{Aggregate, AggregateInfo, Grouping},
+    ops::Health,
     problem,
 };
 
 pub use group::Groups;
 pub use projections::{Described, Projections};
 
-use crate::service::Service;
+use crate::{dashboard, dead_letters::DeadLetters, service::Service};
 
 /// The queries of an aggregate type.
 pub fn of<A: Aggregate>(service: Service<A>) -> Router {
@@ -46,7 +48,7 @@ pub fn of_groups<G: Grouping>(groups: group::Groups<G>) -> Router {
 }
 
 /// What belongs to no aggregate type.
-pub fn general(projections: Projections) -> Router {
+pub fn general(projections: Projections, health: Health, letters: DeadLetters) -> Router {
     Router::new()
         .route("/v1/projections", get(projections::get))
         .with_state(Arc::new(projections))
@@ -54,20 +56,8 @@ pub fn general(projections: Projections) -> Router {
             "/problems/{name}",
             get(|Path(name): Path<String>| async move { problem::page(&AggregateInfo::all(), &name) }),
         )
-        .route("/", get(|| async { Html(index()) }))
-}
-
-fn index() -> String {
-    let mut paths = vec!["/v1/projections".to_owned()];
-    for domain in AggregateInfo::all() {
-        let base = format!("/v1/{}", domain.collection);
-        paths.extend([base.clone(), format!("{base}/stats")]);
-    }
-    let items: String = paths.iter().map(|path| format!("<li><a href=\"{path}\">{path}</a></li>")).collect();
-    format!(
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Millrace</title><h1>Millrace</h1>\
-         <p>Queries over HTTP:</p><ul>{items}</ul></html>"
-    )
+        .merge(system::routes(health, letters))
+        .merge(dashboard::routes())
 }
 
 /// An answer in JSON that is text already.
@@ -88,7 +78,7 @@ fn versioned(request: &HeaderMap, mut headers: HeaderMap, version: u64, body: St
     json(headers, body)
 }
 
-fn has(request: &HeaderMap, tag: &str) -> bool {
+pub(crate) fn has(request: &HeaderMap, tag: &str) -> bool {
     let given = request.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
     given.flat_map(|value| value.split(',')).map(str::trim).any(|one| one == "*" || one.trim_start_matches("W/") == tag)
 }
