@@ -63,6 +63,9 @@ pub enum Error {
     /// Kafka.
     #[error("{0}")]
     Kafka(#[from] rdkafka::error::KafkaError),
+    /// The API's description.
+    #[error("{0}")]
+    Description(#[from] serde_json::Error),
     /// Another process has this instance id.
     #[error(
         "another process on this machine runs as instance {0:?}; two with one id would fence each other for ever: give \
@@ -157,7 +160,7 @@ impl App {
         tokio::spawn(trimmer.run(shutdown.clone()));
         tracing::info!(http = %self.http.local_addr()?, "serving");
         // The listener ends first: requests that wait are still answered. Then the threads.
-        let served = serve::http(self.http, router(api), self.settings.http.limits(), shutdown.clone()).await;
+        let served = serve::http(self.http, router(api)?, self.settings.http.limits(), shutdown.clone()).await;
         shutdown.cancel();
         end.cancel();
         let ended = tokio::time::timeout(END_TIMEOUT, blocking(move || pipeline.join())).await;

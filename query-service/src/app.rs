@@ -25,6 +25,7 @@ use crate::{
     dead_letters::DeadLetters,
     ends::{self, Ends, Place},
     feed::Feed,
+    openapi,
     routes::{self, Described, Projections},
     service::{Means, Service},
     store::Store,
@@ -54,6 +55,9 @@ pub enum Error {
     /// Our own schemas can't be used.
     #[error(transparent)]
     Codec(#[from] registry::Error),
+    /// The API's description.
+    #[error("{0}")]
+    Description(#[from] serde_json::Error),
     /// An address, a signal.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -142,7 +146,9 @@ fn router(
         return Err(error.into());
     }
     let general = routes::general(Projections { means: means.clone(), all: routes.described }, health, letters);
-    let router = http::complete(auth::require(routes.router.merge(general), token), "query");
+    let description = millrace_shared::openapi::router(&openapi::describe(token.is_some()))?;
+    let router = routes.router.merge(general).merge(description);
+    let router = http::complete(auth::require(router, token), "query");
     // Outside of everything: a browser's preflight carries no token.
     Ok(match cors {
         Some(cors) => router.layer(cors),

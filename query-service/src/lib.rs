@@ -3,7 +3,8 @@
 //! Reading order: [`app`] puts it together; [`routes`] lists the paths, one file each; they read by way of
 //! [`service`], from the version of a projection that [`edition`] says; [`store`] is the way to Redis, [`ends`] to Kafka (for lag
 //! only), [`feed`] wakes those who wait for a change; [`params`] and [`cursor`] read what callers send; [`dashboard`] is
-//! the web page, which also shows [`dead_letters`].
+//! the web page, which also shows [`dead_letters`]; [`openapi`] describes
+//! the API.
 
 pub mod app;
 pub mod cursor;
@@ -12,6 +13,7 @@ pub mod dead_letters;
 pub mod edition;
 pub mod ends;
 pub mod feed;
+pub mod openapi;
 pub mod params;
 pub mod past;
 pub mod routes;

@@ -14,7 +14,8 @@ use millrace_shared::{
 use percent_encoding::percent_decode_str;
 
 const DEFAULT_WAIT_MS: u64 = 2_000;
-const MAX_WAIT_MS: u64 = 30_000;
+/// Longest wait for a token.
+pub const MAX_WAIT_MS: u64 = 30_000;
 
 /// What is behind the `?`, being taken apart.
 #[derive(Debug, Default)]

@@ -13,6 +13,7 @@ pub mod fast_hash;
 pub mod fingerprint;
 pub mod http;
 pub mod kafka;
+pub mod openapi;
 pub mod ops;
 pub mod outcome;
 pub mod problem;

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use crate::domain::AggregateInfo;
 
 /// A kind of problem; its name is part of the contract.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Kind {
     /// The last part of `type`, e.g. `malformed-request`.
     pub name: &'static str,

@@ -1,5 +1,6 @@
 //! Commands over HTTP: `POST /v1/<collection>/{id}/{command}` and `POST /v1/<collection>`.
 
+mod openapi;
 mod request;
 
 use std::{sync::Arc, time::Duration};
@@ -47,7 +48,10 @@ pub struct Api {
 }
 
 /// The routes of all types.
-pub fn router(api: Api) -> Router {
+///
+/// # Errors
+/// When their description is no JSON, which is our fault.
+pub fn router(api: Api) -> Result<Router, serde_json::Error> {
     let api = Arc::new(api);
     let mut router = Router::new();
     for (kind, served) in api.types.iter().enumerate() {
@@ -75,7 +79,8 @@ pub fn router(api: Api) -> Router {
     };
     let token = api.token.clone();
     let router = router.route("/problems/{name}", get(problems)).with_state(api);
-    complete(auth::require(router, token.as_deref()), "command")
+    let description = millrace_shared::openapi::router(&openapi::describe(token.is_some()))?;
+    Ok(complete(auth::require(router.merge(description), token.as_deref()), "command"))
 }
 
 type InPath<T> = Result<Path<T>, PathRejection>;

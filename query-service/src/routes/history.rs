@@ -24,7 +24,8 @@ use crate::{
 };
 
 const DEFAULT_LIMIT: usize = 100;
-const MAX_LIMIT: u64 = 1_000;
+/// Events of one page.
+pub const MAX_LIMIT: u64 = 1_000;
 
 #[derive(Serialize)]
 #[serde(bound = "")]

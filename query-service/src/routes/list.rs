@@ -28,7 +28,8 @@ use crate::{
 };
 
 const DEFAULT_LIMIT: usize = 50;
-const MAX_LIMIT: u64 = 200;
+/// Views of one page.
+pub const MAX_LIMIT: u64 = 200;
 /// A filter's index is read whole up to so many members; beyond, the list is scanned in its order.
 const MAX_INDEXED: usize = 1_000;
 /// Views that one request looks at when filters leave few: the page is then short, and the cursor goes on.

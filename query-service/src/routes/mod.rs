@@ -26,6 +26,8 @@ use millrace_shared::{
 };
 
 pub use group::Groups;
+pub use history::MAX_LIMIT as MAX_EVENTS;
+pub use list::MAX_LIMIT as MAX_LISTED;
 pub use projections::{Described, Projections};
 
 use crate::{dashboard, dead_letters::DeadLetters, service::Service};

@@ -5,9 +5,11 @@
 //! one, write the folder and add its line to [`visit_all`].
 
 pub mod bank_account;
+mod docs;
 mod fields;
 pub mod kit;
 
+pub use docs::{CommandDocs, Described, Docs, EventDocs};
 pub use fields::{CommandError, Fields};
 
 use jiff::Timestamp;
@@ -85,6 +87,9 @@ pub trait Aggregate: Sized + Send + Sync + 'static {
     /// # Errors
     /// Says which rule is broken.
     fn audit(state: &Self::State, event: &Self::Event) -> Result<(), String>;
+
+    /// What the API's description says of it.
+    fn docs() -> Docs;
 }
 
 /// A named, versioned fold of events into views, one view an aggregate.
@@ -165,6 +170,9 @@ pub trait Grouping: Send + Sync + Sized + 'static {
 
     /// The view that queries answer: the parts of all partitions together.
     fn view(key: &str, parts: Vec<Self::Part>) -> Value;
+
+    /// What the API's description says of that view.
+    fn docs() -> Described;
 }
 
 /// An order of a list.

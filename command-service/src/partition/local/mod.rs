@@ -386,9 +386,8 @@ impl<A: Aggregate> Partition<A> {
         }
         local.evicted_at = Instant::now();
         // What a state has outside of its entry is about what it takes encoded.
-        let outside =
-            |(id, entry): (&Box<str>, &Entry<A::State>)| 2 * ALLOCATION_BYTES + id.len() + entry.bytes as usize;
-        let all: usize = self.aggregates.iter().map(outside).sum();
+        let outside = |id: &str, entry: &Entry<A::State>| 2 * ALLOCATION_BYTES + id.len() + entry.bytes as usize;
+        let all: usize = self.aggregates.iter().map(|(id, entry)| outside(id, entry)).sum();
         let most = most_entries(local.limit, entry_bytes, all / self.aggregates.len().max(1));
         if self.aggregates.len() <= most {
             return;

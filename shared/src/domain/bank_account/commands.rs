@@ -1,6 +1,7 @@
 //! What a bank account can be asked to do. These names are a stored format: see `schemas/commands`.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::values::{Amount, Currency, Owner, Reference};
 use crate::{
@@ -23,34 +24,40 @@ records! {
 }
 
 /// Opens an account.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct OpenAccount {
     /// Who owns it.
+    #[schema(inline)]
     pub owner: Owner,
     /// What it is kept in.
+    #[schema(inline)]
     pub currency: Currency,
 }
 
 /// Pays money in.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Deposit {
     /// How much.
+    #[schema(inline)]
     pub amount_minor: Amount,
     /// What for.
+    #[schema(inline, required = false)]
     pub reference: Option<Reference>,
 }
 
 /// Takes money out.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Withdraw {
     /// How much.
+    #[schema(inline)]
     pub amount_minor: Amount,
     /// What for.
+    #[schema(inline, required = false)]
     pub reference: Option<Reference>,
 }
 
 /// Closes an empty account.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct CloseAccount {}
 
 pub(super) fn read(name: &str, mut fields: Fields) -> Result<Command, CommandError> {

@@ -1,6 +1,7 @@
 //! What happens to bank accounts. These names are the stored format: see `schemas/events`; they never change.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::records;
 
@@ -19,7 +20,7 @@ records! {
 }
 
 /// An account was opened with a balance of 0.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct AccountOpened {
     /// Who owns it.
     pub owner: String,
@@ -28,23 +29,25 @@ pub struct AccountOpened {
 }
 
 /// Money was paid in.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct MoneyDeposited {
     /// How much, in minor units.
     pub amount_minor: i64,
     /// What for.
+    #[schema(required)]
     pub reference: Option<String>,
 }
 
 /// Money was taken out.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct MoneyWithdrawn {
     /// How much, in minor units.
     pub amount_minor: i64,
     /// What for.
+    #[schema(required)]
     pub reference: Option<String>,
 }
 
 /// An account was closed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct AccountClosed {}

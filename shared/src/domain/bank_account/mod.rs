@@ -1,10 +1,12 @@
 //! Bank accounts: open, pay in, take out, close.
 //!
-//! Read `commands.rs`, `events.rs`, `state.rs`, `decide.rs`, `audit.rs`, `snapshot.rs`, then `view.rs` and `owners.rs`.
+//! Read `commands.rs`, `events.rs`, `state.rs`, `decide.rs`, `audit.rs`, `snapshot.rs`, then `view.rs` and `owners.rs`; `docs.rs` is
+//! what the API's description says of them.
 
 mod audit;
 mod commands;
 mod decide;
+mod docs;
 mod events;
 mod owners;
 mod snapshot;
@@ -23,7 +25,7 @@ pub use state::Account;
 pub use values::{Amount, Currency, MAX_BALANCE_MINOR, Owner, Reference};
 pub use view::{AccountView, BankAccounts, Status};
 
-use super::{Aggregate, CommandError, Fields, Refusal};
+use super::{Aggregate, CommandError, Docs, Fields, Refusal};
 
 /// The aggregate type `bank-account`.
 #[derive(Debug)]
@@ -57,5 +59,9 @@ impl Aggregate for BankAccount {
 
     fn audit(state: &Account, event: &Event) -> Result<(), String> {
         audit::audit(state, event)
+    }
+
+    fn docs() -> Docs {
+        docs::docs()
     }
 }

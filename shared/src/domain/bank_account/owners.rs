@@ -5,8 +5,11 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{BankAccount, events::Event, values, view::number};
-use crate::{domain::Grouping, envelope::EventMeta};
+use super::{BankAccount, docs, events::Event, values, view::number};
+use crate::{
+    domain::{Described, Grouping},
+    envelope::EventMeta,
+};
 
 /// The projection `owners`.
 #[derive(Debug)]
@@ -86,5 +89,9 @@ impl Grouping for Owners {
             .map(|(currency, balance)| (currency, json!({"balance_minor": number(balance)})))
             .collect();
         json!({"owner": owner, "accounts": {"open": open, "closed": closed}, "currencies": currencies})
+    }
+
+    fn docs() -> Described {
+        docs::owner()
     }
 }

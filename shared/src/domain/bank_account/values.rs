@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 pub const MAX_AMOUNT_MINOR: i64 = 1_000_000_000_000_000;
 /// Largest balance, in minor units: below 2^53, so that JavaScript reads it exactly.
 pub const MAX_BALANCE_MINOR: i64 = 9_000_000_000_000_000;
-const MAX_OWNER_CHARACTERS: usize = 200;
-const MAX_REFERENCE_CHARACTERS: usize = 140;
+pub(super) const MAX_OWNER_CHARACTERS: usize = 200;
+pub(super) const MAX_REFERENCE_CHARACTERS: usize = 140;
 
 /// An amount of money in minor units (cents), 1 to 10^15.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 
 use super::{events::Event, values};
 use crate::{
@@ -17,7 +18,7 @@ use crate::{
 pub struct BankAccounts;
 
 /// Whether an account can be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     /// It can.
@@ -36,7 +37,7 @@ impl Status {
 }
 
 /// A bank account as queries answer it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct AccountView {
     /// The account's id.
     pub id: String,
@@ -47,14 +48,17 @@ pub struct AccountView {
     /// Minor units.
     pub balance_minor: i64,
     /// Open or closed.
+    #[schema(inline)]
     pub status: Status,
     /// The last sequence that is in this view.
     pub version: u64,
     /// When it was opened.
     #[serde(serialize_with = "micros")]
+    #[schema(value_type = String, format = DateTime)]
     pub opened_at: Timestamp,
     /// When the last event happened.
     #[serde(serialize_with = "micros")]
+    #[schema(value_type = String, format = DateTime)]
     pub updated_at: Timestamp,
 }
 

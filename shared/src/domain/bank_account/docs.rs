@@ -1,0 +1,162 @@
+//! What the API's description says of bank accounts.
+
+use std::str::FromStr;
+
+use serde_json::{Value, json};
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{
+        Object, RefOr,
+        schema::{AdditionalProperties, KnownFormat, ObjectBuilder, Schema, SchemaFormat, SchemaType, Type},
+    },
+};
+
+use super::{
+    AccountView, CloseAccount, Deposit, OpenAccount, Withdraw,
+    events::{AccountClosed, AccountOpened, MoneyDeposited, MoneyWithdrawn},
+    values::{Amount, Currency, MAX_AMOUNT_MINOR, MAX_OWNER_CHARACTERS, MAX_REFERENCE_CHARACTERS, Owner, Reference},
+};
+use crate::domain::docs::{CommandDocs, Described, Docs, EventDocs};
+
+/// No control character.
+const VISIBLE: &str = r"^[^\x00-\x1f\x7f-\x9f]+$";
+
+pub(super) fn docs() -> Docs {
+    Docs {
+        noun: "bank account",
+        commands: vec![
+            command::<OpenAccount>("open", "Opens an account", json!({"owner": "Ada", "currency": "EUR"})),
+            command::<Deposit>("deposit", "Pays in", json!({"amount_minor": 10_000, "reference": "salary"})),
+            command::<Withdraw>("withdraw", "Takes out", json!({"amount_minor": 5_000, "reference": "rent"})),
+            command::<CloseAccount>("close", "Closes an account whose balance is 0", json!({})),
+        ],
+        events: vec![
+            event::<AccountOpened>("AccountOpened", json!({"owner": "Ada", "currency": "EUR"})),
+            event::<MoneyDeposited>("MoneyDeposited", json!({"amount_minor": 10_000, "reference": "salary"})),
+            event::<MoneyWithdrawn>("MoneyWithdrawn", json!({"amount_minor": 5_000, "reference": null})),
+            event::<AccountClosed>("AccountClosed", json!({})),
+        ],
+        view: described::<AccountView>(json!({
+            "id": "acc-42", "owner": "Ada", "currency": "EUR", "balance_minor": 10_000, "status": "open", "version": 2,
+            "opened_at": "2026-01-31T12:00:00.000000Z", "updated_at": "2026-02-01T08:30:00.250000Z",
+        })),
+        stats: Described {
+            schema: object([
+                ("accounts", counts(["open", "closed"])),
+                (
+                    "currencies",
+                    by_currency(
+                        ["deposited_minor", "withdrawn_minor", "balance_minor", "events"].map(|name| (name, total())),
+                    ),
+                ),
+            ]),
+            example: json!({
+                "accounts": {"open": 3, "closed": 1},
+                "currencies": {"EUR": {"deposited_minor": 15_000, "withdrawn_minor": 5_000, "balance_minor": 10_000, "events": 7}},
+            }),
+        },
+    }
+}
+
+pub(super) fn owner() -> Described {
+    Described {
+        schema: object([
+            ("owner", Owner::schema()),
+            ("accounts", counts(["open", "closed"])),
+            ("currencies", by_currency([("balance_minor", total())])),
+        ]),
+        example: json!({
+            "owner": "Ada", "accounts": {"open": 2, "closed": 0}, "currencies": {"EUR": {"balance_minor": 10_000}},
+        }),
+    }
+}
+
+fn command<T: ToSchema>(name: &'static str, summary: &'static str, example: Value) -> CommandDocs {
+    let mut body = described::<T>(example);
+    if let RefOr::T(Schema::Object(object)) = &mut body.schema {
+        // Unknown fields are refused.
+        object.additional_properties = Some(Box::new(AdditionalProperties::FreeForm(false)));
+    }
+    CommandDocs { name, summary, body }
+}
+
+fn event<T: ToSchema>(name: &'static str, example: Value) -> EventDocs {
+    EventDocs { name, data: described::<T>(example) }
+}
+
+fn described<T: ToSchema>(example: Value) -> Described {
+    Described { schema: T::schema(), example }
+}
+
+fn object<const N: usize>(members: [(&'static str, RefOr<Schema>); N]) -> RefOr<Schema> {
+    let object = ObjectBuilder::new().schema_type(Type::Object);
+    members.into_iter().fold(object, |object, (name, schema)| object.property(name, schema).required(name)).into()
+}
+
+fn counts<const N: usize>(names: [&'static str; N]) -> RefOr<Schema> {
+    object(names.map(|name| (name, Object::with_type(Type::Integer).into())))
+}
+
+fn by_currency<const N: usize>(members: [(&'static str, RefOr<Schema>); N]) -> RefOr<Schema> {
+    ObjectBuilder::new()
+        .schema_type(Type::Object)
+        .description(Some("By ISO 4217 code."))
+        .additional_properties(Some(object(members)))
+        .into()
+}
+
+/// A number, or text when it does not fit into 64 bits.
+fn total() -> RefOr<Schema> {
+    ObjectBuilder::new()
+        .schema_type(SchemaType::from_iter([Type::Integer, Type::String]))
+        .description(Some("A whole number; as text beyond 64 bits."))
+        .into()
+}
+
+impl PartialSchema for Amount {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::Integer)
+            .format(Some(SchemaFormat::KnownFormat(KnownFormat::Int64)))
+            .minimum(Some(1))
+            .maximum(Some(MAX_AMOUNT_MINOR))
+            .into()
+    }
+}
+
+impl PartialSchema for Owner {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .min_length(Some(1))
+            .max_length(Some(MAX_OWNER_CHARACTERS))
+            .pattern(Some(VISIBLE))
+            .into()
+    }
+}
+
+impl PartialSchema for Reference {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(SchemaType::from_iter([Type::String, Type::Null]))
+            .max_length(Some(MAX_REFERENCE_CHARACTERS))
+            .into()
+    }
+}
+
+impl PartialSchema for Currency {
+    fn schema() -> RefOr<Schema> {
+        let letters = || 'A'..='Z';
+        let codes =
+            letters().flat_map(|a| letters().flat_map(move |b| letters().map(move |c| String::from_iter([a, b, c]))));
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .enum_values(Some(codes.filter(|code| Self::from_str(code).is_ok())))
+            .into()
+    }
+}
+
+impl ToSchema for Amount {}
+impl ToSchema for Owner {}
+impl ToSchema for Reference {}
+impl ToSchema for Currency {}
