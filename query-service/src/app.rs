@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::{
+    changes::{self, Hub, places::Places as Streams},
     dead_letters::DeadLetters,
     ends::{self, Ends, Place},
     feed::Feed,
@@ -118,8 +119,15 @@ impl App {
             names: names.clone(),
             partitions: kafka.partitions,
         };
+        let (most, per_caller) = (self.settings.max_streams, self.settings.max_streams_per_caller);
+        let streams = changes::Means {
+            client: self.redis.clone(),
+            timeout,
+            places: Streams::new(most as usize, per_caller as usize),
+            shutdown: shutdown.clone(),
+        };
         let system = (health.clone(), letters);
-        let router = router(&means, system, self.token.as_deref(), self.cors)?;
+        let router = router(&means, &streams, system, self.token.as_deref(), self.cors)?;
 
         tokio::spawn(feed.run(self.redis, timeout, shutdown.clone()));
         tokio::spawn(probe(store, health.clone(), shutdown.clone()));
@@ -135,11 +143,12 @@ impl App {
 /// All routes, with everything around them.
 fn router(
     means: &Means,
+    streams: &changes::Means,
     (health, letters): (Health, DeadLetters),
     token: Option<&str>,
     cors: Option<CorsLayer>,
 ) -> Result<Router, Error> {
-    let mut routes = Routes { means, router: Router::new(), described: Vec::new(), failed: None };
+    let mut routes = Routes { means, streams, router: Router::new(), described: Vec::new(), failed: None };
     visit_all(&mut routes);
     visit_groupings(&mut routes);
     if let Some(error) = routes.failed {
@@ -217,7 +226,7 @@ fn cors(origin: &str) -> Result<CorsLayer, config::Error> {
     Ok(CorsLayer::new()
         .allow_origin(allowed)
         .allow_methods([Method::GET, Method::HEAD])
-        .allow_headers([header::AUTHORIZATION, header::IF_NONE_MATCH])
+        .allow_headers([header::AUTHORIZATION, header::IF_NONE_MATCH, HeaderName::from_static("last-event-id")])
         .expose_headers(ours.into_iter().chain([header::ETAG, header::RETRY_AFTER]).collect::<Vec<_>>()))
 }
 
@@ -243,6 +252,7 @@ impl Visitor for Places<'_> {
 /// Collects the routes.
 struct Routes<'a> {
     means: &'a Means,
+    streams: &'a changes::Means,
     router: Router,
     described: Vec<Described>,
     failed: Option<registry::Error>,
@@ -253,7 +263,9 @@ impl Visitor for Routes<'_> {
         match Service::<A>::new(self.means.clone()) {
             Ok(service) => {
                 let router = std::mem::take(&mut self.router);
-                self.router = router.merge(routes::of(service));
+                let service = Arc::new(service);
+                let hub = Hub::start(service.clone(), self.streams.clone());
+                self.router = router.merge(routes::of(service)).merge(routes::changes_of(hub));
                 self.described.extend(Described::of::<A>(self.means));
             }
             Err(error) => self.failed = Some(error),

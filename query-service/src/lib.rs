@@ -2,11 +2,12 @@
 //!
 //! Reading order: [`app`] puts it together; [`routes`] lists the paths, one file each; they read by way of
 //! [`service`], from the version of a projection that [`edition`] says; [`store`] is the way to Redis, [`ends`] to Kafka (for lag
-//! only), [`feed`] wakes those who wait for a change; [`params`] and [`cursor`] read what callers send; [`dashboard`] is
-//! the web page, which also shows [`dead_letters`]; [`openapi`] describes
-//! the API.
+//! only), [`feed`] wakes those who wait for a change, [`changes`] tells them to those who keep a stream open; [`params`]
+//! and [`cursor`] read what callers send; [`dashboard`] is the web page, which also shows [`dead_letters`];
+//! [`openapi`] describes the API.
 
 pub mod app;
+pub mod changes;
 pub mod cursor;
 pub mod dashboard;
 pub mod dead_letters;

@@ -259,7 +259,7 @@ pub fn all_live(states: &[State]) -> Option<Vec<Seen>> {
 }
 
 /// Since when a partition is, if it is complete.
-fn live((state, born): &State) -> Option<u64> {
+pub fn live((state, born): &State) -> Option<u64> {
     born.filter(|_| state.as_deref() == Some(meta::LIVE))
 }
 

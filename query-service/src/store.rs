@@ -85,7 +85,8 @@ pub fn decoded<T: FromRedisValue>(value: &redis::Value) -> Result<T, Problem> {
     redis::from_redis_value(value.clone()).map_err(|error| http::internal(&format_args!("Redis: {error}")))
 }
 
-fn problem(error: &RedisError) -> Problem {
+/// What callers are told of an error.
+pub fn problem(error: &RedisError) -> Problem {
     if is_passing(error) {
         tracing::debug!("Redis: {error}");
         unavailable("Redis can't be asked at the moment")

@@ -332,6 +332,12 @@ pub struct QuerySettings {
     /// Address of health and metrics
     #[arg(long, env = "MILLRACE_OPS_ADDR", default_value = "127.0.0.1:9081", value_name = "IP:PORT")]
     pub ops_addr: SocketAddr,
+    /// Streams of changes that are open at a time; further ones are answered 503. Keep it below MILLRACE_MAX_CONNECTIONS
+    #[arg(long, env = "MILLRACE_MAX_STREAMS", default_value_t = 10_000, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub max_streams: u32,
+    /// Streams of changes that are open to one address; further ones are answered 429. Behind a proxy all have its address
+    #[arg(long, env = "MILLRACE_MAX_STREAMS_PER_CALLER", default_value_t = 1_000, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub max_streams_per_caller: u32,
     /// Web origin whose pages may call the API, or `*`; none by default
     #[arg(long, env = "MILLRACE_CORS_ORIGIN", value_name = "ORIGIN", value_parser = origin)]
     pub cors_origin: Option<String>,

@@ -59,12 +59,13 @@ kinds! {
     KEY_REUSED = "idempotency-key-reused" 422 "The command id was used for another command"
         "A command id names one command of its aggregate. Send this one with a key of its own.";
     OVERLOADED = "overloaded" 429 "Too much at once"
-        "The service has as many commands in flight as it may. Try again after `Retry-After` seconds.";
+        "The service has as many commands in flight, or streams open to one caller, as it may. Try again after \
+         `Retry-After` seconds.";
     INTERNAL = "internal" 500 "Something went wrong on our side"
         "It is logged with the id that the answer names.";
     UNAVAILABLE = "unavailable" 503 "Not available at the moment"
-        "Something the service depends on does not answer. Try again after `Retry-After` seconds; a command with the \
-         same key.";
+        "Something the service depends on does not answer, or it serves as many as it may. Try again after `Retry-After` \
+         seconds; a command with the same key.";
     STALE = "stale" 503 "The view has not got there yet"
         "The projection has not reached what was asked for within the time. Ask again.";
     REBUILDING = "rebuilding" 503 "The projection is being built"

@@ -8,8 +8,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::{Router, serve::Listener};
-use hyper::server::conn::http1;
+use axum::{Router, extract::ConnectInfo, serve::Listener};
+use hyper::{
+    Request,
+    body::Incoming,
+    server::conn::http1,
+    service::{Service, service_fn},
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
@@ -88,15 +93,20 @@ pub async fn http(
         // Whoever comes too many waits in the kernel's queue. An accept that fails is tried again.
         let next = async {
             let place = places.clone().acquire_owned().await;
-            (Listener::accept(&mut listener).await.0, place)
+            (Listener::accept(&mut listener).await, place)
         };
-        let (stream, place) = tokio::select! {
+        let ((stream, caller), place) = tokio::select! {
             next = next => next,
             () = shutdown.cancelled() => break,
         };
         let mut stream = TimeoutStream::new(stream);
         stream.set_write_timeout(Some(limits.timeout));
-        let connection = open.watch(server.serve_connection(TokioIo::new(Box::pin(stream)), service.clone()));
+        let service = service.clone();
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(ConnectInfo(caller));
+            service.call(request)
+        });
+        let connection = open.watch(server.serve_connection(TokioIo::new(Box::pin(stream)), service));
         let free = free.clone();
         free.decrement(1);
         tokio::spawn(async move {

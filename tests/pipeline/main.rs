@@ -3,6 +3,7 @@
 
 mod access;
 mod answers;
+mod changes;
 mod checkpoints;
 mod dashboard;
 mod garbage;

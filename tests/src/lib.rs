@@ -2,7 +2,7 @@
 //! know only what its README promises.
 //!
 //! Reading order: [`stack`] starts Kafka, the registry and Redis, [`services`] the three services on top of them;
-//! [`http`], [`kafka`] and [`avro`] talk to them; [`account`] is a second implementation of what a bank account is,
+//! [`http`], [`sse`], [`kafka`] and [`avro`] talk to them; [`account`] is a second implementation of what a bank account is,
 //! which the services are compared with; [`tool`] runs the services' tools, [`log_check`] the one that asks whether
 //! the log keeps the guarantees, [`verify`] the one that asks whether the views equal it; [`redis`] looks behind them.
 //! For faults: [`brokers`] and the network ([`proxy`]) are hurt, [`fail_points`] stop a service at a chosen instant,
@@ -25,6 +25,7 @@ pub mod proxy;
 pub mod python;
 pub mod redis;
 pub mod services;
+pub mod sse;
 pub mod stack;
 pub mod tool;
 pub mod verify;

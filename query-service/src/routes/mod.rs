@@ -1,5 +1,6 @@
 //! The paths, one file each.
 
+mod changes;
 mod group;
 mod history;
 mod list;
@@ -30,10 +31,10 @@ pub use history::MAX_LIMIT as MAX_EVENTS;
 pub use list::MAX_LIMIT as MAX_LISTED;
 pub use projections::{Described, Projections};
 
-use crate::{dashboard, dead_letters::DeadLetters, service::Service};
+use crate::{changes::Hub, dashboard, dead_letters::DeadLetters, service::Service};
 
 /// The queries of an aggregate type.
-pub fn of<A: Aggregate>(service: Service<A>) -> Router {
+pub fn of<A: Aggregate>(service: Arc<Service<A>>) -> Router {
     let base = format!("/v1/{}", A::COLLECTION);
     Router::new()
         .route(&base, get(list::get::<A>))
@@ -41,7 +42,16 @@ pub fn of<A: Aggregate>(service: Service<A>) -> Router {
         .route(&format!("{base}/{{id}}"), get(view::get::<A>))
         .route(&format!("{base}/{{id}}/history"), get(history::get::<A>))
         .route(&format!("{base}/{{id}}/commands/{{command_id}}"), get(outcome::get::<A>))
-        .with_state(Arc::new(service))
+        .with_state(service)
+}
+
+/// The streams of an aggregate type.
+pub fn changes_of<A: Aggregate>(hub: Arc<Hub<A>>) -> Router {
+    let base = format!("/v1/{}", A::COLLECTION);
+    Router::new()
+        .route(&format!("{base}/changes"), get(changes::get_all::<A>))
+        .route(&format!("{base}/{{id}}/changes"), get(changes::get_one::<A>))
+        .with_state(hub)
 }
 
 /// The queries of a further projection.
