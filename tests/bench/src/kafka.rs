@@ -73,6 +73,12 @@ pub fn read(
     Ok(())
 }
 
+/// Where a partition ends.
+pub fn end(topic: &str, partition: i32) -> Result<u64> {
+    let watcher = watcher(&Stack::shared().kafka, CLIENT)?;
+    Ok(watermarks(&watcher, topic, partition)?.1.try_into()?)
+}
+
 /// How far a consumer group is with a topic, by its committed offsets.
 pub struct Progress {
     consumer: BaseConsumer,

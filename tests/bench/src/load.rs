@@ -65,6 +65,11 @@ impl Bank {
         self.partitions.len()
     }
 
+    /// The partition of an account.
+    pub fn partition(&self, number: usize) -> i32 {
+        self.partitions[number]
+    }
+
     /// Some account, the famous ones more often.
     pub fn pick(&mut self) -> usize {
         self.zipf.rank(&mut self.random)

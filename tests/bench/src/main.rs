@@ -4,6 +4,7 @@
 //! measuring; [`raw`] is the raw client; [`report`] writes down what came out.
 
 mod arrivals;
+mod deposits;
 mod groups;
 mod kafka;
 mod load;
@@ -13,6 +14,7 @@ mod raw;
 mod report;
 mod scene;
 mod side;
+mod views;
 
 use std::{fmt, panic, path::PathBuf, process::ExitCode, thread};
 
@@ -44,7 +46,8 @@ struct Cli {
     /// Rounds of each measure; their median counts
     #[arg(long, value_name = "N", default_value_t = 5, conflicts_with = "quick", value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
-    /// Accounts of the banks of `restart` and `store` [default: 1,000,000]
+    /// Accounts of the banks of `restart` and `store` [default: 1,000,000], and of those whose events are projected
+    /// [default: 100,000]
     #[arg(long, value_name = "N", conflicts_with = "quick", value_parser = clap::value_parser!(u32).range(1_000..=50_000_000))]
     accounts: Option<u32>,
     /// Folder of the services' programs, to measure another build
@@ -57,6 +60,9 @@ enum Part {
     /// The raw client, as a process of its own
     #[command(hide = true)]
     Raw { options: PathBuf },
+    /// The raw client that writes views, as a process of its own
+    #[command(hide = true)]
+    RawViews { options: PathBuf },
     /// A plain member of a group, as a process of its own
     #[command(hide = true)]
     Member(member::Options),
@@ -74,18 +80,15 @@ fn names() -> String {
 
 /// The figures that are asked for, by group.
 fn wanted(names: &[String]) -> Result<Vec<(&'static Group, Vec<&'static str>)>> {
-    let all = || GROUPS.iter().flat_map(|group| group.figures.iter().map(move |(name, _)| (group.name, *name)));
+    let known: Vec<&str> = GROUPS.iter().flat_map(|group| group.figures.iter().map(|(figure, _)| *figure)).collect();
+    let is_meant =
+        |name: &str, figure: &str| name == figure || figure.split_once('.').is_some_and(|(of, _)| name == of);
     for name in names {
-        let known: Vec<_> = all().map(|(_, figure)| figure).collect();
-        ensure!(
-            all().any(|(group, figure)| name == group || name == figure),
-            "there is no measure {name}; there are {}",
-            known.join(", ")
-        );
+        let some = known.iter().any(|figure| is_meant(name, figure));
+        ensure!(some, "there is no measure {name}; there are {}", known.join(", "));
     }
     let of = |group: &'static Group| {
-        let is_wanted =
-            |figure: &str| names.is_empty() || names.iter().any(|name| name == group.name || name == figure);
+        let is_wanted = |figure: &str| names.is_empty() || names.iter().any(|name| is_meant(name, figure));
         let figures: Vec<_> = group.figures.iter().map(|(figure, _)| *figure).filter(|f| is_wanted(f)).collect();
         (!figures.is_empty()).then_some((group, figures))
     };
@@ -133,6 +136,7 @@ fn main() -> ExitCode {
     }
     let done = match &cli.part {
         Some(Part::Raw { options }) => raw::run(options),
+        Some(Part::RawViews { options }) => raw::views::run(options),
         Some(Part::Member(options)) => member::run(options),
         None => run(&cli),
     };

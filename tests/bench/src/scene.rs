@@ -1,7 +1,7 @@
 //! The scene of a bench: a topic set, a service on it whose accounts are open, and a sample of what it writes.
 
 use anyhow::{Result, ensure};
-use millrace_tests::{Deployment, services::Service};
+use millrace_tests::{Deployment, account::partition_of, services::Service};
 
 use crate::{
     groups::Settings,
@@ -30,6 +30,11 @@ pub struct Scene {
 impl Scene {
     /// Of a deployment with the default settings.
     pub const PARTITIONS: i32 = 12;
+
+    /// The partition of an aggregate there.
+    pub fn partition_of(id: &str) -> i32 {
+        partition_of(id.as_bytes(), Self::PARTITIONS)
+    }
 
     /// Starts the service and opens the accounts of the usual bank.
     pub fn start(settings: &Settings, session_timeout_ms: Option<u64>, seed: u64) -> Result<Self> {

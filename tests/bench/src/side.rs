@@ -1,4 +1,4 @@
-//! One side of a comparison: a process that consumes commands, frozen while it is not its turn.
+//! One side of a comparison: a process that consumes records, frozen while it is not its turn.
 
 use std::{
     fs, thread,
@@ -25,10 +25,10 @@ const WINDOW: (f64, f64) = (0.1, 0.8);
 /// Of the times in /proc: Linux' USER_HZ, the same everywhere.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// A process and the group it consumes in.
+/// A process, and how far it is.
 pub struct Side {
     pid: Pid,
-    progress: Progress,
+    done: Box<dyn Fn() -> Result<u64>>,
 }
 
 /// How a backlog was worked off.
@@ -43,10 +43,15 @@ pub struct Drained {
 }
 
 impl Side {
-    /// Of a process that runs.
+    /// Of a process that runs, and the group it consumes in.
     pub fn new(process: &Process, progress: Progress) -> Self {
+        Self::by(process, move || progress.done())
+    }
+
+    /// Of a process that runs, and what tells how many records it has done.
+    pub fn by(process: &Process, done: impl Fn() -> Result<u64> + 'static) -> Self {
         // Process ids are below 2^22.
-        Self { pid: Pid::from_raw(process.id().cast_signed()), progress }
+        Self { pid: Pid::from_raw(process.id().cast_signed()), done: Box::new(done) }
     }
 
     /// Waits until so many commands are done.
@@ -59,12 +64,17 @@ impl Side {
         kill(self.pid, Signal::SIGSTOP).context("the process can't be stopped")
     }
 
+    /// Lets it go on.
+    pub fn thaw(&self) -> Result<()> {
+        kill(self.pid, Signal::SIGCONT).context("the process can't go on")
+    }
+
     /// Lets it work until so many commands are done, and stops it again.
     pub fn drain(&self, target: u64) -> Result<Drained> {
-        let (done, cpu) = (self.progress.done()?, cpu_seconds(self.pid)?);
+        let (done, cpu) = ((self.done)()?, cpu_seconds(self.pid)?);
         ensure!(done < target, "there is nothing to do");
         let begin = Instant::now();
-        kill(self.pid, Signal::SIGCONT).context("the process can't go on")?;
+        self.thaw()?;
         let seen = self.watch(target)?;
         let cpu = cpu_seconds(self.pid)? - cpu;
         self.freeze()?;
@@ -87,7 +97,7 @@ impl Side {
         let mut seen: Vec<(Instant, u64)> = Vec::new();
         let mut moved = Instant::now();
         loop {
-            let done = self.progress.done()?;
+            let done = (self.done)()?;
             let now = Instant::now();
             if seen.last().is_none_or(|last| last.1 != done) {
                 seen.push((now, done));

@@ -6,7 +6,7 @@ use millrace_tests::process::{command, run};
 use serde_json::Value;
 
 const BENCH: &str = env!("CARGO_BIN_EXE_millrace-bench");
-const NAMES: [&str; 11] = [
+const NAMES: [&str; 16] = [
     "write.throughput",
     "write.cpu",
     "write.exactly-once",
@@ -14,6 +14,11 @@ const NAMES: [&str; 11] = [
     "store.uniform",
     "http.p50",
     "http.p99",
+    "project.steady",
+    "project.rebuild",
+    "project.memory",
+    "visible.p99",
+    "verify.rate",
     "takeover.seconds",
     "restart.warm",
     "restart.cold",

@@ -27,7 +27,6 @@ const P50: &str = "http.p50";
 const P99: &str = "http.p99";
 
 pub const GROUP: Group = Group {
-    name: "http",
     figures: &[
         (P50, "POST deposit → accepted at 500/s, open loop; raw: produce → consume → transaction → commit"),
         (P99, "the same, 99 % are faster"),

@@ -1,6 +1,7 @@
 //! The groups of figures, one file for each.
 
 mod http;
+mod project;
 mod restart;
 mod store;
 mod takeover;
@@ -19,7 +20,7 @@ pub struct Settings {
     pub quick: bool,
     /// Rounds.
     pub rounds: usize,
-    /// Accounts of the banks of `restart` and `store`, where they are not to have their usual size.
+    /// Accounts of the banks of `restart`, `store` and `project`, where they are not to have their usual size.
     pub accounts: Option<usize>,
     /// Where the services' programs are, unless beside ours.
     pub bin_dir: Option<PathBuf>,
@@ -34,8 +35,6 @@ impl Settings {
 
 /// Figures that are measured together.
 pub struct Group {
-    /// First part of their names.
-    pub name: &'static str,
     /// Their names, and what each is.
     pub figures: &'static [(&'static str, &'static str)],
     /// Measures those of them that are wanted.
@@ -43,4 +42,5 @@ pub struct Group {
 }
 
 /// All groups.
-pub const GROUPS: &[Group] = &[write::GROUP, store::GROUP, http::GROUP, takeover::GROUP, restart::GROUP];
+pub const GROUPS: &[Group] =
+    &[write::GROUP, store::GROUP, http::GROUP, project::GROUP, takeover::GROUP, restart::GROUP];

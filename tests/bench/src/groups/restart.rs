@@ -38,7 +38,6 @@ const COLD: &str = "restart.cold";
 const MEMORY: &str = "restart.memory";
 
 pub const GROUP: Group = Group {
-    name: "restart",
     figures: &[
         (WARM, "start with local stores → accepts for every partition; raw: with nothing to know"),
         (COLD, "start without them, from snapshots → the same; raw: snapshot topic read and decoded"),

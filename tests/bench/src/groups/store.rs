@@ -17,7 +17,6 @@ const FAMOUS: &str = "store.zipf";
 const UNIFORM: &str = "store.uniform";
 
 pub const GROUP: Group = Group {
-    name: "store",
     figures: &[
         (FAMOUS, "commands/s with local stores, some accounts famous; raw: all states in memory"),
         (UNIFORM, "the same, all accounts used alike"),

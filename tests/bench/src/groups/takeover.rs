@@ -34,7 +34,6 @@ use crate::{
 const SECONDS: &str = "takeover.seconds";
 
 pub const GROUP: Group = Group {
-    name: "takeover",
     figures: &[(SECONDS, "kill -9 → the other instance accepts for every partition; raw: Kafka's own detection")],
     run,
 };

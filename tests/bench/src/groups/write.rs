@@ -24,7 +24,6 @@ const CPU: &str = "write.cpu";
 const EXACTLY_ONCE: &str = "write.exactly-once";
 
 pub const GROUP: Group = Group {
-    name: "write",
     figures: &[
         (THROUGHPUT, "commands in the topic → events and outcomes committed; raw: the same writes by librdkafka"),
         (CPU, "client CPU time per million commands, from the same rounds"),

@@ -9,6 +9,7 @@ mod paced;
 mod process;
 mod produce;
 mod reader;
+pub mod views;
 mod writer;
 
 use std::{fs, path::Path, sync::Arc, time::Duration};
@@ -62,6 +63,8 @@ pub struct Sample {
     pub command: Vec<u8>,
     /// Headers of the event.
     pub event_headers: Headers,
+    /// Value of the event.
+    pub event: Vec<u8>,
     /// Headers of the outcome.
     pub outcome_headers: Headers,
     /// Value of the outcome.

@@ -90,7 +90,7 @@ impl Sample {
             Ok((last.1, last.2))
         };
         let (_, command) = last("commands")?;
-        let ((event_headers, _), (outcome_headers, outcome)) = (last("events")?, last("outcomes")?);
-        Ok(Self { command, event_headers, outcome_headers, outcome })
+        let ((event_headers, event), (outcome_headers, outcome)) = (last("events")?, last("outcomes")?);
+        Ok(Self { command, event_headers, event, outcome_headers, outcome })
     }
 }
