@@ -12,7 +12,7 @@ use std::{
 use metrics_exporter_prometheus::PrometheusHandle;
 use millrace_shared::{
     codec::Codec,
-    config::{self, CommandSettings},
+    config::{self, CommandSettings, KafkaSettings},
     kafka::{
         self,
         topics::{self, Names, Shape},
@@ -22,6 +22,7 @@ use millrace_shared::{
     registry::{self, Registry},
     serve::{self, Attempt, Limits, blocking, wait_for},
 };
+use sha2::{Digest, Sha256};
 use tokio::{net::TcpListener, runtime::Handle};
 use tokio_util::sync::CancellationToken;
 
@@ -92,7 +93,7 @@ impl App {
     pub async fn build(settings: CommandSettings, metrics: PrometheusHandle) -> Result<Self, Error> {
         let token = settings.api.token(settings.http_addr)?;
         let registry = Registry::new(&settings.registry.url()?)?;
-        let instance = lock_instance(&Names::new(&settings.kafka.topic_prefix), &settings.member.instance())?;
+        let instance = lock_instance(&settings.kafka, &settings.member.instance())?;
         let health = Health::default();
         for part in ["kafka", "schemas", "partitions"] {
             health.expect(part);
@@ -409,9 +410,12 @@ async fn probe_kafka(bootstrap: String, health: Health, shutdown: CancellationTo
     }
 }
 
-/// Sees that no other process on this machine has the same instance id.
-fn lock_instance(names: &Names, instance: &str) -> Result<Option<File>, Error> {
-    let path = std::env::temp_dir().join(format!("{}.{instance}.lock", names.group("command")));
+/// Sees that no other process on this machine has the same instance id, at the same Kafka.
+fn lock_instance(kafka: &KafkaSettings, instance: &str) -> Result<Option<File>, Error> {
+    let group = Names::new(&kafka.topic_prefix).group("command");
+    let cluster: String =
+        Sha256::digest(&kafka.kafka_bootstrap)[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+    let path = std::env::temp_dir().join(format!("{group}.{cluster}.{instance}.lock"));
     let file = match File::options().create(true).truncate(false).write(true).open(&path) {
         Ok(file) => file,
         Err(error) => {

@@ -3,7 +3,7 @@
 use millrace_shared::{
     domain::{Aggregate, Described, Docs, Grouping, GroupingVisitor, Projection, Visitor, visit_all, visit_groupings},
     openapi::{Description, Operation, number, text, time},
-    problem::{HISTORY_TRIMMED, MALFORMED, NOT_FOUND, REBUILDING, STALE, UNAVAILABLE},
+    problem::{HISTORY_TRIMMED, MALFORMED, NOT_FOUND, OVERLOADED, REBUILDING, STALE, UNAVAILABLE},
 };
 use serde_json::{Value, json};
 use utoipa::openapi::{
@@ -91,6 +91,8 @@ impl Visitor for Queries {
         self.get(&format!("{base}/stats"), waiting(stats));
         self.get(&format!("{base}/{{id}}"), view_of::<A>(&docs));
         self.get(&format!("{base}/{{id}}/history"), history_of::<A>(&docs));
+        self.get(&format!("{base}/changes"), changes_of::<A>(&docs, None));
+        self.get(&format!("{base}/{{id}}/changes"), changes_of::<A>(&docs, Some(docs.noun)));
         self.get(&format!("{base}/{{id}}/commands/{{command_id}}"), outcome_of::<A>(&docs));
     }
 }
@@ -113,7 +115,7 @@ fn waiting(operation: Operation) -> Operation {
             "after",
             text(1, 2_000),
             "Token of an accepted command: the answer is not older.",
-            "YmFuay1hY2NvdW50L2FjYy00Mi8y",
+            "MSBiYW5rLWFjY291bnQgMSBhY2MtNDI",
         )
         .query("wait_ms", number(0, MAX_WAIT_MS), "Longest wait for it, in milliseconds.", 2_000)
         .query(
@@ -199,6 +201,40 @@ fn history_of<A: Aggregate>(docs: &Docs) -> Operation {
     waiting(operation)
 }
 
+fn changes_of<A: Aggregate>(docs: &Docs, one: Option<&str>) -> Operation {
+    let event = docs.events.get(1).map_or("", |event| event.name);
+    let data = json!({
+        "id": "acc-42", "sequence": 2, "type": event, "time": "2026-02-01T08:30:00.250000Z", "view": docs.view.example,
+    });
+    let example = format!("id: AQ…\nevent: change\ndata: {data}\n\n");
+    let (id, summary) = match one {
+        None => (format!("{}-changes", A::TYPE), "Changes as they come"),
+        Some(_) => (format!("{}-changes-of-one", A::TYPE), "The changes of one as they come"),
+    };
+    let position = || text(1, 4_000);
+    let mut operation = Operation::new(&id, A::COLLECTION, summary)
+        .about(
+            "Server-sent events: `change` for every event, in order for each aggregate, none twice. With the id of the last \
+             one that the caller has seen, every one since; where that can't be told, `reset`, then one `change` for each \
+             present view, then changes.",
+        )
+        .query("last_event_id", position(), "As the header, for those who can't set one.", "AQ…")
+        .header("Last-Event-ID", position(), "`id` of the last event that the caller has seen.", "AQ…")
+        .content(200, "A stream without end.", "text/event-stream", text(0, 1_000_000_000).into(), example.into())
+        .problems(&[&OVERLOADED, &REBUILDING]);
+    match one {
+        Some(noun) => operation = operation.id(noun),
+        None => {
+            for filter in A::Projection::FILTERS.iter().filter(|filter| filter.selective) {
+                let example = docs.view.example.get(filter.name).cloned().unwrap_or(Value::Null);
+                let about = format!("Only of those whose `{}` is this.", filter.name);
+                operation = operation.query(filter.name, text(1, 200), &about, example);
+            }
+        }
+    }
+    operation
+}
+
 fn outcome_of<A: Aggregate>(docs: &Docs) -> Operation {
     let outcome = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(["accepted", "rejected"]));
     let body = Described {
@@ -207,7 +243,7 @@ fn outcome_of<A: Aggregate>(docs: &Docs) -> Operation {
             "command_id": "salary-2026-01", "outcome": "accepted",
             "aggregate": {"type": A::TYPE, "id": "acc-42", "version": 2},
             "events": [{"sequence": 2, "type": docs.events.get(1).map(|event| event.name)}],
-            "token": "YmFuay1hY2NvdW50L2FjYy00Mi8y",
+            "token": "MSBiYW5rLWFjY291bnQgMSBhY2MtNDI",
         }),
     };
     Operation::new(&format!("{}-outcome", A::TYPE), A::COLLECTION, "The stored answer to a command")

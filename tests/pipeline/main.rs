@@ -9,6 +9,7 @@ mod dashboard;
 mod garbage;
 mod import;
 mod log_check;
+mod openapi;
 mod owners;
 mod parked;
 mod past;

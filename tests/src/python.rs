@@ -1,4 +1,4 @@
-//! Programs of another make: Python with confluent-kafka and fastavro.
+//! Programs of another make: Python with confluent-kafka, fastavro and schemathesis.
 
 use std::{
     collections::BTreeMap,
@@ -12,7 +12,7 @@ use std::{
 use crate::process::{command, run};
 
 /// Pinned, so that the tests see the same client everywhere.
-const PACKAGES: [&str; 2] = ["confluent-kafka==2.16.1", "fastavro==1.13.1"];
+const PACKAGES: [&str; 3] = ["confluent-kafka==2.16.1", "fastavro==1.13.1", "schemathesis==4.32.5"];
 
 /// Runs one of `tests/examples` with the given variables.
 #[track_caller]
@@ -21,6 +21,14 @@ pub fn example(name: &str, args: &[&str], env: &BTreeMap<String, String>) -> Out
     let mut python = command(python());
     python.arg(script).args(args).envs(env);
     run(python, Duration::from_secs(60))
+}
+
+/// Runs a program that one of the packages brings.
+#[track_caller]
+pub fn program(name: &str, args: &[&str], limit: Duration) -> Output {
+    let mut program = command(python().with_file_name(name));
+    program.args(args);
+    run(program, limit)
 }
 
 /// A Python that has the packages, made once and kept in the cache folder.
@@ -45,7 +53,7 @@ fn make() -> Result<PathBuf, String> {
     finish("making a Python environment (python3 -m venv)", &run(venv_maker, Duration::from_secs(120)))?;
     let mut pip = command(&python);
     pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(PACKAGES);
-    finish("installing confluent-kafka and fastavro with pip", &run(pip, Duration::from_secs(300)))?;
+    finish("installing confluent-kafka, fastavro and schemathesis with pip", &run(pip, Duration::from_secs(300)))?;
     fs::write(&marker, &wanted).map_err(|error| format!("{}: {error}", marker.display()))?;
     Ok(python)
 }

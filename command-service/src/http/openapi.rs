@@ -119,7 +119,7 @@ fn outcome(aggregate_type: &str, event: &str, version: u64) -> serde_json::Value
         "outcome": "accepted",
         "aggregate": {"type": aggregate_type, "id": "acc-42", "version": version},
         "events": [{"sequence": version, "type": event}],
-        "token": "YmFuay1hY2NvdW50L2FjYy00Mi8y",
+        "token": "MSBiYW5rLWFjY291bnQgMSBhY2MtNDI",
     })
 }
 

@@ -3,7 +3,10 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::values::{Amount, Currency, Owner, Reference};
+use super::{
+    docs,
+    values::{Amount, Currency, Owner, Reference},
+};
 use crate::{
     domain::{CommandError, Fields},
     records,
@@ -27,10 +30,10 @@ records! {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct OpenAccount {
     /// Who owns it.
-    #[schema(inline)]
+    #[schema(schema_with = docs::owner)]
     pub owner: Owner,
     /// What it is kept in.
-    #[schema(inline)]
+    #[schema(schema_with = docs::currency)]
     pub currency: Currency,
 }
 
@@ -38,10 +41,10 @@ pub struct OpenAccount {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Deposit {
     /// How much.
-    #[schema(inline)]
+    #[schema(schema_with = docs::amount)]
     pub amount_minor: Amount,
     /// What for.
-    #[schema(inline, required = false)]
+    #[schema(schema_with = docs::reference, required = false)]
     pub reference: Option<Reference>,
 }
 
@@ -49,10 +52,10 @@ pub struct Deposit {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Withdraw {
     /// How much.
-    #[schema(inline)]
+    #[schema(schema_with = docs::amount)]
     pub amount_minor: Amount,
     /// What for.
-    #[schema(inline, required = false)]
+    #[schema(schema_with = docs::reference, required = false)]
     pub reference: Option<Reference>,
 }
 

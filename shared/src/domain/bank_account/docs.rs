@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use serde_json::{Value, json};
 use utoipa::{
-    PartialSchema, ToSchema,
+    ToSchema,
     openapi::{
         Object, RefOr,
         schema::{AdditionalProperties, KnownFormat, ObjectBuilder, Schema, SchemaFormat, SchemaType, Type},
@@ -12,9 +12,9 @@ use utoipa::{
 };
 
 use super::{
-    AccountView, CloseAccount, Deposit, OpenAccount, Withdraw,
+    AccountView, CloseAccount, Deposit, OpenAccount, Status, Withdraw,
     events::{AccountClosed, AccountOpened, MoneyDeposited, MoneyWithdrawn},
-    values::{Amount, Currency, MAX_AMOUNT_MINOR, MAX_OWNER_CHARACTERS, MAX_REFERENCE_CHARACTERS, Owner, Reference},
+    values::{Currency, MAX_AMOUNT_MINOR, MAX_OWNER_CHARACTERS, MAX_REFERENCE_CHARACTERS},
 };
 use crate::domain::docs::{CommandDocs, Described, Docs, EventDocs};
 
@@ -58,10 +58,10 @@ pub(super) fn docs() -> Docs {
     }
 }
 
-pub(super) fn owner() -> Described {
+pub(super) fn owner_view() -> Described {
     Described {
         schema: object([
-            ("owner", Owner::schema()),
+            ("owner", owner().into()),
             ("accounts", counts(["open", "closed"])),
             ("currencies", by_currency([("balance_minor", total())])),
         ]),
@@ -113,50 +113,37 @@ fn total() -> RefOr<Schema> {
         .into()
 }
 
-impl PartialSchema for Amount {
-    fn schema() -> RefOr<Schema> {
-        ObjectBuilder::new()
-            .schema_type(Type::Integer)
-            .format(Some(SchemaFormat::KnownFormat(KnownFormat::Int64)))
-            .minimum(Some(1))
-            .maximum(Some(MAX_AMOUNT_MINOR))
-            .into()
-    }
+pub(super) fn amount() -> ObjectBuilder {
+    ObjectBuilder::new()
+        .schema_type(Type::Integer)
+        .format(Some(SchemaFormat::KnownFormat(KnownFormat::Int64)))
+        .minimum(Some(1))
+        .maximum(Some(MAX_AMOUNT_MINOR))
 }
 
-impl PartialSchema for Owner {
-    fn schema() -> RefOr<Schema> {
-        ObjectBuilder::new()
-            .schema_type(Type::String)
-            .min_length(Some(1))
-            .max_length(Some(MAX_OWNER_CHARACTERS))
-            .pattern(Some(VISIBLE))
-            .into()
-    }
+pub(super) fn owner() -> ObjectBuilder {
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .min_length(Some(1))
+        .max_length(Some(MAX_OWNER_CHARACTERS))
+        .pattern(Some(VISIBLE))
 }
 
-impl PartialSchema for Reference {
-    fn schema() -> RefOr<Schema> {
-        ObjectBuilder::new()
-            .schema_type(SchemaType::from_iter([Type::String, Type::Null]))
-            .max_length(Some(MAX_REFERENCE_CHARACTERS))
-            .into()
-    }
+pub(super) fn reference() -> ObjectBuilder {
+    ObjectBuilder::new()
+        .schema_type(SchemaType::from_iter([Type::String, Type::Null]))
+        .max_length(Some(MAX_REFERENCE_CHARACTERS))
 }
 
-impl PartialSchema for Currency {
-    fn schema() -> RefOr<Schema> {
-        let letters = || 'A'..='Z';
-        let codes =
-            letters().flat_map(|a| letters().flat_map(move |b| letters().map(move |c| String::from_iter([a, b, c]))));
-        ObjectBuilder::new()
-            .schema_type(Type::String)
-            .enum_values(Some(codes.filter(|code| Self::from_str(code).is_ok())))
-            .into()
-    }
+pub(super) fn currency() -> ObjectBuilder {
+    let letters = || 'A'..='Z';
+    let codes =
+        letters().flat_map(|a| letters().flat_map(move |b| letters().map(move |c| String::from_iter([a, b, c]))));
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .enum_values(Some(codes.filter(|code| Currency::from_str(code).is_ok())))
 }
 
-impl ToSchema for Amount {}
-impl ToSchema for Owner {}
-impl ToSchema for Reference {}
-impl ToSchema for Currency {}
+pub(super) fn status() -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(Type::String).enum_values(Some(Status::ALL.map(Status::name)))
+}

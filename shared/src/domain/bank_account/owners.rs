@@ -92,6 +92,6 @@ impl Grouping for Owners {
     }
 
     fn docs() -> Described {
-        docs::owner()
+        docs::owner_view()
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
-use super::{events::Event, values};
+use super::{docs, events::Event, values};
 use crate::{
     domain::{Filter, Projection, Sort},
     envelope::{EventMeta, rfc3339_micros},
@@ -18,7 +18,7 @@ use crate::{
 pub struct BankAccounts;
 
 /// Whether an account can be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     /// It can.
@@ -28,7 +28,10 @@ pub enum Status {
 }
 
 impl Status {
-    fn name(self) -> &'static str {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Open, Self::Closed];
+
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Open => "open",
             Self::Closed => "closed",
@@ -48,7 +51,7 @@ pub struct AccountView {
     /// Minor units.
     pub balance_minor: i64,
     /// Open or closed.
-    #[schema(inline)]
+    #[schema(schema_with = docs::status)]
     pub status: Status,
     /// The last sequence that is in this view.
     pub version: u64,
@@ -82,7 +85,7 @@ impl Projection for BankAccounts {
         Filter {
             name: "status",
             value: |view| view.status.name(),
-            accepts: |text| [Status::Open, Status::Closed].iter().any(|status| status.name() == text),
+            accepts: |text| Status::ALL.iter().any(|status| status.name() == text),
             selective: false,
         },
         Filter {

@@ -1,0 +1,69 @@
+//! The API's description, held against the services by schemathesis: what it says comes, and what it does not say doesn't.
+
+use std::{collections::BTreeSet, fs, time::Duration};
+
+use millrace_tests::{
+    Services, Stack,
+    http::get,
+    python,
+    services::{command_at, new_id},
+};
+
+/// Cases for each operation, of what is allowed and what is not.
+const EXAMPLES: &str = "25";
+const LIMIT: Duration = Duration::from_secs(120);
+
+#[test]
+fn g13_queries_are_as_their_description_says() {
+    let services = Services::shared();
+    let body = serde_json::json!({"owner": "Ada", "currency": "EUR"});
+    let opened = command_at(&services.command, &new_id(), "open", &body).send().json();
+    // A token can't be made up, and no schema says that two parameters exclude each other.
+    let settings = format!(
+        "[parameters]\n\"query.after\" = {}\n\n[[operations]]\ninclude-path = \"/v1/bank-accounts/{{id}}\"\n\n\
+         [operations.checks]\npositive_data_acceptance.enabled = false\n",
+        opened["token"]
+    );
+    hold(&services.query.url(), &settings);
+}
+
+#[test]
+fn g13_commands_are_as_their_description_says() {
+    // The rules refuse what the description allows.
+    hold(&Services::shared().command.url(), "[checks]\npositive_data_acceptance.enabled = false\n");
+}
+
+/// Streams are not asked for: they have no end.
+fn hold(url: &str, settings: &str) {
+    let file = Stack::shared().log(&new_id()).with_extension("toml");
+    fs::write(&file, settings).expect("settings of schemathesis");
+    let (file, description) = (file.display().to_string(), format!("{url}/openapi.json"));
+    let mut args = vec!["--config-file", &file, "run", &description, "--max-examples", EXAMPLES, "--seed", "1"];
+    // One worker: several compile lambdas at a time, which CPython 3.11 fails at.
+    args.extend(["--no-color", "--workers", "1", "--phases", "examples,coverage,fuzzing"]);
+    args.extend(["--exclude-path-regex", "/changes$"]);
+    let run = python::program("schemathesis", &args, LIMIT);
+    let said = String::from_utf8_lossy(&run.stdout);
+    assert!(run.status.success(), "{said}{}", String::from_utf8_lossy(&run.stderr));
+    assert!(said.contains("passed"), "it tried something: {said}");
+}
+
+#[test]
+fn the_viewer_loads_nothing_from_elsewhere() {
+    let services = Services::shared();
+    for url in [services.command.url(), services.query.url()] {
+        let description = get(&format!("{url}/openapi.json")).send().json();
+        assert_eq!(description["openapi"], "3.1.0");
+        assert_eq!(get(&format!("{url}/docs")).send().status, 308);
+        let page = get(&format!("{url}/docs/")).send();
+        assert!(page.must("content-security-policy").contains("default-src 'none'"), "{page:?}");
+        let text = page.text();
+        let named = text.split('"').filter(|part| part.ends_with(".js") || part.ends_with(".css"));
+        let files: BTreeSet<String> = named.map(|file| file.trim_start_matches("./").to_owned()).collect();
+        assert!(files.iter().any(|file| file.contains("swagger-ui")), "{text}");
+        for file in files {
+            assert_eq!(get(&format!("{url}/docs/{file}")).send().status, 200, "{file}");
+        }
+        get(&format!("{url}/docs/no-such-file")).send().problem(404, "not-found");
+    }
+}
