@@ -51,6 +51,7 @@ function App() {
             : page === 'system' ? html`<${System} />`
               : html`<p class="empty">There is no such page. <a href="#/">Overview</a></p>`}
     </main>
+    <footer><a href="docs">The API of these figures</a></footer>
     <${Notices} />`;
 }
 
@@ -76,10 +77,14 @@ function notices() {
     return said;
   }
   if (live.connection === 'polling') {
-    said.push({ tone: 'warn', spoken: 'Live updates are interrupted. Totals are asked for every second.' });
+    said.push({ tone: 'warn', spoken: 'Live updates are interrupted; figures are asked for every second.' });
   }
   const missing = Object.entries(live.health?.parts ?? {}).filter(([, part]) => !part.ready).map(([name]) => NAMES[name] ?? name);
-  if (missing.length) said.push({ tone: 'bad', spoken: `Not answering: ${missing.join(', ')}.` });
+  if (missing.length) {
+    const spoken = `Not answering: ${missing.join(', ')}.`;
+    const old = live.health.parts.redis?.ready === false && live.statsAt;
+    said.push({ tone: 'bad', spoken, text: old ? `${spoken} The figures are of ${timeOfDay(live.statsAt)}.` : spoken });
+  }
   if (live.statsProblem?.name === 'rebuilding') {
     said.push({ tone: 'warn', spoken: BUILDING, text: progress(live.statsProblem.problem.progress) });
   }
@@ -120,6 +125,7 @@ function Locked() {
   const submit = (event) => {
     event.preventDefault();
     unlock(new FormData(event.target).get('token').trim());
+    event.target.reset();
   };
   return html`<form class="card locked" onSubmit=${submit}>
     <h1>Token</h1>

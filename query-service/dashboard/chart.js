@@ -43,11 +43,18 @@ export function fading(name) {
 /** What stays as it is until the next point. */
 export const stepped = uPlot.paths.stepped({ align: 1 });
 
+/** So many seconds at least: one point alone has no width. */
+function wide(from, to, seconds) {
+  const end = to ?? Date.now() / 1000;
+  return [Math.min(from ?? end, end - seconds), end];
+}
+
 /**
- * A chart over time. `label` is what it says to those who don't see it. `series` are uPlot's; `value` writes a figure;
+ * A chart over time. `label` is what it says to those who don't see it. `series` are uPlot's; `value` writes a figure; it is
+ * at least `seconds` wide;
  * `hooks` are uPlot's too. `onReady(plot)` gets the chart itself.
  */
-export function Chart({ label, data, series, height, value, axisWidth = 56, range, hooks, cursor, onReady }) {
+export function Chart({ label, data, series, height, value, axisWidth = 56, seconds = 10, range, hooks, cursor, onReady }) {
   const place = useRef();
   const plot = useRef();
   useEffect(() => {
@@ -58,7 +65,7 @@ export function Chart({ label, data, series, height, value, axisWidth = 56, rang
       padding: [10, 8, 0, 0],
       legend: { show: false },
       cursor: { y: false, points: { size: 7 }, drag: { x: false, y: false }, ...cursor },
-      scales: { x: { time: true }, y: { range: range ?? ((_, low, high) => [Math.min(0, low), Math.max(1, high * 1.15)]) } },
+      scales: { x: { time: true, range: (_, from, to) => wide(from, to, seconds) }, y: { range: range ?? ((_, low, high) => [Math.min(0, low), Math.max(1, high * 1.15)]) } },
       axes: [{ ...axis(times, 26), space: 70 }, axis((_, splits) => splits.map(value), axisWidth)],
       series: [{}, ...series],
       hooks: { ...hooks },

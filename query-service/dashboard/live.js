@@ -25,6 +25,7 @@ export const live = {
   /** When query-service answered last. */
   answeredAt: null,
   stats: null,
+  statsAt: null,
   statsProblem: null,
   perSecond: null,
   rate: { times: [], values: [] },
@@ -63,12 +64,16 @@ export function useLive() {
   return live;
 }
 
-/** Calls back with each change, and with `null` when all may have changed (the connection is back). */
+/** Calls back with each change, and with `null` when anything may have changed: there was no stream that tells. */
 export function useChanges(callback, inputs) {
   useEffect(() => {
     changeListeners.add(callback);
     return () => changeListeners.delete(callback);
   }, inputs);
+}
+
+function tell(change) {
+  for (const listener of changeListeners) listener(change);
 }
 
 let streaming = false;
@@ -81,7 +86,7 @@ export function start() {
       streaming = true;
       dirty = true;
       setConnection('live');
-      for (const listener of changeListeners) listener(null);
+      tell(null);
       tick();
     },
     event: (type, change) => {
@@ -89,7 +94,7 @@ export function start() {
       dirty = true;
       live.feed.unshift(change);
       live.feed.length = Math.min(live.feed.length, FEED);
-      for (const listener of changeListeners) listener(change);
+      tell(change);
       changed();
     },
     closed: (error) => {
@@ -100,7 +105,10 @@ export function start() {
   });
   setInterval(tick, TICK_MS);
   addEventListener('online', again);
-  // A browser has six connections to a service: a page that nobody sees for a while keeps none of them.
+  // A browser has six connections to a service, and keeps those of pages that were left but may be come back to. So a
+  // page that nobody sees keeps none.
+  addEventListener('pagehide', stream.rest);
+  addEventListener('pageshow', (event) => event.persisted && again());
   let hidden;
   document.addEventListener('visibilitychange', () => {
     clearTimeout(hidden);
@@ -172,6 +180,7 @@ const askStats = question(0, async () => {
     live.statsProblem = null;
     count(body);
     live.stats = body;
+    live.statsAt = Date.now();
   } catch (error) {
     dirty = true;
     if (error.status >= 500) live.statsProblem = error;
@@ -187,6 +196,7 @@ function count(stats) {
   const now = performance.now();
   // Fewer than before: another projection, or another Redis.
   if (counted && events >= counted.events) sample((events - counted.events) / ((now - counted.at) / 1000));
+  if (!streaming && counted && events !== counted.events) tell(null);
   counted = { events, at: now };
 }
 

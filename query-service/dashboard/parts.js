@@ -19,11 +19,11 @@ export function Health() {
         const [tone, text] = !part ? ['', 'unknown'] : part.ready ? ['good', 'answers'] : ['bad', 'does not answer'];
         return html`<li key=${key} data-part=${key}><span><b>${name}</b> <small>${what}</small></span>
           <${Badge} tone=${tone}>${text}<//>
-          ${part && html`<small class="since">for ${duration(part.for_seconds)}${part.reason ? `: ${part.reason}` : ''}</small>`}</li>`;
+          <small class="since">${part && `for ${duration(part.for_seconds)}${part.reason ? `: ${part.reason}` : ''}`}</small></li>`;
       })}
       <li data-part="projector"><span><b>Projector</b> <small>from the log to the views</small></span>
         <${Badge} tone=${!lag ? '' : late ? 'warn' : 'good'}>${!lag ? 'unknown' : late ? 'behind' : 'keeps up'}<//>
-        ${lag && html`<small class="since">${lag.records ? `${counted(lag.records, 'record')} to go, the oldest for ${duration(lag.seconds)}` : 'nothing to go'}</small>`}</li>
+        <small class="since">${lag && (lag.records ? `${counted(lag.records, 'record')} to go, the oldest for ${duration(lag.seconds)}` : 'nothing to go')}</small></li>
     </ul>
   <//>`;
 }
@@ -53,7 +53,7 @@ export function LagChart({ compact }) {
   return html`<${Card} title="Projection lag" class="lag" aside=${select}>
     <p class="unit">records behind the log, by partition</p>
     ${data.length > 1 ? html`<${Chart} key=${name} label=${label} data=${data} series=${lines(partitions)} height=${compact ? 150 : 220}
-      value=${count} axisWidth=${44} range=${(_, low, high) => [0, Math.max(10, high * 1.15)]} />`
+      value=${count} axisWidth=${44} seconds=${120} range=${(_, low, high) => [0, Math.max(10, high * 1.15)]} />`
       : html`<div class="chart" style=${{ height: compact ? '150px' : '220px' }}></div>`}
     <ol class="tiles" aria-label="Partitions now">
       ${(projection?.partitions ?? []).map(({ partition, lag_records: records, lag_seconds: seconds }) => html`

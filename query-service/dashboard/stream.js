@@ -12,6 +12,8 @@ export class Parser {
   #rest = '';
   #event = '';
   #data = [];
+  #id = null;
+  /** The last one that came whole: before that, its event would be lost with the connection. */
   id = null;
   retryMs = null;
 
@@ -22,6 +24,7 @@ export class Parser {
     const events = [];
     for (const line of lines) {
       if (line === '') {
+        this.id = this.#id;
         if (this.#data.length) events.push({ type: this.#event || 'message', data: this.#data.join('\n') });
         this.#event = '';
         this.#data = [];
@@ -32,7 +35,7 @@ export class Parser {
       const value = colon < 0 ? '' : line.slice(colon + 1).replace(/^ /, '');
       if (name === 'data') this.#data.push(value);
       else if (name === 'event') this.#event = value;
-      else if (name === 'id') this.id = value;
+      else if (name === 'id') this.#id = value;
       else if (name === 'retry' && /^\d+$/.test(value)) this.retryMs = Number(value);
     }
     return events;

@@ -19,7 +19,7 @@ export function Wheel() {
   useEffect(() => {
     turning.current?.updatePlaybackRate(Math.min(Math.log2(1 + perSecond), 10));
   }, [perSecond]);
-  return html`<svg class="wheel" viewBox="0 0 32 32" aria-hidden="true"><g ref=${wheel}>
+  return html`<svg class="wheel" viewBox="0 0 32 32" aria-hidden="true" ref=${wheel}>
     <circle cx="16" cy="16" r="9" /><circle class="hub" cx="16" cy="16" r="2" />
-    <path d="M16 16V3M16 16l9.2-9.2M16 16h13M16 16l9.2 9.2M16 16v13M16 16l-9.2 9.2M16 16H3M16 16L6.8 6.8" /></g></svg>`;
+    <path d="M16 16V3M16 16l9.2-9.2M16 16h13M16 16l9.2 9.2M16 16v13M16 16l-9.2 9.2M16 16H3M16 16L6.8 6.8" /></svg>`;
 }

@@ -57,7 +57,7 @@ function Parked() {
 function DeadLetters() {
   const { deadLetters } = live;
   const letters = deadLetters?.items ?? [];
-  return html`<${Card} title="Dead letters" aside=${html`<span class="total">${deadLetters ? count(letters.length) : '–'}</span>`}>
+  return html`<${Card} title="Dead letters" aside=${html`<span class="total">${deadLetters ? (letters.length < 50 ? count(letters.length) : 'newest 50') : '–'}</span>`}>
     ${letters.length ? html`<ul class="troubles">${letters.map((one) => html`
       <li key=${`${one.topic}/${one.partition}/${one.offset}`}>
         <b>${one.key ?? 'without a key'}</b> <small><time datetime=${one.time}>${dateTime(one.time)}</time>, from ${one.origin ?? one.topic}</small>
