@@ -15,7 +15,9 @@ const day = new Intl.DateTimeFormat(undefined, { month: 'short', day: 'numeric' 
 /** Times along an axis, as finely as they lie. */
 function times(plot, splits, _axis, _space, step) {
   const format = step >= 86_400 ? day : step >= 60 ? clock : clockWithSeconds;
-  return splits.map((at) => format.format(at * 1000));
+  // One that would be cut off at the edge is left out.
+  const last = plot.over.clientWidth - 26;
+  return splits.map((at) => (plot.valToPos(at, 'x') > last ? '' : format.format(at * 1000)));
 }
 
 function axis(values, size) {
@@ -43,10 +45,10 @@ export function fading(name) {
 /** What stays as it is until the next point. */
 export const stepped = uPlot.paths.stepped({ align: 1 });
 
-/** So many seconds at least: one point alone has no width. */
-function wide(from, to, seconds) {
-  const end = to ?? Date.now() / 1000;
-  return [Math.min(from ?? end, end - seconds), end];
+/** From the first to the last point, so many seconds at least: one alone has no width. */
+function wide(times, seconds) {
+  const end = times.at(-1) ?? Date.now() / 1000;
+  return [Math.min(times[0] ?? end, end - seconds), end];
 }
 
 /**
@@ -65,7 +67,7 @@ export function Chart({ label, data, series, height, value, axisWidth = 56, seco
       padding: [10, 8, 0, 0],
       legend: { show: false },
       cursor: { y: false, points: { size: 7 }, drag: { x: false, y: false }, ...cursor },
-      scales: { x: { time: true, range: (_, from, to) => wide(from, to, seconds) }, y: { range: range ?? ((_, low, high) => [Math.min(0, low), Math.max(1, high * 1.15)]) } },
+      scales: { x: { time: true, range: ({ data: [times] }) => wide(times, seconds) }, y: { range: range ?? ((_, low, high) => [Math.min(0, low), Math.max(1, high * 1.15)]) } },
       axes: [{ ...axis(times, 26), space: 70 }, axis((_, splits) => splits.map(value), axisWidth)],
       series: [{}, ...series],
       hooks: { ...hooks },

@@ -44,9 +44,9 @@ export function money(minor, currency, extra = {}) {
 /** The same with its sign always. */
 export const change = (minor, currency) => money(minor, currency, { signDisplay: 'always' });
 
-/** `1.2M €`, for axes and tight places. */
+/** `1.25M €`, for axes and tight places. */
 export function shortMoney(minor, currency) {
-  return money(minor, currency, { notation: 'compact', minimumFractionDigits: 0, maximumFractionDigits: 1 });
+  return money(minor, currency, { notation: 'compact', minimumFractionDigits: 0, maximumFractionDigits: 2 });
 }
 
 export function count(number) {

@@ -168,9 +168,14 @@ function answered() {
 
 function refused(error) {
   if (error.status === 401) lock();
-  else if (error.status === 0 || error.status === 502 || error.status === 504) setConnection('lost');
-  // Any other answer is one: the connection is there.
-  else answered();
+  else if (error.status === 0 || error.status === 502 || error.status === 504) {
+    live.perSecond = null;
+    counted = null;
+    setConnection('lost');
+  } else {
+    // Any other answer is one: the connection is there.
+    answered();
+  }
 }
 
 const askStats = question(0, async () => {

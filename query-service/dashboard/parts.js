@@ -9,7 +9,8 @@ const PARTS = [['redis', 'Redis', 'views'], ['kafka', 'Kafka', 'the log'], ['reg
 
 /** What query-service itself sees of the others. */
 export function Health() {
-  const { health, projections } = live;
+  // What was known when the connection was there is no news of now.
+  const { health, projections } = live.connection === 'lost' ? {} : live;
   const lag = projections && behind(projections);
   const late = lag && lag.seconds >= BEHIND_S;
   return html`<${Card} title="Health" class="health">

@@ -246,6 +246,7 @@ fn the_page_fits_its_screen_is_readable_and_stays_where_it_is() {
                 browser.keep_picture(&format!("{page}-{}-{scheme}", screen.name));
                 assert_eq!(browser.run(include_str!("readable.js")), json!([]), "{page}, {scheme}");
                 let moved = browser.run("return window.moved").as_f64().expect("a number");
+                println!("{page}, {screen:?}, {scheme}: moved by {moved:.3}");
                 assert!(moved < 0.1, "{page} moved by {moved} on {screen:?}");
             }
         }

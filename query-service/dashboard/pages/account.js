@@ -94,7 +94,7 @@ export function Account({ id }) {
   // null: the present, whatever comes.
   const [chosen, choose] = useState(null);
   if (!view) {
-    return html`<h1>${id}</h1><section class="card">
+    return html`<${Head} id=${id} /><section class="card">
       <${Empty}>${!error ? 'Loading …' : error.status === 404 ? 'There is no such account, or not yet.' : `It can't be had: ${error.message}.`}<//>
       <p><a href="#/accounts">All accounts</a></p></section>`;
   }
@@ -102,15 +102,7 @@ export function Account({ id }) {
   const version = Math.min(Math.max(chosen ?? view.version, first), view.version);
   const pick = (wanted) => choose(wanted >= view.version ? null : wanted);
   return html`
-    <header class="account-head">
-      <div><a class="back" href="#/accounts">Accounts</a><h1>${id}</h1>
-        <p>${view.owner} <${Badge} tone=${view.status === 'open' ? 'good' : ''}>${view.status}<//>
-          ${parked && html` <${Badge} tone="bad">parked: its newest events wait<//>`}</p></div>
-      <dl class="figures">
-        <${Figure} name="Balance now" value=${money(view.balance_minor, view.currency)} tone="big" />
-        <${Figure} name="Version" value=${count(view.version)} />
-      </dl>
-    </header>
+    <${Head} id=${id} view=${view} parked=${parked} />
     <div class="grid account">
       <${Card} title="Balance over time" class="whole">
         <${Balance} events=${events} currency=${view.currency} version=${version} pick=${pick} />
@@ -120,6 +112,19 @@ export function Account({ id }) {
       <${Events} events=${events} version=${version} pick=${pick} older=${older} trimmedTo=${trimmedTo} error=${error}
         connection=${connection} />
     </div>`;
+}
+
+/** As high without figures as with them. */
+function Head({ id, view, parked }) {
+  return html`<header class="account-head">
+    <div><a class="back" href="#/accounts">Accounts</a><h1>${id}</h1>
+      <p>${view ? html`<bdi>${view.owner}</bdi> <${Badge} tone=${view.status === 'open' ? 'good' : ''}>${view.status}<//>` : '…'}
+        ${parked && html` <${Badge} tone="bad">parked: its newest events wait<//>`}</p></div>
+    <dl class="figures">
+      <${Figure} name="Balance now" value=${view ? money(view.balance_minor, view.currency) : '–'} tone="big" />
+      <${Figure} name="Version" value=${count(view?.version)} />
+    </dl>
+  </header>`;
 }
 
 /** The chart is a picture of the table below it; a click on it chooses the version. */
@@ -187,7 +192,7 @@ function AsItWas({ event, view, version }) {
   return html`<dl class="figures was" data-version=${version}>
     <${Figure} name="Balance" value=${money(state.balance_minor, state.currency)} />
     <${Figure} name="Status" value=${state.status} />
-    <${Figure} name="Happened" value=${event ? words(event.type) : '–'} note=${event?.data.reference} />
+    <${Figure} name="Happened" value=${event ? words(event.type) : '–'} note=${event?.data.reference && html`<bdi>${event.data.reference}</bdi>`} />
     <${Figure} name="When" value=${dateTime(state.updated_at)} />
   </dl>`;
 }
@@ -220,7 +225,7 @@ function Events({ events, version, pick, older, trimmedTo, error }) {
           <td><span class="what"><i class=${type}></i><span>${words(type)}</span></span></td>
           <td class="number ${type}">${amount(type, data, state.currency)}</td>
           <td class="number strong">${money(state.balance_minor, state.currency)}</td>
-          <td class="wide">${data.reference ?? ''}</td>
+          <td class="wide"><bdi>${data.reference ?? ''}</bdi></td>
           <td><time datetime=${time}>${dateTime(time)}</time></td>
           <td class="wide"><code title=${command}>${command}</code></td></tr>`)}</tbody></table></div>
     ${left ? html`<div class="pager"><button onClick=${more}>Show older ones</button></div>`

@@ -140,8 +140,8 @@ function Table({ items, loaded, error, sort, to }) {
       ${SORTS.slice(0, 1).map(head)}<th class="wide">Owner</th><th class="wide">Status</th>${SORTS.slice(1).map(head)}
     </tr></thead>
     <tbody>${items.map((view) => html`<tr key=${view.id} data-id=${view.id}>
-      <th scope="row"><a href=${accountLink(view.id)}>${view.id}</a><small class="narrow">${view.owner}</small></th>
-      <td class="wide">${view.owner}</td>
+      <th scope="row"><a href=${accountLink(view.id)}>${view.id}</a><small class="narrow"><bdi>${view.owner}</bdi></small></th>
+      <td class="wide"><bdi>${view.owner}</bdi></td>
       <td class="wide"><${Badge} tone=${view.status === 'open' ? 'good' : ''}>${view.status}<//></td>
       <td class="number strong"><span key=${view.changed} class=${view.changed ? 'changed' : ''}>${money(view.balance_minor, view.currency)}</span></td>
       <td class="wide">${dateTime(view.opened_at)}</td>

@@ -47,7 +47,7 @@ function Parked() {
       <li key=${`${one.projection}/${one.id}`}>
         <a href=${accountLink(one.id)}>${one.id}</a> <small>${one.projection}, partition ${one.partition}, offset ${one.offset}</small>
         ${one.discarded && html`<${Badge}>given up<//>`}
-        <p>${one.reason}</p><small>${counted(one.count, 'event')} wait${one.count === 1 ? 's' : ''}</small>
+        <p><bdi>${one.reason}</bdi></p><small>${counted(one.count, 'event')} wait${one.count === 1 ? 's' : ''}</small>
       </li>`)}</ul>`
       : html`<${Empty}>${live.projections ? 'No account waits: every event could be applied.' : 'Waiting for the first answer.'}<//>`}
   <//>`;
@@ -60,8 +60,8 @@ function DeadLetters() {
   return html`<${Card} title="Dead letters" aside=${html`<span class="total">${deadLetters ? (letters.length < 50 ? count(letters.length) : 'newest 50') : '–'}</span>`}>
     ${letters.length ? html`<ul class="troubles">${letters.map((one) => html`
       <li key=${`${one.topic}/${one.partition}/${one.offset}`}>
-        <b>${one.key ?? 'without a key'}</b> <small><time datetime=${one.time}>${dateTime(one.time)}</time>, from ${one.origin ?? one.topic}</small>
-        <p>${one.error ?? 'no reason given'}</p>
+        <b><bdi>${one.key ?? 'without a key'}</bdi></b> <small><time datetime=${one.time}>${dateTime(one.time)}</time>, from ${one.origin ?? one.topic}</small>
+        <p><bdi>${one.error ?? 'no reason given'}</bdi></p>
       </li>`)}</ul>`
       : html`<${Empty}>${deadLetters ? 'Every command could be read.' : 'Unknown: Kafka has not been asked yet.'}<//>`}
   <//>`;
