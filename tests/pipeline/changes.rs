@@ -1,14 +1,22 @@
 //! Server-sent events: what subscribers get, and how they go on after a break.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
 
 use millrace_tests::{
-    Deployment, Services, eventually,
-    http::Answer,
-    services::{Shared, new_id},
-    sse::{Event, Stream},
+    Deployment, Services, commands, eventually,
+    http::{Answer, get},
+    kafka::{Draft, Producer},
+    process::free_port,
+    redis::Redis,
+    services::{Shared, new_id, open_at},
+    sse::{Event, Idle, Stream},
 };
-use serde_json::json;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use serde_json::{Value::Null, json};
 
 const ALL: &str = "/v1/bank-accounts/changes";
 
@@ -41,7 +49,7 @@ fn g09_changes_come_of_one_account_of_one_owner_and_of_all() {
     for header in ["content-type: text/event-stream", "cache-control: no-store", "x-accel-buffering: no"] {
         assert!(one.head.contains(header), "{header}: {}", one.head);
     }
-    millrace_tests::services::open_at(&services.command, &id, &owner);
+    open_at(&services.command, &id, &owner);
     services.deposit(&other, 7);
     services.deposit(&id, 100);
     let token = services.withdraw(&id, 30).token();
@@ -166,19 +174,19 @@ fn g16_open_streams_are_bounded_for_each_caller_and_in_all() {
     let services: Shared = Services::shared();
     let bounded = |name: &str| {
         let deployment = services.deployment.clone().with(name, "2");
-        deployment.query_service_at(millrace_tests::process::free_port())
+        deployment.query_service_at(free_port())
     };
     for (name, status, problem) in
         [("MILLRACE_MAX_STREAMS_PER_CALLER", 429, "overloaded"), ("MILLRACE_MAX_STREAMS", 503, "unavailable")]
     {
         let query = bounded(name);
         let mut open: Vec<Stream> = (0..2).map(|_| Stream::open(&query.url(), ALL, None)).collect();
-        let ask = millrace_tests::http::get(&format!("{}{ALL}", query.url()));
+        let ask = get(&format!("{}{ALL}", query.url()));
         let refused = ask.send();
         refused.problem(status, problem);
         refused.must("retry-after");
         // Everything else is served.
-        let list = millrace_tests::http::get(&format!("{}/v1/bank-accounts", query.url())).send();
+        let list = get(&format!("{}/v1/bank-accounts", query.url())).send();
         assert_eq!(list.status, 200, "{list:?}");
         assert_eq!(query.metric("millrace_query_streams"), 2.0);
         assert_eq!(query.metric("millrace_query_streams_refused_total"), 1.0);
@@ -189,4 +197,211 @@ fn g16_open_streams_are_bounded_for_each_caller_and_in_all() {
             if stream.head.starts_with("HTTP/1.1 200 ") { Ok(()) } else { Err(stream.head.clone()) }
         });
     }
+}
+
+/// Pays 1 into an account many times, by way of the topic.
+fn pay_often(services: &Services, id: &str, times: usize) {
+    let topic = services.deployment.topic("commands");
+    Producer::new("murmur2_random").flood(&topic, &Draft::new(id, commands::deposit(1)), times);
+}
+
+/// Takes a reset: the views told, by account.
+#[track_caller]
+fn told_anew(stream: &mut Stream, accounts: usize) -> BTreeMap<String, u64> {
+    let mut views = BTreeMap::new();
+    let reset = stream.event().expect("it goes on");
+    assert_eq!((reset.name.as_str(), &reset.data), ("reset", &json!({})), "{reset:?}");
+    for _ in 0..accounts {
+        let event = stream.event().expect("it goes on");
+        assert_eq!((&event.name[..], &event.data["type"], &event.data["time"]), ("change", &Null, &Null), "{event:?}");
+        let (id, sequence) = event.about();
+        assert_eq!(event.data["view"]["version"], sequence, "{event:?}");
+        assert_eq!(views.insert(id.to_owned(), sequence), None, "twice: {event:?}");
+    }
+    views
+}
+
+#[test]
+fn g09_who_cannot_resume_is_told_everything_anew() {
+    let mut redis = Redis::start();
+    let deployment =
+        Deployment::new().with("MILLRACE_REDIS_URL", redis.url.clone()).with("MILLRACE_CHANGES_WINDOW", "50");
+    let services = Services::start(deployment);
+    let url = services.query.url();
+    let [busy, quiet, ended] = [0, 1, 2].map(|partition| services.deployment.id_in(partition));
+    for (id, owner) in [(&busy, "Ada"), (&quiet, "Ada"), (&ended, "Grace")] {
+        open_at(&services.command, id, owner);
+    }
+    let mut stream = Stream::open(&url, ALL, None);
+    services.deposit(&quiet, 1);
+    let old = stream.until(&quiet, 2).pop().expect("it came").id;
+    drop(stream);
+
+    // More has changed than is kept, in one partition.
+    pay_often(&services, &busy, 400);
+    eventually("400 payments", || {
+        let view = services.ask(&format!("/v1/bank-accounts/{busy}")).try_send()?.json();
+        if view["version"] == 401 { Ok(()) } else { Err(view.to_string()) }
+    });
+    let mut all = Stream::open(&url, ALL, Some(&old));
+    let views = told_anew(&mut all, 3);
+    assert_eq!(views, [(&busy, 401), (&quiet, 2), (&ended, 1)].map(|(id, at)| (id.clone(), at)).into());
+    let mut owned = Stream::open(&url, &format!("{ALL}?owner=Ada"), Some(&old));
+    assert_eq!(told_anew(&mut owned, 2).len(), 2);
+    let mut one = Stream::open(&url, &of(&busy), Some(&old));
+    assert_eq!(told_anew(&mut one, 1)[&busy], 401);
+    // Of another partition nothing is missing.
+    let mut other = Stream::open(&url, &of(&quiet), Some(&old));
+    services.deposit(&quiet, 1);
+    services.deposit(&busy, 1);
+    assert_eq!(sequences(&other.until(&quiet, 3))[&quiet], [3]);
+    assert_eq!(sequences(&one.until(&busy, 402))[&busy], [402]);
+    for stream in [&mut all, &mut owned] {
+        let seen = sequences(&[stream.event().expect("one"), stream.event().expect("two")]);
+        assert_eq!(seen, BTreeMap::from([(busy.clone(), vec![402]), (quiet.clone(), vec![3])]));
+    }
+
+    // Redis is restarted: streams stay open, and nothing is missing.
+    redis.kill();
+    redis.start_again();
+    services.deposit(&ended, 1);
+    assert_eq!(sequences(&all.until(&ended, 2)), BTreeMap::from([(ended.clone(), vec![2])]));
+
+    // A rebuild's switch: open streams are told, and whoever comes with an id of before.
+    let before = all.last_id();
+    let ran = services.deployment.run_projector_tool(&["rebuild", "bank-accounts"]);
+    assert_eq!(ran.code, Some(0), "{}{}", ran.output, ran.errors);
+    let mut late = Stream::open(&url, ALL, Some(&before));
+    for stream in [&mut all, &mut late] {
+        assert_eq!(told_anew(stream, 3)[&ended], 2);
+    }
+    services.deposit(&ended, 1);
+    for stream in [&mut all, &mut late] {
+        assert_eq!(sequences(&stream.until(&ended, 3)), BTreeMap::from([(ended.clone(), vec![3])]));
+    }
+
+    // Redis is emptied, and filled again.
+    redis.client().run::<()>("FLUSHALL", &[] as &[&str]);
+    assert_eq!(told_anew(&mut all, 3)[&ended], 3);
+    services.deposit(&ended, 1);
+    assert_eq!(sequences(&all.until(&ended, 4)), BTreeMap::from([(ended.clone(), vec![4])]));
+}
+
+#[test]
+fn g09_a_reset_loses_and_doubles_nothing_while_accounts_change() {
+    const ACCOUNTS: usize = 300;
+    let services = Services::start(Deployment::new());
+    let url = services.query.url();
+    let producer = Producer::new("murmur2_random");
+    let topic = services.deployment.topic("commands");
+    let ids: Vec<String> = (0..ACCOUNTS).map(|_| new_id()).collect();
+    let first = services.open("Ada");
+    let foreign = {
+        let id = Stream::open(&url, ALL, None).last_id();
+        // Of a build that there is not: the same, in a deployment of the same name, would be told by its birth.
+        let mut redis = services.deployment.redis();
+        for partition in 0..services.deployment.partitions {
+            redis.run::<()>("HINCRBY", &[services.deployment.view_key(partition, "meta"), "born".into(), "1".into()]);
+        }
+        id
+    };
+    for id in &ids {
+        producer.send(&topic, &Draft::new(id, commands::open("Ada", "EUR")));
+    }
+    services.deposit(&first, 1);
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let load = scope.spawn(|| {
+            let mut round = 0;
+            while !over.load(Ordering::Relaxed) {
+                for id in &ids {
+                    producer.flood(&topic, &Draft::new(id, commands::deposit(1)), 3);
+                }
+                round += 1;
+            }
+            round
+        });
+        let streams: Vec<Vec<Event>> = [ALL, ALL, &format!("{ALL}?owner=Ada")]
+            .map(|path| {
+                let mut stream = Stream::open(&url, path, Some(&foreign));
+                let mut events = Vec::new();
+                while events.len() < 4 * ACCOUNTS {
+                    events.push(stream.event().expect("it goes on"));
+                }
+                events
+            })
+            .into();
+        over.store(true, Ordering::Relaxed);
+        assert!(load.join().expect("the load goes on") > 1, "nothing changed meanwhile");
+        for events in streams {
+            assert_eq!(events[0].name, "reset");
+            let seen = sequences(&events[1..]);
+            assert!(events[1..].iter().any(|event| event.data["type"] == "MoneyDeposited"), "changes came as well");
+            for (id, sequences) in &seen {
+                let expected: Vec<u64> = (sequences[0]..).take(sequences.len()).collect();
+                assert_eq!(*sequences, expected, "{id}: none twice, none missing");
+            }
+        }
+    });
+}
+
+#[test]
+fn g16_one_who_does_not_read_is_cut_off_and_can_resume() {
+    let services = Services::shared();
+    let query = services.deployment.clone().query_service_at(free_port());
+    let url = query.url();
+    // Long names make for long events: a socket takes some megabytes.
+    let id = new_id();
+    open_at(&services.command, &id, &"\u{1f40c}".repeat(200));
+    let mut slow = Idle::open(&url, &of(&id));
+    let mut quick = Stream::open(&url, &of(&id), None);
+    pay_often(&services, &id, 5_000);
+    let mut seen = quick.until(&id, 5_001);
+    // Each of these is on its way before the next one comes.
+    for sequence in 5_002..5_052 {
+        services.deposit(&id, 1);
+        seen.extend(quick.until(&id, sequence));
+    }
+    assert_eq!(sequences(&seen)[&id], (2..5_052).collect::<Vec<u64>>(), "the others don't notice");
+    let text = slow.rest();
+    assert_eq!(query.metric("millrace_query_streams_cut_off_total"), 1.0);
+    let last = text.rmatch_indices("\n\n").next().expect("something came").0;
+    let whole = &text[..last];
+    let at = whole.rfind("id: ").expect("there is an id") + 4;
+    let last_id = whole[at..].lines().next().expect("a line");
+    let told = whole.matches("event: change").count() as u64;
+    assert!((1..5_000).contains(&told), "{told}");
+    let resumed = Stream::open(&url, &of(&id), Some(last_id)).until(&id, 5_051);
+    assert_eq!(sequences(&resumed)[&id], (told + 2..5_052).collect::<Vec<u64>>());
+}
+
+#[test]
+fn g16_two_thousand_idle_streams_cost_20_kilobytes_each_and_nobody_else_notices() {
+    const STREAMS: u64 = 2_000;
+    let services = Services::shared();
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("there is a limit");
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).expect("it may be raised");
+    let deployment = services.deployment.clone().with("MILLRACE_MAX_STREAMS_PER_CALLER", "5000");
+    let query = deployment.query_service_at(free_port());
+    let id = services.open("Ada");
+    Stream::open(&query.url(), ALL, None).last_id();
+    let before = query.peak_memory();
+    let paths = [ALL.to_owned(), of(&id), format!("{ALL}?owner=Ada")];
+    let mut idle: Vec<Idle> =
+        (0..STREAMS).map(|number| Idle::open(&query.url(), &paths[number as usize % paths.len()])).collect();
+    assert_eq!(query.metric("millrace_query_streams"), STREAMS as f64);
+    let token = services.deposit(&id, 1).token();
+    let view = get(&format!("{}/v1/bank-accounts/{id}?after={token}&wait_ms=20000&stale=error", query.url())).send();
+    assert_eq!((view.status, view.json()["balance_minor"].as_i64()), (200, Some(1)), "{view:?}");
+    for stream in &mut idle {
+        stream.wait_for(&format!("\"id\":\"{id}\",\"sequence\":2,"));
+    }
+    let each = query.peak_memory().saturating_sub(before) / STREAMS;
+    println!("{each} bytes a stream");
+    assert!(each <= 20 << 10, "{each} bytes a stream");
+    drop(idle);
+    eventually("streams that are closed", || match query.metric("millrace_query_streams") {
+        0.0 => Ok(()),
+        open => Err(open.to_string()),
+    });
 }

@@ -204,3 +204,42 @@ impl<R: BufRead> Read for Chunks<R> {
         Ok(read)
     }
 }
+
+/// A stream that nobody reads, until somebody does.
+#[derive(Debug)]
+pub struct Idle(TcpStream);
+
+impl Idle {
+    /// Opens one; its head has come.
+    #[track_caller]
+    pub fn open(base_url: &str, path: &str) -> Self {
+        let host = base_url.trim_start_matches("http://");
+        let mut socket = TcpStream::connect(host).unwrap_or_else(|error| panic!("{host}: {error}"));
+        socket.set_read_timeout(Some(PATIENCE)).expect("a socket has time-outs");
+        write!(socket, "GET {path} HTTP/1.0\r\n\r\n").expect("it listens");
+        let mut idle = Self(socket);
+        idle.wait_for("\r\n\r\n");
+        idle
+    }
+
+    /// Reads until a text has come.
+    #[track_caller]
+    pub fn wait_for(&mut self, wanted: &str) {
+        let mut read = Vec::new();
+        while !String::from_utf8_lossy(&read).contains(wanted) {
+            let mut piece = [0; 4_096];
+            let more = self.0.read(&mut piece).unwrap_or_else(|error| panic!("no {wanted:?}: {error}"));
+            assert!(more > 0, "it ended before {wanted:?}");
+            read.extend_from_slice(&piece[..more]);
+        }
+    }
+
+    /// Everything that comes until it is ended.
+    #[track_caller]
+    pub fn rest(&mut self) -> String {
+        let mut read = Vec::new();
+        // A reset ends it as well.
+        let _ = self.0.read_to_end(&mut read);
+        String::from_utf8_lossy(&read).into_owned()
+    }
+}
