@@ -150,6 +150,7 @@ impl App {
             query_url: self.settings.query_url.clone(),
             token: self.token,
             body_timeout: self.settings.http.limits().timeout,
+            sizes: self.settings.http.sizes(),
         };
         let trimmer = Trimmer {
             bootstrap: self.settings.kafka.kafka_bootstrap.clone(),

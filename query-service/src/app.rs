@@ -5,6 +5,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use axum::{
     Router,
     http::{HeaderName, HeaderValue, Method, header},
+    middleware,
 };
 use metrics_exporter_prometheus::PrometheusHandle;
 use millrace_shared::{
@@ -15,25 +16,32 @@ use millrace_shared::{
     kafka::topics::{self, Names, Said, Topic},
     ops::{self, Health, PROBE_INTERVAL},
     registry::{self, Registry},
-    serve::{self, Limits},
+    serve,
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_http::{
+    CompressionLevel,
+    compression::{CompressionLayer, DefaultPredicate, Predicate, predicate::SizeAbove},
+    cors::{AllowOrigin, CorsLayer},
+};
 
 use crate::{
+    caching,
     changes::{self, Hub, places::Places as Streams},
     dead_letters::DeadLetters,
     ends::{self, Ends, Place},
     feed::Feed,
     openapi,
     routes::{self, Described, Projections},
-    service::{Means, Service},
+    service::{Limits, Means, Service},
     store::Store,
 };
 
 /// Name of the part that [`Health`] knows.
 const REDIS: &str = "redis";
+/// Shorter answers are not compressed.
+const COMPRESSED_BYTES: u64 = 1_024;
 const REGISTRY: &str = "registry";
 /// The registry is asked only so that people can be told: more rarely than what queries need.
 const REGISTRY_INTERVAL: Duration = Duration::from_secs(5);
@@ -118,6 +126,11 @@ impl App {
             feed: feed.clone(),
             names: names.clone(),
             partitions: kafka.partitions,
+            limits: Limits {
+                list: self.settings.max_list_items.into(),
+                history: self.settings.max_history_items.into(),
+                wait: Duration::from_millis(self.settings.max_wait_ms),
+            },
         };
         let (most, per_caller) = (self.settings.max_streams, self.settings.max_streams_per_caller);
         let streams = changes::Means {
@@ -127,12 +140,12 @@ impl App {
             shutdown: shutdown.clone(),
         };
         let system = (health.clone(), letters);
-        let router = router(&means, &streams, system, self.token.as_deref(), self.cors)?;
+        let router = router(&means, &streams, system, (self.token.as_deref(), self.cors), self.settings.http.sizes())?;
 
         tokio::spawn(feed.run(self.redis, timeout, shutdown.clone()));
         tokio::spawn(probe(store, health.clone(), shutdown.clone()));
         tokio::spawn(probe_registry(self.registry, health.clone(), shutdown.clone()));
-        let ops = serve::http(self.ops, ops::router(health, self.metrics), Limits::OPERATIONS, shutdown.clone());
+        let ops = serve::http(self.ops, ops::router(health, self.metrics), serve::Limits::OPERATIONS, shutdown.clone());
         let shape = check_shape(kafka.kafka_bootstrap.clone(), names, kafka.partitions, shutdown.clone());
         let queries = serve::http(self.http, router, self.settings.http.limits(), shutdown);
         tokio::try_join!(async { Ok(ops.await?) }, async { Ok(queries.await?) }, shape)?;
@@ -145,8 +158,8 @@ fn router(
     means: &Means,
     streams: &changes::Means,
     (health, letters): (Health, DeadLetters),
-    token: Option<&str>,
-    cors: Option<CorsLayer>,
+    (token, cors): (Option<&str>, Option<CorsLayer>),
+    sizes: http::Sizes,
 ) -> Result<Router, Error> {
     let mut routes = Routes { means, streams, router: Router::new(), described: Vec::new(), failed: None };
     visit_all(&mut routes);
@@ -155,9 +168,13 @@ fn router(
         return Err(error.into());
     }
     let general = routes::general(Projections { means: means.clone(), all: routes.described }, health, letters);
-    let description = millrace_shared::openapi::router(&openapi::describe(token.is_some()))?;
+    let description = millrace_shared::openapi::router(&openapi::describe(token.is_some(), means.limits))?;
     let router = routes.router.merge(general).merge(description);
-    let router = http::complete(auth::require(router, token), "query");
+    let router = http::complete(auth::require(router, token), "query", sizes);
+    // Small answers grow by it; streams of events are never collected, so they aren't compressed.
+    let worth = DefaultPredicate::new().and(SizeAbove::new(COMPRESSED_BYTES));
+    let compression = CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(worth);
+    let router = router.layer(middleware::from_fn(caching::complete)).layer(compression);
     // Outside of everything: a browser's preflight carries no token.
     Ok(match cors {
         Some(cors) => router.layer(cors),

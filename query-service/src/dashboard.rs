@@ -82,7 +82,7 @@ fn answer(request: &HeaderMap, name: &str, keep: &'static str, content: axum::bo
         headers.insert(header, HeaderValue::from_static(value));
     }
     headers.extend(HeaderValue::from_str(&tag).ok().map(|tag| (header::ETAG, tag)));
-    if crate::routes::has(request, &tag) {
+    if crate::caching::has(request, &tag) {
         return (StatusCode::NOT_MODIFIED, headers).into_response();
     }
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type(name)));

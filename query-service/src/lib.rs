@@ -7,6 +7,7 @@
 //! [`openapi`] describes the API.
 
 pub mod app;
+pub mod caching;
 pub mod changes;
 pub mod cursor;
 pub mod dashboard;

@@ -11,7 +11,7 @@ use utoipa::openapi::{
     schema::{AdditionalProperties, ArrayBuilder, ObjectBuilder, OneOfBuilder, Schema, SchemaType, Type},
 };
 
-use crate::params::MAX_WAIT_MS;
+use crate::service::Limits;
 
 const ABOUT: &str = "Reads what the projections made of the events. `after=` takes the token of an accepted command, and \
                      waits until the answer shows what that command did. An answer that could not wait so long carries \
@@ -20,15 +20,15 @@ const STALE_HEADER: &str = "Millrace-Stale";
 const PARKED_HEADER: &str = "Millrace-Parked";
 
 /// Of all that is served.
-pub fn describe(authenticated: bool) -> OpenApi {
-    let mut queries = Queries(Description::new("Millrace: queries", ABOUT, authenticated));
+pub fn describe(authenticated: bool, limits: Limits) -> OpenApi {
+    let mut queries = Queries(Description::new("Millrace: queries", ABOUT, authenticated), limits);
     visit_all(&mut queries);
     visit_groupings(&mut queries);
     queries.general();
     queries.0.build()
 }
 
-struct Queries(Description);
+struct Queries(Description, Limits);
 
 impl Queries {
     fn get(&mut self, path: &str, operation: Operation) {
@@ -82,15 +82,15 @@ impl Queries {
 impl Visitor for Queries {
     fn visit<A: Aggregate>(&mut self) {
         let (docs, base) = (A::docs(), format!("/v1/{}", A::COLLECTION));
-        self.get(&base, list_of::<A>(&docs));
+        self.get(&base, list_of::<A>(&docs, self.1));
         let stats = Operation::new(&format!("{}-stats", A::TYPE), A::COLLECTION, "Totals").json(
             200,
             "Over all of them.",
             &docs.stats,
         );
-        self.get(&format!("{base}/stats"), waiting(stats));
-        self.get(&format!("{base}/{{id}}"), view_of::<A>(&docs));
-        self.get(&format!("{base}/{{id}}/history"), history_of::<A>(&docs));
+        self.get(&format!("{base}/stats"), waiting(stats, self.1));
+        self.get(&format!("{base}/{{id}}"), view_of::<A>(&docs, self.1));
+        self.get(&format!("{base}/{{id}}/history"), history_of::<A>(&docs, self.1));
         self.get(&format!("{base}/changes"), changes_of::<A>(&docs, None));
         self.get(&format!("{base}/{{id}}/changes"), changes_of::<A>(&docs, Some(docs.noun)));
         self.get(&format!("{base}/{{id}}/commands/{{command_id}}"), outcome_of::<A>(&docs));
@@ -104,12 +104,12 @@ impl GroupingVisitor for Queries {
             .json(200, "The view.", &G::docs())
             .answer_header(PARKED_HEADER, text(4, 4), "`true`: events of it are parked.")
             .problems(&[&NOT_FOUND]);
-        self.get(&format!("/v1/{}/{{key}}", G::NAME), waiting(operation));
+        self.get(&format!("/v1/{}/{{key}}", G::NAME), waiting(operation, self.1));
     }
 }
 
 /// May wait for a token.
-fn waiting(operation: Operation) -> Operation {
+fn waiting(operation: Operation, limits: Limits) -> Operation {
     operation
         .query(
             "after",
@@ -117,7 +117,7 @@ fn waiting(operation: Operation) -> Operation {
             "Token of an accepted command: the answer is not older.",
             "MSBiYW5rLWFjY291bnQgMSBhY2MtNDI",
         )
-        .query("wait_ms", number(0, MAX_WAIT_MS), "Longest wait for it, in milliseconds.", 2_000)
+        .query("wait_ms", number(0, limits.wait.as_millis() as u64), "Longest wait for it, in milliseconds.", 2_000)
         .query(
             "stale",
             ObjectBuilder::new().schema_type(Type::String).enum_values(Some(["error"])),
@@ -128,7 +128,7 @@ fn waiting(operation: Operation) -> Operation {
         .problems(&[&STALE, &REBUILDING])
 }
 
-fn list_of<A: Aggregate>(docs: &Docs) -> Operation {
+fn list_of<A: Aggregate>(docs: &Docs, limits: Limits) -> Operation {
     let body = Described {
         schema: object([("items", list(docs.view.schema.clone())), ("next_cursor", nullable_text())]).into(),
         example: json!({"items": [docs.view.example], "next_cursor": null}),
@@ -137,7 +137,7 @@ fn list_of<A: Aggregate>(docs: &Docs) -> Operation {
     let sorts = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(sorts));
     let mut operation = Operation::new(&format!("{}-list", A::TYPE), A::COLLECTION, "Many, filtered and sorted")
         .query("sort", sorts, "By which field; with `-` the largest first. Ties go by id.", "-balance_minor")
-        .query("limit", number(1, crate::routes::MAX_LISTED), "At most so many.", 50)
+        .query("limit", number(1, limits.list), "At most so many.", 50)
         .query("cursor", text(1, 2_000), "`next_cursor` of the page before.", "eyJ…")
         .json(200, "A page. It may be short although there is a next one.", &body);
     for filter in A::Projection::FILTERS {
@@ -145,10 +145,10 @@ fn list_of<A: Aggregate>(docs: &Docs) -> Operation {
         let about = format!("Only those whose `{}` is this.", filter.name);
         operation = operation.query(filter.name, text(1, 200), &about, example);
     }
-    waiting(operation)
+    waiting(operation, limits)
 }
 
-fn view_of<A: Aggregate>(docs: &Docs) -> Operation {
+fn view_of<A: Aggregate>(docs: &Docs, limits: Limits) -> Operation {
     let operation = Operation::new(A::TYPE, A::COLLECTION, &format!("One {}, now or as it was", docs.noun))
         .id(docs.noun)
         .query("at_version", number(0, u64::MAX), "As it was at that version.", 1)
@@ -164,10 +164,10 @@ fn view_of<A: Aggregate>(docs: &Docs) -> Operation {
         .answer_header("ETag", text(3, 22), "The version, in quotes.")
         .answer_header(PARKED_HEADER, text(4, 4), "`true`: events of it are parked.")
         .problems(&[&NOT_FOUND, &HISTORY_TRIMMED]);
-    waiting(operation)
+    waiting(operation, limits)
 }
 
-fn history_of<A: Aggregate>(docs: &Docs) -> Operation {
+fn history_of<A: Aggregate>(docs: &Docs, limits: Limits) -> Operation {
     let names: Vec<&str> = docs.events.iter().map(|event| event.name).collect();
     let data = docs.events.iter().fold(OneOfBuilder::new(), |any, event| any.item(event.data.schema.clone()));
     // Events of one shape are told apart by `type`.
@@ -194,11 +194,11 @@ fn history_of<A: Aggregate>(docs: &Docs) -> Operation {
         Operation::new(&format!("{}-history", A::TYPE), A::COLLECTION, "Every event, with the view after it")
             .id(docs.noun)
             .query("after_sequence", number(0, u64::MAX), "Only later ones.", 0)
-            .query("limit", number(1, crate::routes::MAX_EVENTS), "At most so many.", 100)
+            .query("limit", number(1, limits.history), "At most so many.", 100)
             .json(200, "A page; `next` is the path of the next one.", &body)
             .answer_header(PARKED_HEADER, text(4, 4), "`true`: events of it are parked.")
             .problems(&[&NOT_FOUND, &HISTORY_TRIMMED]);
-    waiting(operation)
+    waiting(operation, limits)
 }
 
 fn changes_of<A: Aggregate>(docs: &Docs, one: Option<&str>) -> Operation {

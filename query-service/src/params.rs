@@ -1,11 +1,15 @@
 //! Query parameters, taken one by one, so that a caller is told everything that is wrong at once.
 
-use std::{str::FromStr, time::Duration};
+use std::{
+    str::FromStr,
+    time::{Duration, Instant},
+};
 
 use axum::{
     extract::{FromRequestParts, Path, rejection::PathRejection},
     http::request::Parts,
 };
+use jiff::Timestamp;
 use millrace_shared::{
     domain::AggregateId,
     problem::{FieldError, Problem},
@@ -14,13 +18,14 @@ use millrace_shared::{
 use percent_encoding::percent_decode_str;
 
 const DEFAULT_WAIT_MS: u64 = 2_000;
-/// Longest wait for a token.
-pub const MAX_WAIT_MS: u64 = 30_000;
+/// Tokens that one query can wait for.
+const MAX_TOKENS: usize = 32;
 
 /// What is behind the `?`, being taken apart.
 #[derive(Debug, Default)]
 pub struct Params {
     rest: Vec<(String, String)>,
+    taken: Vec<String>,
     errors: Vec<FieldError>,
 }
 
@@ -31,13 +36,7 @@ impl Params {
         for part in query.unwrap_or_default().split('&').filter(|part| !part.is_empty()) {
             let (name, value) = part.split_once('=').unwrap_or((part, ""));
             match (decode(name), decode(value)) {
-                (Some(name), Some(value)) => {
-                    if params.rest.iter().any(|(known, _)| *known == name) {
-                        params.wrong(&name, "the parameter is there twice");
-                    } else {
-                        params.rest.push((name, value));
-                    }
-                }
+                (Some(name), Some(value)) => params.rest.push((name, value)),
                 _ => params.wrong(name, "not UTF-8 once percent-decoded"),
             }
         }
@@ -47,7 +46,13 @@ impl Params {
     /// Takes a parameter as text.
     pub fn text(&mut self, name: &str) -> Option<String> {
         let at = self.rest.iter().position(|(known, _)| known == name)?;
+        self.taken.push(name.to_owned());
         Some(self.rest.remove(at).1)
+    }
+
+    /// Takes all parameters of a name.
+    fn texts(&mut self, name: &str) -> Vec<String> {
+        self.rest.extract_if(.., |(known, _)| known == name).map(|(_, value)| value).collect()
     }
 
     /// Takes a parameter that is read by a function.
@@ -79,7 +84,8 @@ impl Params {
     /// Every parameter must have been asked for and found good.
     pub fn finish(mut self) -> Result<(), Problem> {
         for (name, _) in std::mem::take(&mut self.rest) {
-            self.wrong(&name, "there is no such parameter here");
+            let twice = self.taken.contains(&name);
+            self.wrong(&name, if twice { "the parameter is there twice" } else { "there is no such parameter here" });
         }
         if self.errors.is_empty() { Ok(()) } else { Err(Problem::malformed(self.errors)) }
     }
@@ -91,33 +97,64 @@ fn decode(text: &str) -> Option<String> {
 }
 
 /// What must have been reached before a query is answered.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct After {
-    /// The token, where there is one.
-    pub token: Option<Token>,
-    /// Longest wait.
-    pub wait: Duration,
+    /// The tokens; of each aggregate the one with the last sequence.
+    pub tokens: Vec<Token>,
+    /// It is waited until then.
+    pub until: Instant,
     /// Whether a stale answer is an error.
     pub strict: bool,
 }
 
 impl After {
-    /// Takes `after`, `wait_ms` and `stale`. The token must be of the aggregate type, and of `id` where one is named.
-    pub fn take(params: &mut Params, aggregate_type: &str, id: Option<&str>) -> Self {
-        let token = params.read("after", |text| {
-            let token = Token::decode(text).ok_or("is no token of an accepted command")?;
+    /// Nothing in particular.
+    pub fn nothing() -> Self {
+        Self { tokens: Vec::new(), until: Instant::now(), strict: false }
+    }
+
+    /// Takes `after` (any number of them), `wait_ms` (at most `longest`) and `stale`. Tokens must be of the aggregate type,
+    /// and of `id` where one is named.
+    pub fn take(params: &mut Params, longest: Duration, aggregate_type: &str, id: Option<&str>) -> Self {
+        let mut tokens: Vec<Token> = Vec::new();
+        let given = params.texts("after");
+        if given.len() > MAX_TOKENS {
+            params.wrong("after", &format!("there are {} tokens, {MAX_TOKENS} at most", given.len()));
+        }
+        for text in given.iter().take(MAX_TOKENS) {
+            let Some(token) = Token::decode(text) else {
+                params.wrong("after", "is no token of an accepted command");
+                continue;
+            };
             if token.aggregate_type != aggregate_type || id.is_some_and(|id| id != token.aggregate_id) {
-                return Err(format!("is a token of {} {}", token.aggregate_type, token.aggregate_id));
+                params.wrong("after", &format!("is a token of {} {}", token.aggregate_type, token.aggregate_id));
+                continue;
             }
-            Ok(token)
-        });
-        let wait = params.number("wait_ms", 0, MAX_WAIT_MS).unwrap_or(DEFAULT_WAIT_MS);
+            match tokens.iter_mut().find(|known| known.aggregate_id == token.aggregate_id) {
+                Some(known) => known.sequence = known.sequence.max(token.sequence),
+                None => tokens.push(token),
+            }
+        }
+        let longest = longest.as_millis() as u64;
+        let wait = params.number("wait_ms", 0, longest).unwrap_or(DEFAULT_WAIT_MS.min(longest));
         let strict = params.read("stale", |text| match text {
             "error" => Ok(()),
             _ => Err("must be `error`, or absent".to_owned()),
         });
-        Self { token, wait: Duration::from_millis(wait), strict: strict.is_some() }
+        Self { tokens, until: Instant::now() + Duration::from_millis(wait), strict: strict.is_some() }
     }
+
+    /// The sequence that an aggregate must have reached.
+    pub fn sequence(&self, id: &str) -> u64 {
+        self.tokens.iter().find(|token| token.aggregate_id == id).map_or(0, |token| token.sequence)
+    }
+}
+
+/// Reads a time by RFC 3339.
+pub fn time(text: &str) -> Result<Timestamp, String> {
+    // The + of an offset is a space to those who forgot to encode it.
+    let time = text.replace(' ', "+").parse();
+    time.map_err(|_| "must be a time by RFC 3339, e.g. 2026-01-31T12:00:00Z".to_owned())
 }
 
 /// The aggregate's id in the path.
@@ -177,7 +214,7 @@ mod tests {
     fn g13_everything_that_is_wrong_is_said_at_once() {
         let mut params = Params::parse(Some("limit=0&limit=2&x=1&owner=%ff&y"));
         assert_eq!(params.number("limit", 1, 200), None);
-        assert_eq!(errors(params), ["limit", "owner", "limit", "x", "y"]);
+        assert_eq!(errors(params), ["owner", "limit", "limit", "x", "y"]);
     }
 
     #[test]
@@ -202,12 +239,27 @@ mod tests {
         let token = Token { aggregate_type: "bank-account".into(), aggregate_id: "a".into(), sequence: 1 }.encode();
         let take = |aggregate_type: &str, id| {
             let mut params = Params::parse(Some(&format!("after={token}")));
-            let after = After::take(&mut params, aggregate_type, id);
-            (after.token.is_some(), errors(params).len())
+            let after = After::take(&mut params, Duration::from_secs(1), aggregate_type, id);
+            (!after.tokens.is_empty(), errors(params).len())
         };
         assert_eq!(take("bank-account", Some("a")), (true, 0));
         assert_eq!(take("bank-account", None), (true, 0));
         assert_eq!(take("bank-account", Some("b")), (false, 1));
         assert_eq!(take("user", None), (false, 1));
+    }
+
+    #[test]
+    fn g08_of_several_tokens_the_last_of_each_aggregate_counts() {
+        let token =
+            |id: &str, sequence| Token { aggregate_type: "bank-account".into(), aggregate_id: id.into(), sequence };
+        let given = [token("a", 3), token("b", 7), token("a", 2)].map(|token| format!("after={}", token.encode()));
+        let take = |query: &str| {
+            let mut params = Params::parse(Some(query));
+            let after = After::take(&mut params, Duration::from_secs(1), "bank-account", None);
+            (after.tokens, errors(params))
+        };
+        assert_eq!(take(&given.join("&")), (vec![token("a", 3), token("b", 7)], vec![]));
+        let many = vec![given[0].as_str(); MAX_TOKENS + 1].join("&");
+        assert_eq!(take(&many).1, ["after"]);
     }
 }

@@ -81,6 +81,11 @@ impl<'a, A: Aggregate> Replay<'a, A> {
         }
     }
 
+    /// The view after the events that were folded; the base's at least.
+    pub fn view(&self) -> Option<&View<A>> {
+        self.view.as_ref()
+    }
+
     /// The version from which on the past is known.
     pub fn kept_since(&self) -> u64 {
         self.base.as_ref().map_or(0, |base| A::Projection::version(&base.view))

@@ -48,6 +48,19 @@ pub struct Means {
     pub names: Names,
     /// Partitions of every topic.
     pub partitions: i32,
+    /// What callers may ask for.
+    pub limits: Limits,
+}
+
+/// What callers may ask for.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Items of a page of a list.
+    pub list: u64,
+    /// Items of a page of a history.
+    pub history: u64,
+    /// Wait for a token.
+    pub wait: Duration,
 }
 
 impl Means {
@@ -154,24 +167,23 @@ impl<A: Aggregate> Service<A> {
     /// # Errors
     /// `rebuilding` while there is no complete view; `stale` when the caller prefers an error.
     pub async fn find(&self, edition: &Edition, id: &str, after: &After) -> Result<Found<View<A>>, Problem> {
-        let sequence = after.token.as_ref().map_or(0, |token| token.sequence);
+        let sequence = after.sequence(id);
         let reached = |found: &Found<View<A>>| {
             let version = found.view.as_ref().map_or(0, |(_, view)| A::Projection::version(view));
             version >= sequence
         };
         // With a token the caller is ready to wait, also for a projection that is about to have its first views.
-        let may_wait = |problem: &Problem| after.token.is_some() && problem.is(&REBUILDING);
+        let may_wait = |problem: &Problem| !after.tokens.is_empty() && problem.is(&REBUILDING);
         match self.look(edition, id).await {
             Ok(found) if reached(&found) => return Ok(found),
             Err(problem) if !may_wait(&problem) => return Err(problem),
             Ok(_) | Err(_) => {}
         }
-        let deadline = Instant::now() + after.wait;
         let mut waiter = self.means.feed.wait_for(&edition.keys[self.partition(id)].changes());
         loop {
             // Before the first wait as well: it may have come while we were not yet listening.
             let found = self.look(edition, id).await;
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = after.until.saturating_duration_since(Instant::now());
             match found {
                 Ok(found) if reached(&found) => return Ok(found),
                 Ok(_) if left.is_zero() && after.strict => return Err(stale()),
@@ -185,12 +197,20 @@ impl<A: Aggregate> Service<A> {
         }
     }
 
-    /// Waits until a token of the type is reached; returns whether what follows is stale.
+    /// Waits until all tokens are reached; returns whether what follows is stale.
     pub async fn wait(&self, edition: &Edition, after: &After) -> Result<bool, Problem> {
-        match &after.token {
-            Some(token) => Ok(self.find(edition, &token.aggregate_id, after).await?.stale),
-            None => Ok(false),
+        let mut stale = false;
+        for token in &after.tokens {
+            stale |= self.find(edition, &token.aggregate_id, after).await?.stale;
         }
+        Ok(stale)
+    }
+
+    /// Reads an aggregate, once all tokens are reached, those of others as well, or the time is up.
+    pub async fn find_after_all(&self, edition: &Edition, id: &str, after: &After) -> Result<Found<View<A>>, Problem> {
+        let stale = self.wait(edition, after).await?;
+        let found = self.find(edition, id, after).await?;
+        Ok(Found { stale: stale || found.stale, ..found })
     }
 
     async fn look(&self, edition: &Edition, id: &str) -> Result<Found<View<A>>, Problem> {

@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, fmt, net::SocketAddr, path::PathBuf, time::Dura
 
 use clap::{ArgMatches, Args, Command, CommandFactory, Parser, ValueEnum, error::ContextKind, parser::ValueSource};
 
-use crate::{kafka::topics::Names, serve::Limits};
+use crate::{http::Sizes, kafka::topics::Names, serve::Limits};
 
 /// Exit status of a service whose settings are wrong.
 pub const EXIT_CONFIG: i32 = 2;
@@ -153,12 +153,28 @@ pub struct HttpSettings {
     /// Longest wait for a request to be sent whole, for the next one on a connection, and for an answer to be taken
     #[arg(long, env = "MILLRACE_HTTP_TIMEOUT_MS", default_value_t = 30_000, value_name = "MS", value_parser = clap::value_parser!(u64).range(100..=600_000))]
     pub http_timeout_ms: u64,
+    /// Longest path with query string
+    #[arg(long, env = "MILLRACE_MAX_URI_BYTES", default_value_t = 8_192, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(512..=65_536))]
+    pub max_uri_bytes: u32,
+    /// Largest sum of the names and values of a request's headers
+    #[arg(long, env = "MILLRACE_MAX_HEADER_BYTES", default_value_t = 16_384, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(512..=262_144))]
+    pub max_header_bytes: u32,
 }
 
 impl HttpSettings {
     /// As the listener takes them.
     pub fn limits(self) -> Limits {
-        Limits { connections: self.max_connections as usize, timeout: Duration::from_millis(self.http_timeout_ms) }
+        Limits {
+            connections: self.max_connections as usize,
+            timeout: Duration::from_millis(self.http_timeout_ms),
+            // Somewhat more than is let through, so that the refusal can say why.
+            head_bytes: 2 * (self.max_uri_bytes + self.max_header_bytes) as usize,
+        }
+    }
+
+    /// What is let through.
+    pub fn sizes(self) -> Sizes {
+        Sizes { uri: self.max_uri_bytes as usize, headers: self.max_header_bytes as usize }
     }
 }
 
@@ -332,6 +348,15 @@ pub struct QuerySettings {
     /// Address of health and metrics
     #[arg(long, env = "MILLRACE_OPS_ADDR", default_value = "127.0.0.1:9081", value_name = "IP:PORT")]
     pub ops_addr: SocketAddr,
+    /// Items of a page of a list, at most
+    #[arg(long, env = "MILLRACE_MAX_LIST_ITEMS", default_value_t = 200, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub max_list_items: u32,
+    /// Items of a page of a history, at most
+    #[arg(long, env = "MILLRACE_MAX_HISTORY_ITEMS", default_value_t = 1_000, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub max_history_items: u32,
+    /// Longest wait that a query can ask for (`wait_ms`)
+    #[arg(long, env = "MILLRACE_MAX_WAIT_MS", default_value_t = 30_000, value_name = "MS", value_parser = clap::value_parser!(u64).range(0..=300_000))]
+    pub max_wait_ms: u64,
     /// Streams of changes that are open at a time; further ones are answered 503. Keep it below MILLRACE_MAX_CONNECTIONS
     #[arg(long, env = "MILLRACE_MAX_STREAMS", default_value_t = 10_000, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_streams: u32,

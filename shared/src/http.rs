@@ -14,21 +14,25 @@ use uuid::Uuid;
 
 use crate::problem::{FieldError, INTERNAL, METHOD_NOT_ALLOWED, NOT_FOUND, Problem};
 
-/// Longest path with query string, in bytes.
-pub const MAX_URI_BYTES: usize = 8 << 10;
-/// Largest sum of header names and values, in bytes.
-pub const MAX_HEADER_BYTES: usize = 16 << 10;
+/// What is let through of a request, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Longest path with query string.
+    pub uri: usize,
+    /// Largest sum of header names and values.
+    pub headers: usize,
+}
 
 /// Completes the routes of a service: unknown paths and methods, panics and oversized requests are answered by problem
 /// documents, and every request is counted under `millrace_<service>_http_…`. To be called when all routes are there.
-pub fn complete(router: Router, service: &'static str) -> Router {
+pub fn complete(router: Router, service: &'static str, sizes: Sizes) -> Router {
     let requests = format!("millrace_{service}_http_requests_total");
     let seconds = format!("millrace_{service}_http_request_seconds");
     router
         .fallback(|| async { Problem::new(&NOT_FOUND, "there is nothing at this address") })
         // axum adds the header `Allow`.
         .method_not_allowed_fallback(|| async { Problem::new(&METHOD_NOT_ALLOWED, "this address has other methods") })
-        .layer(middleware::from_fn(limit))
+        .layer(middleware::from_fn(move |request, next| limit(sizes, request, next)))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn(move |request, next| {
             let (requests, seconds) = (requests.clone(), seconds.clone());
@@ -52,16 +56,16 @@ fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
     internal(&format_args!("a panic: {text}")).into_response()
 }
 
-async fn limit(request: Request, next: Next) -> Response {
+async fn limit(sizes: Sizes, request: Request, next: Next) -> Response {
     let uri = request.uri();
     let uri_bytes = uri.path().len() + uri.query().map_or(0, |query| query.len() + 1);
-    if uri_bytes > MAX_URI_BYTES {
-        let detail = format!("path and query are {uri_bytes} bytes, {MAX_URI_BYTES} at most");
+    if uri_bytes > sizes.uri {
+        let detail = format!("path and query are {uri_bytes} bytes, {} at most", sizes.uri);
         return Problem::malformed(vec![FieldError::new("", detail)]).into_response();
     }
     let header_bytes: usize = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
-    if header_bytes > MAX_HEADER_BYTES {
-        let detail = format!("the headers are {header_bytes} bytes, {MAX_HEADER_BYTES} at most");
+    if header_bytes > sizes.headers {
+        let detail = format!("the headers are {header_bytes} bytes, {} at most", sizes.headers);
         return Problem::malformed(vec![FieldError::new("", detail)]).into_response();
     }
     next.run(request).await
@@ -114,7 +118,7 @@ mod tests {
             }
         };
         let router = Router::new().route("/v1/here", get(|| async { "here" })).route("/v1/boom", get(boom));
-        let router = complete(crate::auth::require(router, None), "test");
+        let router = complete(crate::auth::require(router, None), "test", Sizes { uri: 100, headers: 1_000 });
         let request = Request::builder().method(method).uri(uri).body(Body::empty()).unwrap();
         router.oneshot(request).await.unwrap()
     }
@@ -136,7 +140,7 @@ mod tests {
         let panicked = ask("GET", "/v1/boom").await;
         assert_eq!(panicked.status(), 500);
         assert!(is_problem(&panicked));
-        let long = ask("GET", &format!("/v1/here?x={}", "y".repeat(MAX_URI_BYTES))).await;
+        let long = ask("GET", &format!("/v1/here?x={}", "y".repeat(100))).await;
         assert_eq!(long.status(), 400);
         assert!(is_problem(&long));
     }

@@ -33,8 +33,8 @@ use tokio_util::sync::CancellationToken;
 const START_TOGETHER: Duration = Duration::from_secs(10);
 /// Open requests get so long to finish after SIGTERM.
 const HTTP_DRAIN: Duration = Duration::from_secs(5);
-/// What a connection keeps of a request before it is answered 431: more than [`crate::http`] lets through.
-const MAX_HEAD_BYTES: usize = 32 << 10;
+/// hyper demands so much.
+const LEAST_HEAD_BYTES: usize = 8 << 10;
 /// Open files beside those of connections.
 const OTHER_FILES: usize = 300;
 
@@ -65,11 +65,13 @@ pub struct Limits {
     /// Longest wait for the whole head of a request, the next one on a connection as well, and for the caller to take
     /// some of the answer.
     pub timeout: Duration,
+    /// What a connection keeps of a request before it is answered 431: more than [`crate::http`] lets through.
+    pub head_bytes: usize,
 }
 
 impl Limits {
     /// Those of an operations listener: its own, so that health is told while the API is at its limit.
-    pub const OPERATIONS: Self = Self { connections: 100, timeout: Duration::from_secs(10) };
+    pub const OPERATIONS: Self = Self { connections: 100, timeout: Duration::from_secs(10), head_bytes: 32 << 10 };
 }
 
 /// Serves until `shutdown`, then finishes open requests for a bounded time.
@@ -84,7 +86,10 @@ pub async fn http(
     let free = metrics::gauge!("millrace_http_connections_free", "listener" => address);
     free.set(connections as f64);
     let mut server = http1::Builder::new();
-    server.timer(TokioTimer::new()).header_read_timeout(limits.timeout).max_buf_size(MAX_HEAD_BYTES);
+    server
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.timeout)
+        .max_buf_size(limits.head_bytes.max(LEAST_HEAD_BYTES));
     // As axum::serve does, once and not for every request.
     let service = TowerToHyperService::new(router.with_state::<()>(()));
     let places = Arc::new(Semaphore::new(connections));
@@ -236,7 +241,8 @@ mod tests {
 
     #[tokio::test]
     async fn g16_a_request_whose_head_does_not_come_is_given_up() {
-        let address = served(Limits { connections: 10, timeout: Duration::from_millis(200) }).await;
+        let address =
+            served(Limits { connections: 10, timeout: Duration::from_millis(200), ..Limits::OPERATIONS }).await;
         for sent in [&b""[..], b"GET / HT", b"GET / HTTP/1.1\r\nHost: x\r\nX"] {
             assert!(read(&mut connect(address, sent).await).await.is_empty());
         }
@@ -259,7 +265,8 @@ mod tests {
 
     #[tokio::test]
     async fn g16_an_answer_that_nobody_reads_is_given_up() {
-        let address = served(Limits { connections: 1, timeout: Duration::from_millis(200) }).await;
+        let address =
+            served(Limits { connections: 1, timeout: Duration::from_millis(200), ..Limits::OPERATIONS }).await;
         let mut idle = connect(address, b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n").await;
         // Only one may be connected, so the next is served as soon as the first is not.
         let mut next = connect(address, b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
@@ -269,7 +276,7 @@ mod tests {
 
     #[tokio::test]
     async fn g16_whoever_comes_too_many_waits_for_a_place() {
-        let address = served(Limits { connections: 2, timeout: PATIENCE * 2 }).await;
+        let address = served(Limits { connections: 2, timeout: PATIENCE * 2, ..Limits::OPERATIONS }).await;
         let first = connect(address, b"G").await;
         let _second = connect(address, b"G").await;
         let request = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";

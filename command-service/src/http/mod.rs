@@ -15,7 +15,7 @@ use axum::{
 use millrace_shared::{
     auth,
     domain::{AggregateId, AggregateInfo, CommandError},
-    http::{complete, internal},
+    http::{Sizes, complete, internal},
     outcome::Verdict,
     problem::{self, FieldError, OUTCOME_UNKNOWN, OVERLOADED, Problem, UNAVAILABLE, UNKNOWN_COMMAND},
 };
@@ -45,6 +45,8 @@ pub struct Api {
     pub token: Option<String>,
     /// Longest wait for a request's body.
     pub body_timeout: Duration,
+    /// What is let through of a request.
+    pub sizes: Sizes,
 }
 
 /// The routes of all types.
@@ -77,10 +79,10 @@ pub fn router(api: Api) -> Result<Router, serde_json::Error> {
     let problems = move |name: InPath<String>| async move {
         in_path(name).map_or_else(IntoResponse::into_response, |name| problem::page(&domains, &name))
     };
-    let token = api.token.clone();
+    let (token, sizes) = (api.token.clone(), api.sizes);
     let router = router.route("/problems/{name}", get(problems)).with_state(api);
     let description = millrace_shared::openapi::router(&openapi::describe(token.is_some()))?;
-    Ok(complete(auth::require(router.merge(description), token.as_deref()), "command"))
+    Ok(complete(auth::require(router.merge(description), token.as_deref()), "command", sizes))
 }
 
 type InPath<T> = Result<Path<T>, PathRejection>;

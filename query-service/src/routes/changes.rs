@@ -61,7 +61,7 @@ pub(super) async fn get_one<A: Aggregate>(
     params.finish()?;
     let edition = hub.service.editions.now().await?;
     // One that is not there yet may come.
-    let found = hub.service.find(&edition, id.as_str(), &After::default()).await?;
+    let found = hub.service.find(&edition, id.as_str(), &After::nothing()).await?;
     let headers = caveats(false, found.parked);
     open(hub, Topic::Of(id.into()), position, caller, headers).await
 }

@@ -43,15 +43,15 @@ impl<G: Grouping> Groups<G> {
         Self { editions: means.editions(G::NAME), means, grouping: PhantomData }
     }
 
-    /// Whether an aggregate has not got where the token says in time.
+    /// Whether an aggregate has not got where its token says in time.
     async fn wait(&self, edition: &Edition, after: &After) -> Result<bool, Problem> {
-        let Some(token) = &after.token else { return Ok(false) };
-        let deadline = Instant::now() + after.wait;
-        while !self.reached(edition, token).await? {
-            if Instant::now() >= deadline {
-                return if after.strict { Err(stale()) } else { Ok(true) };
+        for token in &after.tokens {
+            while !self.reached(edition, token).await? {
+                if Instant::now() >= after.until {
+                    return if after.strict { Err(stale()) } else { Ok(true) };
+                }
+                tokio::time::sleep(PAUSE).await;
             }
-            tokio::time::sleep(PAUSE).await;
         }
         Ok(false)
     }
@@ -124,7 +124,7 @@ pub(super) async fn get<G: Grouping>(
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     let mut params = Params::parse(query.as_deref());
-    let after = After::take(&mut params, G::Aggregate::TYPE, None);
+    let after = After::take(&mut params, groups.means.limits.wait, G::Aggregate::TYPE, None);
     params.finish()?;
     if !G::is_key(&key) {
         return Err(Problem::malformed(vec![FieldError::new("key", format!("can't be one of {}", G::NAME))]));

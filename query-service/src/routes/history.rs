@@ -23,9 +23,7 @@ use crate::{
     service::{Service, View, caveats, not_found},
 };
 
-const DEFAULT_LIMIT: usize = 100;
-/// Events of one page.
-pub const MAX_LIMIT: u64 = 1_000;
+const DEFAULT_LIMIT: u64 = 100;
 
 #[derive(Serialize)]
 #[serde(bound = "")]
@@ -51,9 +49,10 @@ pub(super) async fn get<A: Aggregate>(
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     let mut params = Params::parse(query.as_deref());
-    let after = After::take(&mut params, A::TYPE, None);
+    let after = After::take(&mut params, service.means.limits.wait, A::TYPE, None);
     let after_sequence = params.number("after_sequence", 0, u64::MAX).unwrap_or(0);
-    let limit = params.number("limit", 1, MAX_LIMIT).map_or(DEFAULT_LIMIT, |limit| limit as usize);
+    let most = service.means.limits.history;
+    let limit = params.number("limit", 1, most).unwrap_or(DEFAULT_LIMIT.min(most)) as usize;
     params.finish()?;
     let (service, id, after) = (&*service, &id, &after);
     service
@@ -70,11 +69,8 @@ async fn history<A: Aggregate>(
     after_sequence: u64,
     limit: usize,
 ) -> Result<Response, Problem> {
-    let of_another = after.token.as_ref().is_some_and(|token| token.aggregate_id != id.as_str());
-    let at_once = After::default();
-    let stale = of_another && service.wait(edition, after).await?;
-    let found = service.find(edition, id.as_str(), if of_another { &at_once } else { after }).await?;
-    let headers = caveats(stale || found.stale, found.parked);
+    let found = service.find_after_all(edition, id.as_str(), after).await?;
+    let headers = caveats(found.stale, found.parked);
     if found.view.is_none() {
         return Ok((headers, not_found::<A>(id)).into_response());
     }

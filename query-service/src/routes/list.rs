@@ -27,9 +27,7 @@ use crate::{
     service::{Service, View, caveats},
 };
 
-const DEFAULT_LIMIT: usize = 50;
-/// Views of one page.
-pub const MAX_LIMIT: u64 = 200;
+const DEFAULT_LIMIT: u64 = 50;
 /// A filter's index is read whole up to so many members; beyond, the list is scanned in its order.
 const MAX_INDEXED: usize = 1_000;
 /// Views that one request looks at when filters leave few: the page is then short, and the cursor goes on.
@@ -69,8 +67,8 @@ pub(super) async fn get<A: Aggregate>(
 
 async fn list<A: Aggregate>(service: &Service<A>, edition: &Edition, query: Option<&str>) -> Result<Response, Problem> {
     let mut params = Params::parse(query);
-    let after = After::take(&mut params, A::TYPE, None);
-    let wanted = wanted::<A>(edition.version, &mut params);
+    let after = After::take(&mut params, service.means.limits.wait, A::TYPE, None);
+    let wanted = wanted::<A>(edition.version, service.means.limits.list, &mut params);
     params.finish()?;
     let stale = service.wait(edition, &after).await?;
     let seen = service.require_live(edition).await?;
@@ -84,7 +82,7 @@ async fn list<A: Aggregate>(service: &Service<A>, edition: &Edition, query: Opti
     Ok(json(caveats(stale, false), body))
 }
 
-fn wanted<A: Aggregate>(version: u32, params: &mut Params) -> Wanted<A> {
+fn wanted<A: Aggregate>(version: u32, most: u64, params: &mut Params) -> Wanted<A> {
     let mut filters = Vec::new();
     for filter in A::Projection::FILTERS {
         let value = params.read(filter.name, |text| match (filter.accepts)(text) {
@@ -95,7 +93,7 @@ fn wanted<A: Aggregate>(version: u32, params: &mut Params) -> Wanted<A> {
     }
     let order = params.read("sort", Order::<A>::parse).or_else(|| Order::parse(BY_ID).ok());
     let order = order.unwrap_or(Order { sort: &A::Projection::SORTS[0], descending: false });
-    let limit = params.number("limit", 1, MAX_LIMIT).map_or(DEFAULT_LIMIT, |limit| limit as usize);
+    let limit = params.number("limit", 1, most).unwrap_or(DEFAULT_LIMIT.min(most)) as usize;
     let named: Vec<(&str, &str)> = filters.iter().map(|(filter, value)| (filter.name, value.as_str())).collect();
     let cursors = Cursors::new(A::Projection::NAME, version, &order.name(), &named);
     let behind = params.read("cursor", |text| cursors.decode(text));

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use axum::{
     extract::{RawQuery, State},
-    http::HeaderMap,
     response::{IntoResponse, Response},
 };
 use jiff::Timestamp;
@@ -18,7 +17,7 @@ use serde_json::json;
 use super::versioned;
 use crate::{
     edition::Edition,
-    params::{After, IdInPath, Params},
+    params::{After, IdInPath, Params, time},
     past::{Replay, trimmed},
     service::{Service, View, caveats, not_found},
 };
@@ -34,14 +33,13 @@ pub(super) async fn get<A: Aggregate>(
     State(service): State<Arc<Service<A>>>,
     IdInPath(id): IdInPath,
     RawQuery(query): RawQuery,
-    request: HeaderMap,
 ) -> Result<Response, Problem> {
     let mut params = Params::parse(query.as_deref());
-    let after = After::take(&mut params, A::TYPE, Some(id.as_str()));
+    let after = After::take(&mut params, service.means.limits.wait, A::TYPE, Some(id.as_str()));
     let when = when(&mut params);
     params.finish()?;
-    let (service, id, after, when, request) = (&*service, &id, &after, &when, &request);
-    service.editions.answer(|edition| async move { view(service, &edition, id, after, when, request).await }).await
+    let (service, id, after, when) = (&*service, &id, &after, &when);
+    service.editions.answer(|edition| async move { view(service, &edition, id, after, when).await }).await
 }
 
 async fn view<A: Aggregate>(
@@ -50,7 +48,6 @@ async fn view<A: Aggregate>(
     id: &AggregateId,
     after: &After,
     when: &When,
-    request: &HeaderMap,
 ) -> Result<Response, Problem> {
     let found = service.find(edition, id.as_str(), after).await?;
     let headers = caveats(found.stale, found.parked);
@@ -59,7 +56,7 @@ async fn view<A: Aggregate>(
     let asked = if let When::AtVersion(version) = when { Some(*version) } else { None };
     let mut replay = Replay::new(service, edition, id.as_str());
     let past: Option<View<A>> = match *when {
-        When::Now => return Ok(versioned(request, headers, present, json)),
+        When::Now => return Ok(versioned(headers, present, json)),
         When::AtVersion(0) => None,
         When::AtVersion(version) => {
             let then = replay.until(|meta| meta.sequence <= version).await?;
@@ -91,16 +88,12 @@ async fn view<A: Aggregate>(
         return Ok((headers, Problem::new(&NOT_FOUND, detail).with("aggregate", aggregate)).into_response());
     };
     let json = serde_json::to_string(&view).map_err(|error| http::internal(&error))?;
-    Ok(versioned(request, headers, A::Projection::version(&view), json))
+    Ok(versioned(headers, A::Projection::version(&view), json))
 }
 
 fn when(params: &mut Params) -> When {
     let version = params.number("at_version", 0, u64::MAX);
-    let time = params.read("as_of", |text| {
-        // The + of an offset is a space to those who forgot to encode it.
-        let time = text.replace(' ', "+").parse::<Timestamp>();
-        time.map_err(|_| "must be a time by RFC 3339, e.g. 2026-01-31T12:00:00Z".to_owned())
-    });
+    let time = params.read("as_of", time);
     match (version, time) {
         (Some(_), Some(_)) => {
             params.wrong("as_of", "can't be combined with at_version");

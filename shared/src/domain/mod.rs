@@ -107,6 +107,8 @@ pub trait Projection: Send + Sync + 'static {
     const SORTS: &'static [Sort<Self::View>];
     /// What lists can be filtered by.
     const FILTERS: &'static [Filter<Self::View>];
+    /// How statements are made, where views have a balance.
+    const STATEMENT: Option<Statement<Self::View, Self::Event>> = None;
 
     /// The view after an event.
     ///
@@ -195,6 +197,17 @@ pub struct Filter<V> {
     pub accepts: fn(&str) -> bool,
     /// Whether so few views share a value that they are worth an index of their own.
     pub selective: bool,
+}
+
+/// How a statement of what moved a balance is made.
+#[derive(Debug)]
+pub struct Statement<V, E> {
+    /// The balance's currency, an ISO 4217 code.
+    pub currency: fn(&V) -> &str,
+    /// The balance, in minor units.
+    pub balance_minor: fn(&V) -> i64,
+    /// By how much an event moved it, and what for; `None`: it is no entry.
+    pub entry: fn(&E) -> Option<(i64, Option<&str>)>,
 }
 
 /// A refusal by a rule.

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use super::{docs, events::Event, values};
 use crate::{
-    domain::{Filter, Projection, Sort},
+    domain::{Filter, Projection, Sort, Statement},
     envelope::{EventMeta, rfc3339_micros},
 };
 
@@ -95,6 +95,16 @@ impl Projection for BankAccounts {
             selective: false,
         },
     ];
+
+    const STATEMENT: Option<Statement<AccountView, Event>> = Some(Statement {
+        currency: |view| &view.currency,
+        balance_minor: |view| view.balance_minor,
+        entry: |event| match event {
+            Event::MoneyDeposited(deposited) => Some((deposited.amount_minor, deposited.reference.as_deref())),
+            Event::MoneyWithdrawn(withdrawn) => Some((-withdrawn.amount_minor, withdrawn.reference.as_deref())),
+            Event::AccountOpened(_) | Event::AccountClosed(_) => None,
+        },
+    });
 
     fn fold(view: Option<AccountView>, id: &str, meta: &EventMeta, event: &Event) -> Result<AccountView, String> {
         let view = match (view, event) {
