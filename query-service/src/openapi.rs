@@ -8,7 +8,10 @@ use millrace_shared::{
 use serde_json::{Value, json};
 use utoipa::openapi::{
     HttpMethod, OpenApi, RefOr,
-    schema::{AdditionalProperties, ArrayBuilder, ObjectBuilder, OneOfBuilder, Schema, SchemaType, Type},
+    schema::{
+        AdditionalProperties, ArrayBuilder, KnownFormat, ObjectBuilder, OneOfBuilder, Schema, SchemaFormat, SchemaType,
+        Type,
+    },
 };
 
 use crate::service::Limits;
@@ -32,6 +35,15 @@ struct Queries(Description, Limits);
 
 impl Queries {
     fn get(&mut self, path: &str, operation: Operation) {
+        let operation = operation
+            .header("If-None-Match", text(0, 200), "`ETag` of what the caller has.", "\"2\"")
+            .empty(304, "The caller has it.")
+            .answer_header("ETag", text(2, 100), "Changes when the answer does.")
+            .answer_header("Cache-Control", text(1, 100), "To be asked for again before it is used again.");
+        self.stream(path, operation);
+    }
+
+    fn stream(&mut self, path: &str, operation: Operation) {
         self.0.add(HttpMethod::Get, path, operation.problems(&[&MALFORMED, &UNAVAILABLE]));
     }
 
@@ -91,8 +103,11 @@ impl Visitor for Queries {
         self.get(&format!("{base}/stats"), waiting(stats, self.1));
         self.get(&format!("{base}/{{id}}"), view_of::<A>(&docs, self.1));
         self.get(&format!("{base}/{{id}}/history"), history_of::<A>(&docs, self.1));
-        self.get(&format!("{base}/changes"), changes_of::<A>(&docs, None));
-        self.get(&format!("{base}/{{id}}/changes"), changes_of::<A>(&docs, Some(docs.noun)));
+        if A::Projection::STATEMENT.is_some() {
+            self.get(&format!("{base}/{{id}}/statement"), statement_of::<A>(&docs, self.1));
+        }
+        self.stream(&format!("{base}/changes"), changes_of::<A>(&docs, None));
+        self.stream(&format!("{base}/{{id}}/changes"), changes_of::<A>(&docs, Some(docs.noun)));
         self.get(&format!("{base}/{{id}}/commands/{{command_id}}"), outcome_of::<A>(&docs));
     }
 }
@@ -158,10 +173,7 @@ fn view_of<A: Aggregate>(docs: &Docs, limits: Limits) -> Operation {
             "As it was at that time, which is included; not with `at_version`.",
             "2026-01-31T12:00:00Z",
         )
-        .header("If-None-Match", text(0, 200), "`ETag` of what the caller has.", "\"2\"")
-        .json(200, "The view.", &docs.view)
-        .empty(304, "The caller has it.")
-        .answer_header("ETag", text(3, 22), "The version, in quotes.")
+        .json(200, "The view. Its `ETag` is the version, in quotes.", &docs.view)
         .answer_header(PARKED_HEADER, text(4, 4), "`true`: events of it are parked.")
         .problems(&[&NOT_FOUND, &HISTORY_TRIMMED]);
     waiting(operation, limits)
@@ -196,6 +208,56 @@ fn history_of<A: Aggregate>(docs: &Docs, limits: Limits) -> Operation {
             .query("after_sequence", number(0, u64::MAX), "Only later ones.", 0)
             .query("limit", number(1, limits.history), "At most so many.", 100)
             .json(200, "A page; `next` is the path of the next one.", &body)
+            .answer_header(PARKED_HEADER, text(4, 4), "`true`: events of it are parked.")
+            .problems(&[&NOT_FOUND, &HISTORY_TRIMMED]);
+    waiting(operation, limits)
+}
+
+fn statement_of<A: Aggregate>(docs: &Docs, limits: Limits) -> Operation {
+    let nullable_time = || {
+        let format = SchemaFormat::KnownFormat(KnownFormat::DateTime);
+        let null = SchemaType::from_iter([Type::String, Type::Null]);
+        ObjectBuilder::new().schema_type(null).format(Some(format))
+    };
+    let minor = || ObjectBuilder::new().schema_type(Type::Integer);
+    let entry = object([
+        ("sequence", number(1, u64::MAX).into()),
+        ("time", time().into()),
+        ("type", text(1, 100).into()),
+        ("amount_minor", minor().description(Some("What it moved the balance by.")).into()),
+        ("balance_minor", minor().description(Some("The balance after it.")).into()),
+        ("reference", nullable_text()),
+        ("command_id", text(0, 300).into()),
+    ]);
+    let event = docs.events.get(1).map_or("", |event| event.name);
+    let body = Described {
+        schema: object([
+            ("id", text(1, 128).into()),
+            ("currency", text(3, 3).into()),
+            ("from", nullable_time().into()),
+            ("to", nullable_time().into()),
+            ("opening_balance_minor", minor().into()),
+            ("entries", list(entry)),
+            ("closing_balance_minor", minor().into()),
+        ])
+        .into(),
+        example: json!({
+            "id": "acc-42", "currency": "EUR", "from": "2026-02-01T00:00:00.000000Z", "to": null,
+            "opening_balance_minor": 0, "closing_balance_minor": 10_000,
+            "entries": [{
+                "sequence": 2, "time": "2026-02-01T08:30:00.250000Z", "type": event, "amount_minor": 10_000,
+                "balance_minor": 10_000, "reference": "salary", "command_id": "salary-2026-01",
+            }],
+        }),
+    };
+    let csv = "time,sequence,type,amount_minor,balance_minor,currency,reference,command_id\r\n";
+    let operation =
+        Operation::new(&format!("{}-statement", A::TYPE), A::COLLECTION, "What moved the balance in a time")
+            .id(docs.noun)
+            .query("from", time(), "From then on, inclusive.", "2026-02-01T00:00:00Z")
+            .query("to", time(), "Until then, exclusive.", "2026-03-01T00:00:00Z")
+            .json(200, "The entries, and the balances before and after them.", &body)
+            .content(200, "The same.", "text/csv", text(0, 100_000_000).into(), csv.into())
             .answer_header(PARKED_HEADER, text(4, 4), "`true`: events of it are parked.")
             .problems(&[&NOT_FOUND, &HISTORY_TRIMMED]);
     waiting(operation, limits)

@@ -19,11 +19,13 @@ fn g13_queries_are_as_their_description_says() {
     let body = serde_json::json!({"owner": "Ada", "currency": "EUR"});
     let opened = command_at(&services.command, &new_id(), "open", &body).send().json();
     // A token can't be made up, and no schema says that two parameters exclude each other.
-    let settings = format!(
-        "[parameters]\n\"query.after\" = {}\n\n[[operations]]\ninclude-path = \"/v1/bank-accounts/{{id}}\"\n\n\
-         [operations.checks]\npositive_data_acceptance.enabled = false\n",
-        opened["token"]
-    );
+    let but = ["", "/statement"].map(|rest| {
+        format!(
+            "\n[[operations]]\ninclude-path = \"/v1/bank-accounts/{{id}}{rest}\"\n[operations.checks]\n\
+             positive_data_acceptance.enabled = false\n"
+        )
+    });
+    let settings = format!("[parameters]\n\"query.after\" = {}\n{}", opened["token"], but.concat());
     hold(&services.query.url(), &settings);
 }
 
