@@ -6,8 +6,8 @@ import { change, count, dateTime, money, shortMoney, words } from '../format.js'
 import { useChanges, useLive } from '../live.js';
 import { Badge, Card, Empty, Figure, html, useEffect, useMemo, useRef, useState } from '../ui.js';
 
-/** Events read at a time. */
-const PAGE = 500;
+/** Events read at first, and more of them at a time. */
+const PAGE = 300;
 /** Events that are kept here; beyond, the oldest go. */
 const KEPT = 5_000;
 /** Rows shown at a time. */
@@ -23,16 +23,23 @@ function useAccount(id) {
   const gone = useRef(false);
 
   /** Events behind a sequence; where the oldest are not kept, from the first that is. */
-  const history = async (after, limit) => {
-    const path = (after) => query(`${account(id)}/history`, { after_sequence: after, limit });
-    try {
-      return await get(path(after));
-    } catch (error) {
-      const kept = error.problem?.kept_since?.version;
-      if (error.status !== 410 || kept == null) throw error;
-      update({ trimmedTo: kept });
-      return get(path(kept));
+  const history = async (after, wanted) => {
+    const items = [];
+    // Pages are as large as the service likes.
+    let path = query(`${account(id)}/history`, { after_sequence: after });
+    while (path && items.length < wanted) {
+      try {
+        const { body } = await get(path);
+        items.push(...body.items);
+        path = body.next?.replace('/v1/', '');
+      } catch (error) {
+        const kept = error.problem?.kept_since?.version;
+        if (error.status !== 410 || kept == null || items.length) throw error;
+        update({ trimmedTo: kept });
+        path = query(`${account(id)}/history`, { after_sequence: kept });
+      }
     }
+    return items;
   };
 
   const load = async () => {
@@ -42,9 +49,9 @@ function useAccount(id) {
       // A gap that is too wide to be filled: begin anew with the last ones.
       const last = events.at(-1)?.sequence ?? 0;
       const after = view.version - last > PAGE || !last ? Math.max(0, view.version - PAGE) : last;
-      const { body } = view.version > last ? await history(after, PAGE * 2) : { body: { items: [] } };
+      const items = view.version > last ? await history(after, PAGE * 2) : [];
       if (gone.current) return;
-      const all = after === last ? [...now.current.events, ...body.items.filter(({ sequence }) => sequence > last)] : body.items;
+      const all = after === last ? [...now.current.events, ...items.filter(({ sequence }) => sequence > last)] : items;
       // The history may be further by now than the view was.
       const newest = all.at(-1)?.state;
       update({
@@ -61,8 +68,7 @@ function useAccount(id) {
   const older = async () => {
     const first = now.current.events[0].sequence;
     const after = Math.max(now.current.trimmedTo, first - 1 - PAGE);
-    const { body } = await history(after, first - 1 - after);
-    const before = body.items.filter(({ sequence }) => sequence < first);
+    const before = (await history(after, first - 1 - after)).filter(({ sequence }) => sequence < first);
     if (!gone.current) update({ events: [...before, ...now.current.events] });
   };
 
@@ -99,15 +105,15 @@ export function Account({ id }) {
       <p><a href="#/accounts">All accounts</a></p></section>`;
   }
   const first = events[0]?.sequence ?? view.version;
-  const version = Math.min(Math.max(chosen ?? view.version, first), view.version);
+  const lowest = Math.max(1, trimmedTo);
+  const version = Math.min(Math.max(chosen ?? view.version, lowest), view.version);
   const pick = (wanted) => choose(wanted >= view.version ? null : wanted);
   return html`
     <${Head} id=${id} view=${view} parked=${parked} />
     <div class="grid account">
       <${Card} title="Balance over time" class="whole">
         <${Balance} events=${events} currency=${view.currency} version=${version} pick=${pick} />
-        <${Slider} first=${first} last=${view.version} version=${version} pick=${pick} events=${events} />
-        <${AsItWas} event=${events[version - first]} view=${view} version=${version} />
+        <${Past} id=${id} view=${view} version=${version} event=${events[version - first]} lowest=${lowest} pick=${pick} />
       <//>
       <${Events} events=${events} version=${version} pick=${pick} older=${older} trimmedTo=${trimmedTo} error=${error}
         connection=${connection} />
@@ -173,8 +179,36 @@ function mark(plot, index) {
   ctx.restore();
 }
 
-function Slider({ first, last, version, pick, events }) {
-  const state = events[version - first]?.state;
+/** The account at a version: out of its history where that is here, else asked for. */
+function Past({ id, view, version, event, lowest, pick }) {
+  const [asked, setAsked] = useState({});
+  const known = event?.state ?? (version === view.version ? view : null);
+  useEffect(() => {
+    if (known) return undefined;
+    let gone = false;
+    const keep = (answer) => gone || setAsked({ version, ...answer });
+    // Whoever draws the slider along passes many.
+    const timer = setTimeout(() => {
+      const path = query(account(id), { at_version: version });
+      get(path).then(({ body }) => keep({ state: body }), (error) => keep({ error }));
+    }, 100);
+    return () => {
+      gone = true;
+      clearTimeout(timer);
+    };
+  }, [version, known === null]);
+  const { state, error } = known ? { state: known } : asked.version === version ? asked : {};
+  return html`
+    <${Slider} first=${lowest} last=${view.version} version=${version} pick=${pick} state=${state} />
+    <dl class="figures was" data-version=${version}>
+      <${Figure} name="Balance" value=${state ? money(state.balance_minor, state.currency) : '–'} note=${error?.message} />
+      <${Figure} name="Status" value=${state?.status ?? '–'} />
+      <${Figure} name="Happened" value=${event ? words(event.type) : '–'} note=${event?.data.reference && html`<bdi>${event.data.reference}</bdi>`} />
+      <${Figure} name="When" value=${state ? dateTime(state.updated_at) : '–'} />
+    </dl>`;
+}
+
+function Slider({ first, last, version, pick, state }) {
   const said = `version ${version} of ${last}${state ? `, balance ${money(state.balance_minor, state.currency)}` : ''}`;
   return html`<div class="slider">
     <label for="version">As it was at version <b>${count(version)}</b> of ${count(last)}</label>
@@ -185,16 +219,6 @@ function Slider({ first, last, version, pick, events }) {
       <button aria-label="One version on" disabled=${version >= last} onClick=${() => pick(version + 1)}>›</button>
       <button disabled=${version === last} onClick=${() => pick(last)}>Now</button>
     </span></div>`;
-}
-
-function AsItWas({ event, view, version }) {
-  const state = event?.state ?? view;
-  return html`<dl class="figures was" data-version=${version}>
-    <${Figure} name="Balance" value=${money(state.balance_minor, state.currency)} />
-    <${Figure} name="Status" value=${state.status} />
-    <${Figure} name="Happened" value=${event ? words(event.type) : '–'} note=${event?.data.reference && html`<bdi>${event.data.reference}</bdi>`} />
-    <${Figure} name="When" value=${dateTime(state.updated_at)} />
-  </dl>`;
 }
 
 function Events({ events, version, pick, older, trimmedTo, error }) {

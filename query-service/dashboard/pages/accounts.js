@@ -5,7 +5,6 @@ import { count, dateTime, money } from '../format.js';
 import { useChanges, useLive } from '../live.js';
 import { Badge, Empty, accountLink, html, useEffect, useRef, useState } from '../ui.js';
 
-const LIMIT = 50;
 const SORTS = [
   ['id', 'Account', ''],
   ['balance_minor', 'Balance', 'number'],
@@ -23,7 +22,7 @@ const FILTERS = ['owner', 'status', 'currency'];
 export function Accounts({ parameters }) {
   const { stats } = useLive();
   const chosen = Object.fromEntries([...FILTERS, 'sort'].map((name) => [name, parameters.get(name) ?? '']));
-  const asked = query('bank-accounts', { ...chosen, limit: LIMIT });
+  const asked = query('bank-accounts', chosen);
   const [cursors, setCursors] = useState([]);
   const [answer, setAnswer] = useState({ items: null });
   const [late, setLate] = useState(false);
@@ -34,7 +33,7 @@ export function Accounts({ parameters }) {
     const number = (asking.current += 1);
     setCursors(before);
     const cursor = before.at(-1);
-    get(cursor ? query('bank-accounts', { ...chosen, limit: LIMIT, cursor }) : asked).then(
+    get(query('bank-accounts', { ...chosen, cursor })).then(
       ({ body }) => {
         if (number !== asking.current) return;
         items.current = body.items;
