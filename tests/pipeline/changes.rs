@@ -353,6 +353,7 @@ fn g16_one_who_does_not_read_is_cut_off_and_can_resume() {
     // Long names make for long events: a socket takes some megabytes.
     let id = new_id();
     open_at(&services.command, &id, &"\u{1f40c}".repeat(200));
+    services.view_is_the_fold_of_the_log(&id);
     let mut slow = Idle::open(&url, &of(&id));
     let mut quick = Stream::open(&url, &of(&id), None);
     pay_often(&services, &id, 5_000);
