@@ -206,9 +206,12 @@ pub struct Statement<V, E> {
     pub currency: fn(&V) -> &str,
     /// The balance, in minor units.
     pub balance_minor: fn(&V) -> i64,
-    /// By how much an event moved it, and what for; `None`: it is no entry.
-    pub entry: fn(&E) -> Option<(i64, Option<&str>)>,
+    /// `None`: the event is no entry.
+    pub entry: fn(&E) -> Option<Entry<'_>>,
 }
+
+/// By how much an event moved a balance, and what for.
+pub type Entry<'a> = (i64, Option<&'a str>);
 
 /// A refusal by a rule.
 #[derive(Debug)]
