@@ -7,7 +7,7 @@ import { Account } from './pages/account.js';
 import { Accounts } from './pages/accounts.js';
 import { Overview } from './pages/overview.js';
 import { System } from './pages/system.js';
-import { html, render, useEffect, useRef, useRoute } from './ui.js';
+import { html, isAccountId, render, useEffect, useRef, useRoute } from './ui.js';
 
 const PAGES = [
   { path: undefined, href: '#/', name: 'Overview' },
@@ -46,8 +46,8 @@ function App() {
     <main ref=${main} tabindex="-1">
       <${Locked} />
       ${page === undefined ? html`<${Overview} />`
-        : page === 'accounts' && id !== undefined ? html`<${Account} key=${id} id=${id} />`
-          : page === 'accounts' ? html`<${Accounts} parameters=${parameters} />`
+        : page === 'accounts' && isAccountId(id) ? html`<${Account} key=${id} id=${id} />`
+          : page === 'accounts' && id === undefined ? html`<${Accounts} parameters=${parameters} />`
             : page === 'system' ? html`<${System} />`
               : html`<p class="empty">There is no such page. <a href="#/">Overview</a></p>`}
     </main>

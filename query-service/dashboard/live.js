@@ -110,11 +110,14 @@ export function start() {
   addEventListener('pagehide', stream.rest);
   addEventListener('pageshow', (event) => event.persisted && again());
   let hidden;
-  document.addEventListener('visibilitychange', () => {
+  const seen = () => {
     clearTimeout(hidden);
     if (document.hidden) hidden = setTimeout(stream.rest, HIDDEN_MS);
     else again();
-  });
+  };
+  document.addEventListener('visibilitychange', seen);
+  // It may be opened in the background.
+  if (document.hidden) seen();
 }
 
 /** Tries at once. */
@@ -125,6 +128,12 @@ export function again() {
 
 /** Goes on with a token that was typed in. */
 export function unlock(text) {
+  // What can't stand in a header is no token, and would break every question.
+  if (!/^[\x21-\x7e]+$/.test(text)) {
+    live.tokenRefused = true;
+    changed();
+    return;
+  }
   token.set(text);
   setConnection('connecting');
   again();
@@ -256,12 +265,15 @@ function tick() {
 
 /** How far the views are behind the log: the worst of all projections; `null` where Kafka can't be asked. */
 export function behind(projections) {
-  let worst = { records: 0, seconds: 0 };
+  const worst = { records: 0, seconds: 0 };
   for (const { partitions } of projections ?? []) {
+    let waiting = 0;
     for (const { lag_records: records, lag_seconds: seconds } of partitions) {
       if (records == null) return null;
-      worst = { records: worst.records + records, seconds: Math.max(worst.seconds, seconds ?? 0) };
+      waiting += records;
+      worst.seconds = Math.max(worst.seconds, seconds ?? 0);
     }
+    worst.records = Math.max(worst.records, waiting);
   }
   return worst;
 }

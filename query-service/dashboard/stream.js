@@ -86,6 +86,12 @@ export function follow(path, { opened, event, closed }) {
     }
   }
 
+  /** Until the time is up, or somebody wants it to go on. */
+  const sleep = (millis) => new Promise((resolve) => {
+    wake = resolve;
+    if (millis !== null) setTimeout(resolve, millis);
+  });
+
   async function run() {
     for (;;) {
       let error;
@@ -97,10 +103,9 @@ export function follow(path, { opened, event, closed }) {
       const pause = error?.retryAfter ? error.retryAfter * 1000 : Math.min(pauseMs * 2 ** failures, LONGEST_PAUSE_MS);
       failures += 1;
       // A little of chance, so that all pages don't come back in the same moment.
-      await new Promise((resolve) => {
-        wake = resolve;
-        if (!waits) setTimeout(resolve, pause * (0.75 + Math.random() / 2));
-      });
+      if (!waits) await sleep(pause * (0.75 + Math.random() / 2));
+      // It may have been told to rest meanwhile.
+      if (waits || resting) await sleep(null);
     }
   }
 

@@ -60,4 +60,7 @@ export function useRoute() {
   return route;
 }
 
+/** What can be an id; some texts mean something else in a path. */
+export const isAccountId = (text) => /^(?!\.{1,2}$|stats$|changes$)[A-Za-z0-9._:-]{1,128}$/.test(text ?? '');
+
 export const accountLink = (id) => `#/accounts/${encodeURIComponent(id)}`;

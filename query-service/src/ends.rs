@@ -131,7 +131,10 @@ impl Thread {
             let pause = looked.map_or(Duration::ZERO, |at| PROBE_INTERVAL.saturating_sub(at.elapsed()));
             match asked.recv_timeout(pause) {
                 Ok(Question::One(place, answer)) => {
-                    let _ = answer.send(self.end(&place));
+                    // Who has given up needs none.
+                    if !answer.is_closed() {
+                        let _ = answer.send(self.end(&place));
+                    }
                 }
                 Ok(Question::All(answer)) => {
                     // Whoever asked before we begin to look is answered with what we see.

@@ -40,10 +40,11 @@ impl Queries {
             .empty(304, "The caller has it.")
             .answer_header("ETag", text(2, 100), "Changes when the answer does.")
             .answer_header("Cache-Control", text(1, 100), "To be asked for again before it is used again.");
-        self.stream(path, operation);
+        self.passing(path, operation);
     }
 
-    fn stream(&mut self, path: &str, operation: Operation) {
+    /// Of what is never kept.
+    fn passing(&mut self, path: &str, operation: Operation) {
         self.0.add(HttpMethod::Get, path, operation.problems(&[&MALFORMED, &UNAVAILABLE]));
     }
 
@@ -65,7 +66,7 @@ impl Queries {
             ),
         );
         let health = Described { schema: any_object().into(), example: json!({"ready": true, "parts": {}}) };
-        self.get(
+        self.passing(
             "/v1/health",
             Operation::new("health", "general", "Whether Kafka, the registry and Redis answer").json(
                 200,
@@ -106,8 +107,8 @@ impl Visitor for Queries {
         if A::Projection::STATEMENT.is_some() {
             self.get(&format!("{base}/{{id}}/statement"), statement_of::<A>(&docs, self.1));
         }
-        self.stream(&format!("{base}/changes"), changes_of::<A>(&docs, None));
-        self.stream(&format!("{base}/{{id}}/changes"), changes_of::<A>(&docs, Some(docs.noun)));
+        self.passing(&format!("{base}/changes"), changes_of::<A>(&docs, None));
+        self.passing(&format!("{base}/{{id}}/changes"), changes_of::<A>(&docs, Some(docs.noun)));
         self.get(&format!("{base}/{{id}}/commands/{{command_id}}"), outcome_of::<A>(&docs));
     }
 }
@@ -156,11 +157,20 @@ fn list_of<A: Aggregate>(docs: &Docs, limits: Limits) -> Operation {
         .query("cursor", text(1, 2_000), "`next_cursor` of the page before.", "eyJ…")
         .json(200, "A page. It may be short although there is a next one.", &body);
     for filter in A::Projection::FILTERS {
-        let example = docs.view.example.get(filter.name).cloned().unwrap_or(Value::Null);
-        let about = format!("Only those whose `{}` is this.", filter.name);
-        operation = operation.query(filter.name, text(1, 200), &about, example);
+        operation = filtered(operation, docs, filter.name);
     }
     waiting(operation, limits)
+}
+
+/// Takes a parameter that is a field of the view.
+fn filtered(operation: Operation, docs: &Docs, field: &str) -> Operation {
+    let of_view = match &docs.view.schema {
+        RefOr::T(Schema::Object(view)) => view.properties.get(field).cloned(),
+        _ => None,
+    };
+    let example = docs.view.example.get(field).cloned().unwrap_or(Value::Null);
+    let schema = of_view.unwrap_or_else(|| text(1, 200).into());
+    operation.query(field, schema, &format!("Only those whose `{field}` is this."), example)
 }
 
 fn view_of<A: Aggregate>(docs: &Docs, limits: Limits) -> Operation {
@@ -288,9 +298,7 @@ fn changes_of<A: Aggregate>(docs: &Docs, one: Option<&str>) -> Operation {
         Some(noun) => operation = operation.id(noun),
         None => {
             for filter in A::Projection::FILTERS.iter().filter(|filter| filter.selective) {
-                let example = docs.view.example.get(filter.name).cloned().unwrap_or(Value::Null);
-                let about = format!("Only of those whose `{}` is this.", filter.name);
-                operation = operation.query(filter.name, text(1, 200), &about, example);
+                operation = filtered(operation, docs, filter.name);
             }
         }
     }

@@ -187,6 +187,18 @@ impl<S: Send + Sync> FromRequestParts<S> for CommandInPath {
     }
 }
 
+/// One part of the path that is no id of an aggregate.
+#[derive(Debug)]
+pub struct TextInPath(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for TextInPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        segments::<String, S>(parts, state).await.map(|Path(text)| Self(text))
+    }
+}
+
 async fn segments<T, S>(parts: &mut Parts, state: &S) -> Result<Path<T>, Problem>
 where
     T: serde::de::DeserializeOwned + Send,

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use millrace_shared::{
     codec::Codec,
     domain::{Aggregate, AggregateId, Projection},
@@ -296,6 +296,10 @@ pub fn stale() -> Problem {
 /// The headers that say what is amiss with an answer.
 pub fn caveats(stale: bool, parked: bool) -> HeaderMap {
     let mut headers = HeaderMap::new();
+    if stale || parked {
+        // What is kept keeps its headers, also when they are no longer true.
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
     for (name, set) in [(STALE_HEADER, stale), (PARKED_HEADER, parked)] {
         if set {
             headers.insert(name, HeaderValue::from_static("true"));

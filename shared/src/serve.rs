@@ -21,6 +21,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use socket2::SockRef;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -104,6 +105,9 @@ pub async fn http(
             next = next => next,
             () = shutdown.cancelled() => break,
         };
+        // Small pieces go out at once. One who has vanished is noticed even while all that is sent fits into a buffer.
+        let _ = stream.set_nodelay(true);
+        let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(limits.timeout));
         let mut stream = TimeoutStream::new(stream);
         stream.set_write_timeout(Some(limits.timeout));
         let service = service.clone();

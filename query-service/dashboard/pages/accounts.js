@@ -3,7 +3,7 @@
 import { get, query } from '../api.js';
 import { count, dateTime, money } from '../format.js';
 import { useChanges, useLive } from '../live.js';
-import { Badge, Empty, accountLink, html, useEffect, useRef, useState } from '../ui.js';
+import { Badge, Empty, accountLink, html, isAccountId, useEffect, useRef, useState } from '../ui.js';
 
 const SORTS = [
   ['id', 'Account', ''],
@@ -116,6 +116,7 @@ function Search() {
     event.preventDefault();
     const id = new FormData(event.currentTarget).get('id').trim();
     if (!id) return;
+    if (!isAccountId(id)) return say(`${id} can't be the id of an account.`);
     try {
       await get(`bank-accounts/${encodeURIComponent(id)}`);
       location.hash = accountLink(id);

@@ -25,6 +25,7 @@ function Projections() {
         <th class="number wide">Oldest waits</th><th class="number wide">Parked</th></tr></thead>
       <tbody>${projections.map(({ name, version, state, partitions, parked, versions, rebuild }) => {
         const records = partitions.map((one) => one.lag_records);
+        const unknown = records.includes(null);
         const seconds = Math.max(0, ...partitions.map((one) => one.lag_seconds ?? 0));
         const others = versions.filter((one) => one.version !== version);
         return html`<tr key=${name}>
@@ -32,8 +33,8 @@ function Projections() {
           <td>v${version}${others.map((one) => html` <${Badge}>v${one.version} ${one.state}<//>`)}
             ${rebuild && html` <${Badge} tone="warn">rebuilding<//>`}</td>
           <td><${Badge} tone=${state === 'live' ? 'good' : 'warn'}>${state}<//></td>
-          <td class="number">${records.includes(null) ? 'unknown' : count(records.reduce((sum, one) => sum + one, 0))}</td>
-          <td class="number wide">${duration(seconds)}</td>
+          <td class="number">${unknown ? 'unknown' : count(records.reduce((sum, one) => sum + one, 0))}</td>
+          <td class="number wide">${unknown ? 'unknown' : duration(seconds)}</td>
           <td class="number wide">${count(parked.length)}</td></tr>`;
       })}</tbody></table></div>` : html`<${Empty}>Waiting for the first answer.<//>`}
   <//>`;
@@ -57,7 +58,9 @@ function Parked() {
 function DeadLetters() {
   const { deadLetters } = live;
   const letters = deadLetters?.items ?? [];
-  return html`<${Card} title="Dead letters" aside=${html`<span class="total">${deadLetters ? (letters.length < 50 ? count(letters.length) : 'newest 50') : '–'}</span>`}>
+  // Of each partition the last 20 places are looked at.
+  const all = deadLetters?.at_most <= 20;
+  return html`<${Card} title="Dead letters" aside=${html`<span class="total">${deadLetters ? (all ? count(letters.length) : `newest ${count(letters.length)}`) : '–'}</span>`}>
     ${letters.length ? html`<ul class="troubles">${letters.map((one) => html`
       <li key=${`${one.topic}/${one.partition}/${one.offset}`}>
         <b><bdi>${one.key ?? 'without a key'}</bdi></b> <small><time datetime=${one.time}>${dateTime(one.time)}</time>, from ${one.origin ?? one.topic}</small>

@@ -148,8 +148,10 @@ impl Batch {
         Ok(Self { before, after: Arc::new(after), frames, whole: Some(whole) })
     }
 
-    /// Only some of the changes.
+    /// Only some of the changes. They are copied: a slow reader of few must not keep those of everybody in memory.
     pub fn part(&self, frames: Vec<Frame>) -> Self {
+        let copied = |frame: Frame| Frame { bytes: Bytes::copy_from_slice(&frame.bytes), ..frame };
+        let frames = frames.into_iter().map(copied).collect();
         Self { before: self.before.clone(), after: self.after.clone(), frames, whole: None }
     }
 }

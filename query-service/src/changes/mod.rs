@@ -14,7 +14,10 @@ pub mod stream;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -78,6 +81,7 @@ pub struct Hub<A: Aggregate> {
     /// Of one who has not been told everything yet.
     unfinished: Position,
     now: Mutex<Option<Now>>,
+    generations: AtomicU64,
     /// Told whenever there is a `now` that there wasn't.
     began: watch::Sender<()>,
     listening: watch::Sender<usize>,
@@ -86,6 +90,8 @@ pub struct Hub<A: Aggregate> {
 
 /// What is being handed out.
 struct Now {
+    /// Each is another one.
+    generation: u64,
     edition: Arc<Edition>,
     position: Arc<Position>,
     channels: HashMap<Topic, broadcast::Sender<Arc<Batch>>>,
@@ -95,6 +101,7 @@ struct Now {
 pub struct Joined<A: Aggregate> {
     hub: Arc<Hub<A>>,
     topic: Topic,
+    generation: u64,
     /// What is handed out.
     pub edition: Arc<Edition>,
     /// From here on.
@@ -114,7 +121,9 @@ impl<A: Aggregate> Drop for Listening<A> {
 
 impl<A: Aggregate> Drop for Joined<A> {
     fn drop(&mut self) {
-        if let Some(now) = &mut *self.hub.now() {
+        if let Some(now) = &mut *self.hub.now()
+            && now.generation == self.generation
+        {
             // We are still counted.
             if now.channels.get(&self.topic).is_some_and(|channel| channel.receiver_count() <= 1) {
                 now.channels.remove(&self.topic);
@@ -133,6 +142,7 @@ impl<A: Aggregate> Hub<A> {
             means,
             unfinished: Position { build: Build::NONE, at: vec![EntryId::default(); partitions] },
             now: Mutex::default(),
+            generations: AtomicU64::default(),
             began: watch::channel(()).0,
             listening: watch::channel(0).0,
             catching_up: Semaphore::new(CATCHING_UP),
@@ -160,6 +170,7 @@ impl<A: Aggregate> Hub<A> {
                 return Joined {
                     hub: self.clone(),
                     topic: topic.clone(),
+                    generation: now.generation,
                     edition: now.edition.clone(),
                     from: now.position.clone(),
                     batches: channel.subscribe(),
@@ -173,12 +184,14 @@ impl<A: Aggregate> Hub<A> {
     /// How far everything is that was handed out, to one who has taken all of it.
     fn level(&self, joined: &Joined<A>) -> Option<Arc<Position>> {
         let now = self.now();
-        now.as_ref().filter(|_| joined.batches.is_empty()).map(|now| now.position.clone())
+        let now = now.as_ref().filter(|now| now.generation == joined.generation && joined.batches.is_empty());
+        now.map(|now| now.position.clone())
     }
 
     /// From now on changes from this position on are handed out.
     fn begin(&self, edition: Arc<Edition>, position: Position) {
-        *self.now() = Some(Now { edition, position: Arc::new(position), channels: HashMap::new() });
+        let generation = self.generations.fetch_add(1, Ordering::Relaxed);
+        *self.now() = Some(Now { generation, edition, position: Arc::new(position), channels: HashMap::new() });
         self.began.send_replace(());
     }
 

@@ -155,11 +155,15 @@ async fn step<A: Aggregate>(
             None => return Ok(Step::Gap),
         }
     }
-    let mut position = position.clone();
+    // One that can't be made must not be told in part, or the rest of it would be told again.
+    let (mut position, mut batches) = (position.clone(), Vec::new());
     for (changes, about) in changes.chunks(BATCH).zip(about.chunks(BATCH)) {
         let about: Vec<(&str, &str)> = about.iter().map(|(id, view)| (*id, view.as_str())).collect();
         let batch = Batch::new(&hub.ids, position, changes.iter().zip(about.iter().map(|(_, view)| *view)))?;
         position = batch.after.clone();
+        batches.push((batch, about));
+    }
+    for (batch, about) in batches {
         hub.publish(batch, &about);
     }
     Ok(Step::On(position))

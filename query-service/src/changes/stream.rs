@@ -60,8 +60,14 @@ enum Phase<A: Aggregate> {
     Rejoin,
     /// What lies before that comes from Redis.
     CatchUp(Joined<A>),
-    /// What lies behind it comes from the task. The flag: whether the task has got as far as we, everywhere.
-    Live(Joined<A>, bool),
+    /// What lies behind it comes from the task.
+    Live {
+        joined: Joined<A>,
+        /// Whether the task has got as far as we, everywhere.
+        level: bool,
+        /// Whether anything was taken yet: until then it is catching up that took too long, not the listener.
+        taken: bool,
+    },
     /// All views first.
     Reset(Box<Reset>),
 }
@@ -147,10 +153,10 @@ impl<A: Aggregate> Stream<A> {
                 self.go_on(joined);
             }
             Phase::CatchUp(_) => self.catch_up().await?,
-            Phase::Live(joined, _) => match joined.batches.recv().await {
+            Phase::Live { joined, taken, .. } => match joined.batches.recv().await {
                 Ok(batch) => self.take(&batch),
-                Err(RecvError::Closed) => self.phase = Phase::Rejoin,
-                Err(RecvError::Lagged(_)) => return Ok(false),
+                Err(RecvError::Lagged(_)) if *taken => return Ok(false),
+                Err(RecvError::Closed | RecvError::Lagged(_)) => self.phase = Phase::Rejoin,
             },
             Phase::Reset(reset) => {
                 let (mut out, told) = reset.step(&self.hub, &self.topic).await?;
@@ -197,7 +203,7 @@ impl<A: Aggregate> Stream<A> {
                     *own = (*own).max(*from);
                 }
                 let level = self.position.is_reached_by(&joined.from);
-                self.phase = Phase::Live(joined, level);
+                self.phase = Phase::Live { joined, level, taken: false };
             }
             return Ok(());
         };
@@ -228,7 +234,8 @@ impl<A: Aggregate> Stream<A> {
     }
 
     fn take(&mut self, batch: &Batch) {
-        let Phase::Live(_, level) = &mut self.phase else { return };
+        let Phase::Live { level, taken, .. } = &mut self.phase else { return };
+        *taken = true;
         *level = *level || self.position.is_reached_by(&batch.before);
         if *level {
             match &batch.whole {
@@ -252,7 +259,7 @@ impl<A: Aggregate> Stream<A> {
     /// A line that says nothing; with the present id, so that one who waits long for his changes can still resume.
     fn keep_alive(&mut self) {
         let mut line = b": keep-alive\n".to_vec();
-        if let Phase::Live(joined, true) = &self.phase
+        if let Phase::Live { joined, level: true, .. } = &self.phase
             && let Some(level) = self.hub.level(joined)
             && *level != self.position
         {

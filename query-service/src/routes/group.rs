@@ -7,7 +7,7 @@ use std::{
 };
 
 use axum::{
-    extract::{Path, RawQuery, State as Extract},
+    extract::{RawQuery, State as Extract},
     response::{IntoResponse, Response},
 };
 use millrace_shared::{
@@ -22,13 +22,14 @@ use serde_json::Value;
 use super::json;
 use crate::{
     edition::{Edition, Editions},
-    params::{After, Params},
+    params::{After, Params, TextInPath},
     service::{Means, STATE, State, all_live, caveats, stale},
     store::decoded,
 };
 
-/// No change is announced for a group: who waits looks so often.
-const PAUSE: Duration = Duration::from_millis(20);
+/// No change is announced for a group: who waits looks so often, and then less and less.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 
 /// One further projection.
 pub struct Groups<G: Grouping> {
@@ -46,11 +47,13 @@ impl<G: Grouping> Groups<G> {
     /// Whether an aggregate has not got where its token says in time.
     async fn wait(&self, edition: &Edition, after: &After) -> Result<bool, Problem> {
         for token in &after.tokens {
+            let mut pause = FIRST_PAUSE;
             while !self.reached(edition, token).await? {
                 if Instant::now() >= after.until {
                     return if after.strict { Err(stale()) } else { Ok(true) };
                 }
-                tokio::time::sleep(PAUSE).await;
+                tokio::time::sleep(pause).await;
+                pause = LONGEST_PAUSE.min(2 * pause);
             }
         }
         Ok(false)
@@ -120,7 +123,7 @@ impl<G: Grouping> Groups<G> {
 
 pub(super) async fn get<G: Grouping>(
     Extract(groups): Extract<Arc<Groups<G>>>,
-    Path(key): Path<String>,
+    TextInPath(key): TextInPath,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     let mut params = Params::parse(query.as_deref());

@@ -16,7 +16,6 @@ use std::sync::Arc;
 use axum::{
     Router,
     body::Body,
-    extract::Path,
     http::{HeaderMap, header},
     response::Response,
     routing::get,
@@ -30,7 +29,7 @@ use millrace_shared::{
 pub use group::Groups;
 pub use projections::{Described, Projections};
 
-use crate::{caching, changes::Hub, dashboard, dead_letters::DeadLetters, service::Service};
+use crate::{caching, changes::Hub, dashboard, dead_letters::DeadLetters, params::TextInPath, service::Service};
 
 /// The queries of an aggregate type.
 pub fn of<A: Aggregate>(service: Arc<Service<A>>) -> Router {
@@ -69,7 +68,7 @@ pub fn general(projections: Projections, health: Health, letters: DeadLetters) -
         .with_state(Arc::new(projections))
         .route(
             "/problems/{name}",
-            get(|Path(name): Path<String>| async move { problem::page(&AggregateInfo::all(), &name) }),
+            get(|TextInPath(name): TextInPath| async move { problem::page(&AggregateInfo::all(), &name) }),
         )
         .merge(system::routes(health, letters))
         .merge(dashboard::routes())

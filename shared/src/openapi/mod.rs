@@ -8,7 +8,7 @@ use std::sync::Arc;
 use axum::{
     Router,
     body::Bytes,
-    extract::Path,
+    extract::{Path, rejection::PathRejection},
     http::{HeaderMap, HeaderName, HeaderValue, header},
     response::{IntoResponse, Redirect, Response},
     routing::get,
@@ -142,13 +142,19 @@ fn problem_example(kind: &Kind) -> serde_json::Value {
 pub fn router(api: &OpenApi) -> Result<Router, serde_json::Error> {
     let document = Bytes::from(serde_json::to_vec(api)?);
     // No badge by a validator elsewhere.
-    let viewer = Arc::new(Config::new(["/openapi.json"]).validator_url("none").try_it_out_enabled(true));
+    let viewer = Arc::new(Config::new(["../openapi.json"]).validator_url("none").try_it_out_enabled(true));
     let index = viewer.clone();
     Ok(Router::new()
         .route("/openapi.json", get(|| async move { ([(header::CONTENT_TYPE, "application/json")], document) }))
-        .route("/docs", get(|| async { Redirect::permanent("/docs/") }))
+        .route("/docs", get(|| async { Redirect::permanent("docs/") }))
         .route("/docs/", get(|| async move { page("", index) }))
-        .route("/docs/{*file}", get(|Path(file): Path<String>| async move { page(&file, viewer) })))
+        .route(
+            "/docs/{*file}",
+            get(|file: Result<Path<String>, PathRejection>| async move {
+                // What is no UTF-8 names no file.
+                page(&file.map_or_else(|_| "?".to_owned(), |Path(file)| file), viewer)
+            }),
+        ))
 }
 
 fn page(file: &str, viewer: Arc<Config<'static>>) -> Response {

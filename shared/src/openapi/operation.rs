@@ -64,7 +64,14 @@ impl Operation {
         self
     }
 
-    fn parameter(mut self, name: &str, of: ParameterIn, schema: ObjectBuilder, about: &str, example: Value) -> Self {
+    fn parameter(
+        mut self,
+        name: &str,
+        of: ParameterIn,
+        schema: impl Into<RefOr<Schema>>,
+        about: &str,
+        example: Value,
+    ) -> Self {
         let required = if of == ParameterIn::Path { Required::True } else { Required::False };
         let parameter = ParameterBuilder::new()
             .name(name)
@@ -91,7 +98,7 @@ impl Operation {
     }
 
     /// A parameter behind the `?`.
-    pub fn query(self, name: &str, schema: ObjectBuilder, about: &str, example: impl Into<Value>) -> Self {
+    pub fn query(self, name: &str, schema: impl Into<RefOr<Schema>>, about: &str, example: impl Into<Value>) -> Self {
         self.parameter(name, ParameterIn::Query, schema, about, example.into())
     }
 

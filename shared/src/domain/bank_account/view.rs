@@ -45,8 +45,10 @@ pub struct AccountView {
     /// The account's id.
     pub id: String,
     /// Who owns it.
+    #[schema(schema_with = docs::owner)]
     pub owner: String,
     /// ISO 4217 code.
+    #[schema(schema_with = docs::currency)]
     pub currency: String,
     /// Minor units.
     pub balance_minor: i64,
