@@ -10,6 +10,7 @@ use millrace_shared::{
     ops::{self, Health},
     registry::{self, Registry},
     serve,
+    views::address::Address,
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -56,14 +57,14 @@ pub struct App {
     settings: ProjectorSettings,
     ops: TcpListener,
     metrics: PrometheusHandle,
-    redis: redis::Client,
+    redis: Address,
     registry: Registry,
 }
 
 impl App {
     /// Checks the settings and binds the address. Waits for nothing yet.
     pub async fn build(settings: ProjectorSettings, metrics: PrometheusHandle) -> Result<Self, Error> {
-        let redis = settings.redis.client()?;
+        let redis = settings.redis.address()?;
         let registry = Registry::new(&settings.registry.url()?)?;
         let ops = serve::bind(settings.ops_addr, "MILLRACE_OPS_ADDR").await?;
         Ok(Self { settings, ops, metrics, redis, registry })
@@ -100,7 +101,7 @@ impl App {
 
 struct Project {
     settings: ProjectorSettings,
-    redis: redis::Client,
+    redis: Address,
     registry: Registry,
     health: Health,
     board: Board,
@@ -113,7 +114,7 @@ impl Project {
         let names = Names::new(&kafka.topic_prefix);
         let types: Vec<&str> = AggregateInfo::all().iter().map(|info| info.aggregate_type).collect();
         let store = || Store::new(redis.clone(), settings.redis.timeout());
-        let there = startup::redis(store, &shutdown).await?
+        let there = startup::redis(store, settings.redis.redis_cluster, &shutdown).await?
             && startup::registry(&registry, &shutdown).await?
             && startup::topics(&kafka.kafka_bootstrap, &names, &types, kafka.partitions, &shutdown).await?;
         if !there {

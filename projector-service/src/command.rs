@@ -31,6 +31,17 @@ impl Command {
         &self.words
     }
 
+    /// The keys among the words.
+    pub fn keys(&self) -> impl Iterator<Item = &Vec<u8>> {
+        let words = self.words.get(1..).unwrap_or_default();
+        let (step, most) = match self.words[0].as_slice() {
+            b"MSET" => (2, words.len()),
+            b"UNLINK" => (1, words.len()),
+            _ => (1, 1),
+        };
+        words.iter().step_by(step).take(most)
+    }
+
     /// Commands that begin with the same words and share out the groups, so that none has too many words. A group
     /// (a member with its score, say) stays together.
     pub fn chunked<const GROUP: usize>(
@@ -54,6 +65,16 @@ impl Command {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_are_told_from_other_words() {
+        let keys = |command: &Command| -> Vec<String> {
+            command.keys().map(|key| String::from_utf8_lossy(key).into_owned()).collect()
+        };
+        assert_eq!(keys(&Command::bare("MSET").with("a").with("1").with("b").with("2")), ["a", "b"]);
+        assert_eq!(keys(&Command::bare("UNLINK").with("a").with("b")), ["a", "b"]);
+        assert_eq!(keys(&Command::new("ZADD", "a").with("1").with("b")), ["a"]);
+    }
 
     #[test]
     fn no_command_has_more_words_than_lua_takes_and_groups_stay_together() {

@@ -21,7 +21,7 @@ use millrace_shared::{
         watcher,
     },
     registry::Registry,
-    views::versions,
+    views::{address::Address, versions},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -59,7 +59,7 @@ pub struct Means {
     /// Schemas.
     pub registry: Registry,
     /// Redis.
-    pub redis: redis::Client,
+    pub redis: Address,
     /// Longest wait for one answer of it.
     pub redis_timeout: Duration,
     /// Where the registry is asked.

@@ -62,7 +62,7 @@ async fn run(arguments: Cli, listed: &str) -> ExitCode {
 async fn serve(settings: config::ProjectorSettings, listed: &str) -> Result<(), Error> {
     if settings.log.check_config {
         settings.registry.url()?;
-        settings.redis.client()?;
+        settings.redis.address()?;
         print!("{listed}");
         return Ok(());
     }

@@ -7,7 +7,7 @@ use millrace_shared::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::store::Store;
+use crate::store::{self, Store};
 
 /// The only setting of Redis under which no view vanishes by itself.
 const NO_EVICTION: &str = "noeviction";
@@ -24,6 +24,9 @@ pub enum Error {
          set it to noeviction (CONFIG SET maxmemory-policy noeviction, and in redis.conf)"
     )]
     Evicting(String),
+    /// Keys of others would be refused.
+    #[error("Redis is a node of a cluster: set MILLRACE_REDIS_CLUSTER=true")]
+    Cluster,
 }
 
 /// Waits until the topics are there, and checks their shape. False when told to end meanwhile.
@@ -56,14 +59,18 @@ pub async fn registry(registry: &Registry, shutdown: &CancellationToken) -> Resu
 }
 
 /// Waits for Redis, and refuses one that would drop views. False when told to end meanwhile.
-pub async fn redis(store: impl Fn() -> Store, shutdown: &CancellationToken) -> Result<bool, Error> {
+pub async fn redis(store: impl Fn() -> Store, cluster: bool, shutdown: &CancellationToken) -> Result<bool, Error> {
     let asked = wait_for("Redis", shutdown, || {
         let mut store = store();
         async move {
-            let policy = blocking(move || store.maxmemory_policy()).await;
-            match policy.map_err(|error| Attempt::Again(error.to_string()))?.as_str() {
-                NO_EVICTION => Ok(()),
-                other => Err(Attempt::Fatal(Error::Evicting(other.to_owned()))),
+            let asked = blocking(move || Ok((store.info("maxmemory_policy")?, store.info("redis_mode")?))).await;
+            let (policies, modes) = asked.map_err(|error: store::Error| Attempt::Again(error.to_string()))?;
+            if !cluster && modes.iter().any(|mode| mode == "cluster") {
+                return Err(Attempt::Fatal(Error::Cluster));
+            }
+            match policies.into_iter().find(|policy| policy != NO_EVICTION) {
+                None => Ok(()),
+                Some(other) => Err(Attempt::Fatal(Error::Evicting(other))),
             }
         }
     });

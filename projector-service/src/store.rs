@@ -4,13 +4,17 @@ use std::time::{Duration, Instant};
 
 use millrace_shared::views::{
     Keys,
+    address::Address,
     errors::is_passing,
     meta, script,
     versions::{self, Versions},
 };
-use redis::{Connection, ErrorKind, RedisError, RedisResult, Script};
+use redis::{ErrorKind, RedisError, RedisResult, Script, from_redis_value};
 
-use crate::command::Command;
+use crate::{
+    command::Command,
+    link::{Link, Node},
+};
 
 /// Longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -90,11 +94,19 @@ pub enum Applied {
     OtherCheckpoint,
 }
 
+/// How far a look through all keys is.
+#[derive(Debug, Default)]
+pub struct Scan {
+    /// The nodes that are left; `None` before it has begun.
+    nodes: Option<Vec<Node>>,
+    cursor: u64,
+}
+
 /// A connection to Redis that is made again when it is lost. One thread's own.
 pub struct Store {
-    client: redis::Client,
+    address: Address,
     timeout: Duration,
-    connection: Option<Connection>,
+    link: Option<Link>,
     not_before: Option<(Instant, String)>,
     claim: Script,
     extend: Script,
@@ -110,11 +122,11 @@ impl std::fmt::Debug for Store {
 
 impl Store {
     /// Connects when first used. `timeout` bounds each answer.
-    pub fn new(client: redis::Client, timeout: Duration) -> Self {
+    pub fn new(address: Address, timeout: Duration) -> Self {
         Self {
-            client,
+            address,
             timeout,
-            connection: None,
+            link: None,
             not_before: None,
             claim: script::claim(),
             extend: script::extend(),
@@ -124,7 +136,7 @@ impl Store {
     }
 
     /// Asks Redis something.
-    pub fn ask<T>(&mut self, question: impl FnOnce(&mut Connection) -> RedisResult<T>) -> Result<T, Error> {
+    pub fn ask<T>(&mut self, question: impl FnOnce(&mut Link) -> RedisResult<T>) -> Result<T, Error> {
         if let Some((until, reason)) = &self.not_before
             && Instant::now() < *until
         {
@@ -135,21 +147,18 @@ impl Store {
             && is_passing(error)
         {
             // A late answer would be taken for the answer to the next question.
-            self.connection = None;
+            self.link = None;
             self.not_before = Some((Instant::now() + PAUSE, error.to_string()));
         }
         Ok(answered?)
     }
 
-    fn connect(&mut self) -> RedisResult<&mut Connection> {
-        if self.connection.is_none() {
-            let connection = self.client.get_connection_with_timeout(CONNECT_TIMEOUT.min(self.timeout))?;
-            connection.set_read_timeout(Some(self.timeout))?;
-            connection.set_write_timeout(Some(self.timeout))?;
-            self.connection = Some(connection);
+    fn connect(&mut self) -> RedisResult<&mut Link> {
+        if self.link.is_none() {
+            self.link = Some(Link::open(&self.address, CONNECT_TIMEOUT.min(self.timeout), self.timeout)?);
         }
         self.not_before = None;
-        self.connection.as_mut().ok_or_else(|| RedisError::from((ErrorKind::Io, "no connection")))
+        self.link.as_mut().ok_or_else(|| RedisError::from((ErrorKind::Io, "no connection")))
     }
 
     /// Whether it answers.
@@ -157,12 +166,15 @@ impl Store {
         self.ask(|redis| redis::cmd("PING").query(redis))
     }
 
-    /// What it does when its memory is full.
-    pub fn maxmemory_policy(&mut self) -> Result<String, Error> {
+    /// What each of its nodes says of itself by this name.
+    pub fn info(&mut self, name: &str) -> Result<Vec<String>, Error> {
         // CONFIG GET is often forbidden where Redis is somebody else's; INFO is not.
-        let info: String = self.ask(|redis| redis::cmd("INFO").arg("memory").query(redis))?;
-        let policy = info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:"));
-        Ok(policy.unwrap_or("unknown").trim().to_owned())
+        let infos: Vec<String> = self.ask(|redis| redis.all_nodes(&redis::cmd("INFO")))?;
+        let value = |info: &String| {
+            let value = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            value.unwrap_or("unknown").trim().to_owned()
+        };
+        Ok(infos.iter().map(value).collect())
     }
 
     /// Makes this process the owner of a partition. `ours` is the epoch by which we had it last: when somebody else has
@@ -224,7 +236,8 @@ impl Store {
                 meta::FOLD,
             ]);
         }
-        let all: Vec<Fields> = self.ask(|redis| pipe.query(redis))?;
+        let all: Vec<Fields> =
+            self.ask(|redis| redis.each(&pipe)?.into_iter().map(|meta| Ok(from_redis_value(meta)?)).collect())?;
         let of = |(epoch, offset, topic_id, state, fold): Fields| Meta {
             epoch: epoch.unwrap_or_default(),
             offset,
@@ -242,6 +255,13 @@ impl Store {
         let mut call = script.key(keys.meta());
         let expected = write.expected.map(|offset| offset.to_string()).unwrap_or_default();
         call.arg(write.epoch).arg(write.topic_id).arg(expected).arg(write.next);
+        if matches!(self.address, Address::Cluster(_)) {
+            // A cluster that moves the slot refuses a script whose keys it hasn't all, if it was told of them: before it
+            // runs, not in the middle of it.
+            for key in write.commands.iter().flat_map(Command::keys) {
+                call.key(key);
+            }
+        }
         for command in write.commands {
             call.arg(command.words().len());
             for word in command.words() {
@@ -288,6 +308,22 @@ impl Store {
             return Ok(Vec::new());
         }
         self.ask(|redis| redis::cmd("HMGET").arg(key).arg(fields).query(redis))
+    }
+
+    /// Some keys that fit a pattern, from all nodes; `None` after the last. One may come twice.
+    pub fn scan(&mut self, scan: &mut Scan, pattern: &str, count: usize) -> Result<Option<Vec<Vec<u8>>>, Error> {
+        if scan.nodes.is_none() {
+            scan.nodes = Some(self.ask(Link::masters)?);
+        }
+        let Some(node) = scan.nodes.as_ref().and_then(|nodes| nodes.last()) else { return Ok(None) };
+        let mut command = redis::cmd("SCAN");
+        command.arg(scan.cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(count);
+        let (next, names) = self.ask(|redis| redis.ask_node(node, &command))?;
+        scan.cursor = next;
+        if next == 0 {
+            scan.nodes.as_mut().and_then(Vec::pop);
+        }
+        Ok(Some(names))
     }
 
     /// The fields of a hash.

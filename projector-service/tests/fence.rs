@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use millrace_shared::views::Keys;
+use millrace_shared::views::{Keys, address::Address};
 use projector_service::{
     command::Command,
     loan::{self, Loan},
@@ -38,7 +38,7 @@ impl Redis {
 
     fn store(&self) -> Store {
         assert!(self.dir.path().exists());
-        Store::new(self.client.clone(), Duration::from_secs(5))
+        Store::new(Address::One(self.client.clone()), Duration::from_secs(5))
     }
 
     fn ask<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
@@ -229,7 +229,7 @@ fn g07_whether_a_write_that_timed_out_was_done_is_told_by_the_next_compare() {
     let redis = Redis::start();
     let epoch = granted(redis.store().claim(&keys(), None).unwrap()).epoch;
     assert_eq!(write(&mut redis.store(), epoch, None, 10), Applied::Written);
-    let mut hasty = Store::new(redis.client.clone(), Duration::from_millis(50));
+    let mut hasty = Store::new(Address::One(redis.client.clone()), Duration::from_millis(50));
     let () = redis.ask(&["CLIENT", "PAUSE", "600", "WRITE"]);
     let unknown = batch(&mut hasty, epoch, 10);
     assert!(matches!(unknown, Err(Error::Again(_))), "{unknown:?}");

@@ -17,6 +17,7 @@ use millrace_shared::{
     ops::{self, Health, PROBE_INTERVAL},
     registry::{self, Registry},
     serve,
+    views::address::Address,
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -78,7 +79,7 @@ pub struct App {
     http: TcpListener,
     ops: TcpListener,
     metrics: PrometheusHandle,
-    redis: redis::Client,
+    redis: Address,
     registry: Registry,
     token: Option<String>,
     cors: Option<CorsLayer>,
@@ -87,7 +88,7 @@ pub struct App {
 impl App {
     /// Checks the settings and binds the addresses. Waits for nothing.
     pub async fn build(settings: QuerySettings, metrics: PrometheusHandle) -> Result<Self, Error> {
-        let redis = settings.redis.client()?;
+        let redis = settings.redis.address()?;
         let registry = Registry::new(&settings.registry.url()?)?;
         let token = settings.api.token(settings.http_addr)?;
         let cors = settings.cors_origin.as_deref().map(cors).transpose()?;
@@ -117,7 +118,7 @@ impl App {
         visit_all(&mut places);
         let timeout = self.settings.redis.timeout();
         let store = Store::new(self.redis.clone(), timeout)?;
-        let feed = Arc::<Feed>::default();
+        let feed = Arc::new(Feed::new(matches!(self.redis, Address::One(_))));
         let ends = Ends::start(&kafka.kafka_bootstrap, places.topics, health.clone())?;
         let letters = DeadLetters::start(kafka.kafka_bootstrap.clone(), places.letters)?;
         let means = Means {
@@ -142,7 +143,9 @@ impl App {
         let system = (health.clone(), letters);
         let router = router(&means, &streams, system, (self.token.as_deref(), self.cors), self.settings.http.sizes())?;
 
-        tokio::spawn(feed.run(self.redis, timeout, shutdown.clone()));
+        if let Address::One(client) = self.redis {
+            tokio::spawn(feed.run(client, timeout, shutdown.clone()));
+        }
         tokio::spawn(probe(store, health.clone(), shutdown.clone()));
         tokio::spawn(probe_registry(self.registry, health.clone(), shutdown.clone()));
         let ops = serve::http(self.ops, ops::router(health, self.metrics), serve::Limits::OPERATIONS, shutdown.clone());

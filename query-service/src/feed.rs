@@ -31,6 +31,9 @@ const UNWATCHED: Duration = Duration::from_millis(100);
 /// The feeds of all partitions of the active versions.
 #[derive(Debug, Default)]
 pub struct Feed {
+    /// Whether anybody reads: one call can't wait for streams on several nodes of a cluster, so there those who wait look
+    /// again and again.
+    read: bool,
     streams: Mutex<BTreeMap<&'static str, Vec<Stream>>>,
     waiting: AtomicUsize,
     called: Notify,
@@ -67,8 +70,16 @@ impl Drop for Waiter {
 }
 
 impl Feed {
+    /// That is read, or not.
+    pub fn new(read: bool) -> Self {
+        Self { read, ..Self::default() }
+    }
+
     /// From now on these are the feeds of a projection.
     pub fn watch(&self, projection: &'static str, keys: Vec<String>) {
+        if !self.read {
+            return;
+        }
         let streams = keys.into_iter().map(|key| Stream { key, moved: watch::channel(()).0 }).collect();
         self.streams().insert(projection, streams);
         self.changed.notify_one();

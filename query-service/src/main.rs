@@ -29,7 +29,7 @@ fn main() -> ExitCode {
 async fn run(settings: config::QuerySettings, listed: &str) -> Result<(), Error> {
     if settings.log.check_config {
         settings.api.token(settings.http_addr)?;
-        settings.redis.client()?;
+        settings.redis.address()?;
         settings.registry.url()?;
         print!("{listed}");
         return Ok(());

@@ -5,12 +5,18 @@ use std::{future::Future, time::Duration};
 use millrace_shared::{
     http,
     problem::{Problem, UNAVAILABLE},
-    views::errors::is_passing,
+    views::{
+        address::{Address, by_partition},
+        errors::is_passing,
+    },
 };
 use redis::{
-    Client, FromRedisValue, Pipeline, RedisError, RedisResult, Script,
-    aio::{ConnectionManager, ConnectionManagerConfig},
+    FromRedisValue, Pipeline, RedisError, RedisFuture, RedisResult, Script, Value,
+    aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig},
+    cluster::ClusterConfig,
+    cluster_async::ClusterConnection,
 };
+use tokio::task::JoinSet;
 
 /// A caller is told soon that Redis can't be reached; it may come back and ask again.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -18,8 +24,66 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A connection that everybody shares, and that is made again when it is lost. Cheap to clone.
 #[derive(Clone)]
 pub struct Store {
-    manager: ConnectionManager,
+    link: Link,
     longest: Duration,
+}
+
+/// To one Redis, or to a cluster. A pipeline through it may be about several partitions.
+#[derive(Clone)]
+enum Link {
+    One(ConnectionManager),
+    Cluster(ClusterConnection),
+}
+
+impl ConnectionLike for Link {
+    fn req_packed_command<'a>(&'a mut self, command: &'a redis::Cmd) -> RedisFuture<'a, Value> {
+        match self {
+            Self::One(connection) => connection.req_packed_command(command),
+            Self::Cluster(connection) => connection.req_packed_command(command),
+        }
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipe: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        match self {
+            Self::One(connection) => connection.req_packed_commands(pipe, offset, count),
+            Self::Cluster(connection) => {
+                let mut parts = by_partition(pipe);
+                if parts.len() < 2 {
+                    return connection.req_packed_commands(pipe, offset, count);
+                }
+                let connection = connection.clone();
+                Box::pin(async move {
+                    let mut asked = JoinSet::new();
+                    for (places, part) in parts.drain(..) {
+                        let mut connection = connection.clone();
+                        asked.spawn(async move {
+                            let count = part.len();
+                            (places, connection.req_packed_commands(&part, 0, count).await)
+                        });
+                    }
+                    let mut all = vec![Value::Nil; count];
+                    while let Some(Ok((places, answers))) = asked.join_next().await {
+                        for (place, answer) in places.into_iter().zip(answers?) {
+                            all[place] = answer;
+                        }
+                    }
+                    Ok(all)
+                })
+            }
+        }
+    }
+
+    fn get_db(&self) -> i64 {
+        match self {
+            Self::One(connection) => connection.get_db(),
+            Self::Cluster(connection) => connection.get_db(),
+        }
+    }
 }
 
 impl std::fmt::Debug for Store {
@@ -30,31 +94,41 @@ impl std::fmt::Debug for Store {
 
 impl Store {
     /// Connects when first used. `timeout` bounds each answer.
-    pub fn new(client: Client, timeout: Duration) -> RedisResult<Self> {
+    pub fn new(address: Address, timeout: Duration) -> RedisResult<Self> {
+        let longest = timeout + CONNECT_TIMEOUT;
+        let client = match address {
+            Address::One(client) => client,
+            Address::Cluster(client) => {
+                let config = ClusterConfig::new().set_connection_timeout(CONNECT_TIMEOUT.min(timeout));
+                let config = config.set_response_timeout(timeout);
+                let link = Link::Cluster(client.get_pending_async_connection_with_config(config));
+                return Ok(Self { link, longest });
+            }
+        };
         let config = ConnectionManagerConfig::new()
             .set_number_of_retries(1)
             .set_min_delay(Duration::from_millis(50))
             .set_connection_timeout(Some(CONNECT_TIMEOUT.min(timeout)))
             .set_response_timeout(Some(timeout));
-        let manager = ConnectionManager::new_lazy_with_config(client, config)?;
-        Ok(Self { manager, longest: timeout + CONNECT_TIMEOUT })
+        let link = Link::One(ConnectionManager::new_lazy_with_config(client, config)?);
+        Ok(Self { link, longest })
     }
 
     /// Runs commands, all in one go.
     pub async fn ask<T: FromRedisValue>(&self, pipe: &Pipeline) -> Result<T, Problem> {
-        let mut manager = self.manager.clone();
-        self.bounded(pipe.query_async(&mut manager)).await
+        let mut link = self.link.clone();
+        self.bounded(pipe.query_async(&mut link)).await
     }
 
     /// Runs commands among which are calls of a script.
     pub async fn ask_with<T: FromRedisValue>(&self, pipe: &Pipeline, script: &Script) -> Result<T, Problem> {
-        let mut manager = self.manager.clone();
+        let mut link = self.link.clone();
         let unloaded = redis::ErrorKind::Server(redis::ServerErrorKind::NoScript);
         let answered = self.bounded(async {
-            match pipe.query_async(&mut manager).await {
+            match pipe.query_async(&mut link).await {
                 Err(error) if error.kind() == unloaded => {
-                    script.load_async(&mut manager).await?;
-                    pipe.query_async(&mut manager).await
+                    script.load_async(&mut link).await?;
+                    pipe.query_async(&mut link).await
                 }
                 answered => answered,
             }
@@ -64,9 +138,9 @@ impl Store {
 
     /// Whether it answers.
     pub async fn ping(&self) -> Result<(), String> {
-        let mut manager = self.manager.clone();
+        let mut link = self.link.clone();
         let ping = redis::cmd("PING");
-        match tokio::time::timeout(CONNECT_TIMEOUT, ping.query_async::<()>(&mut manager)).await {
+        match tokio::time::timeout(CONNECT_TIMEOUT, ping.query_async::<()>(&mut link)).await {
             Ok(answered) => answered.map_err(|error| error.to_string()),
             Err(_) => Err(format!("no answer within {} s", CONNECT_TIMEOUT.as_secs())),
         }

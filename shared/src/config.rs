@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, fmt, net::SocketAddr, path::PathBuf, time::Dura
 
 use clap::{ArgMatches, Args, Command, CommandFactory, Parser, ValueEnum, error::ContextKind, parser::ValueSource};
 
-use crate::{http::Sizes, kafka::topics::Names, serve::Limits};
+use crate::{http::Sizes, kafka::topics::Names, serve::Limits, views::address::Address};
 
 /// Exit status of a service whose settings are wrong.
 pub const EXIT_CONFIG: i32 = 2;
@@ -59,6 +59,9 @@ pub struct RedisSettings {
     /// File to read Redis' URL from instead
     #[arg(long, env = "MILLRACE_REDIS_URL_FILE", value_name = "FILE")]
     pub redis_url_file: Option<PathBuf>,
+    /// Redis is a cluster; the URL names some of its nodes, with commas between
+    #[arg(long, env = "MILLRACE_REDIS_CLUSTER", default_value_t = false, action = clap::ArgAction::Set, value_name = "BOOL")]
+    pub redis_cluster: bool,
     /// Longest wait for an answer of Redis
     #[arg(long, env = "MILLRACE_REDIS_TIMEOUT_MS", default_value_t = 5_000, value_name = "MS", value_parser = clap::value_parser!(u64).range(10..=600_000))]
     pub redis_timeout_ms: u64,
@@ -382,7 +385,7 @@ macro_rules! hides_secrets {
 }
 hides_secrets! {
     RegistrySettings { registry_url; registry_url_file }
-    RedisSettings { redis_url; redis_url_file, redis_timeout_ms }
+    RedisSettings { redis_url; redis_url_file, redis_cluster, redis_timeout_ms }
     ApiSettings { api_token; api_token_file, api_open }
 }
 
@@ -475,10 +478,10 @@ impl RegistrySettings {
 }
 
 impl RedisSettings {
-    /// The client's settings, read from the URL or its file.
-    pub fn client(&self) -> Result<redis::Client, Error> {
+    /// The clients' settings, read from the URL or its file.
+    pub fn address(&self) -> Result<Address, Error> {
         let url = secret(Some(&self.redis_url), self.redis_url_file.as_ref(), "MILLRACE_REDIS_URL")?;
-        redis::Client::open(url.unwrap_or_default())
+        Address::new(&url.unwrap_or_default(), self.redis_cluster)
             .map_err(|error| Error(format!("MILLRACE_REDIS_URL is no URL of Redis: {error}")))
     }
 

@@ -16,6 +16,7 @@ mod forwarding;
 mod kills;
 mod offsets;
 mod rebalances;
+mod redis_cluster;
 mod repeats;
 mod stalls;
 mod stores;

@@ -23,7 +23,7 @@ fn random(below: u64) -> u64 {
 }
 
 /// Where the projection is in each partition.
-fn offsets(deployment: &Deployment) -> Vec<Option<i64>> {
+pub fn offsets(deployment: &Deployment) -> Vec<Option<i64>> {
     let mut redis = deployment.redis();
     let of = |partition| redis.run("HGET", &[deployment.view_key(partition, "meta"), "offset".to_owned()]);
     (0..deployment.partitions).map(of).collect()
@@ -31,7 +31,7 @@ fn offsets(deployment: &Deployment) -> Vec<Option<i64>> {
 
 /// Waits until every partition is further than it is now; there must be load.
 #[track_caller]
-fn wait_for_progress(deployment: &Deployment) {
+pub fn wait_for_progress(deployment: &Deployment) {
     let before = offsets(deployment);
     eventually_within(TAKE_OVER, "progress of all partitions", || {
         let now = offsets(deployment);
@@ -40,7 +40,7 @@ fn wait_for_progress(deployment: &Deployment) {
     });
 }
 
-fn load(service: &Service) -> Load {
+pub fn load(service: &Service) -> Load {
     // So many accounts that every partition has some.
     Load::start(vec![service.url()], 4, 24)
 }

@@ -5,7 +5,7 @@
 //! [`http`], [`sse`], [`kafka`] and [`avro`] talk to them; [`account`] is a second implementation of what a bank account is,
 //! which the services are compared with; [`tool`] runs the services' tools, [`log_check`] the one that asks whether
 //! the log keeps the guarantees, [`verify`] the one that asks whether the views equal it; [`redis`] looks behind them.
-//! For faults: [`brokers`] and the network ([`proxy`]) are hurt, [`fail_points`] stop a service at a chosen instant,
+//! For faults: [`brokers`], a [`redis_cluster`] and the network ([`proxy`]) are hurt, [`fail_points`] stop a service at a chosen instant,
 //! [`group`] says who owns what, [`load`] keeps clients busy meanwhile, and its [`ledger`] compares what they were told
 //! with the log.
 
@@ -24,6 +24,7 @@ pub mod process;
 pub mod proxy;
 pub mod python;
 pub mod redis;
+pub mod redis_cluster;
 pub mod services;
 pub mod sse;
 pub mod stack;

@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf, process::Command, time::Duration};
 
 use nix::sys::signal::Signal;
-use redis::{Connection, FromRedisValue, ToRedisArgs};
+use redis::{ConnectionLike, FromRedisValue, ToRedisArgs, cluster::ClusterClient};
 
 use crate::{
     Deployment, Stack,
@@ -68,21 +68,29 @@ impl Redis {
     }
 }
 
-/// A connection to some Redis.
-pub struct Client(Connection);
+/// A connection to some Redis, or to a cluster.
+pub struct Client(Box<dyn ConnectionLike + Send>);
 
 impl Client {
     /// To an address.
     #[track_caller]
     pub fn new(url: &str) -> Self {
         let client = redis::Client::open(url).unwrap_or_else(|error| panic!("{url}: {error}"));
-        Self(client.get_connection().unwrap_or_else(|error| panic!("{url}: {error}")))
+        Self(Box::new(client.get_connection().unwrap_or_else(|error| panic!("{url}: {error}"))))
+    }
+
+    /// To a cluster; patient while another node takes over.
+    #[track_caller]
+    pub fn of_cluster(urls: &str) -> Self {
+        let client = ClusterClient::builder(urls.split(',')).retries(40).min_retry_wait(100).max_retry_wait(500);
+        let connection = client.build().and_then(|client| client.get_connection());
+        Self(Box::new(connection.unwrap_or_else(|error| panic!("{urls}: {error}"))))
     }
 
     /// Runs a command.
     #[track_caller]
     pub fn run<T: FromRedisValue>(&mut self, name: &str, words: &[impl ToRedisArgs]) -> T {
-        redis::cmd(name).arg(words).query(&mut self.0).unwrap_or_else(|error| panic!("{name}: {error}"))
+        redis::cmd(name).arg(words).query(&mut *self.0).unwrap_or_else(|error| panic!("{name}: {error}"))
     }
 }
 
@@ -90,7 +98,8 @@ impl Deployment {
     /// A connection to its Redis.
     #[track_caller]
     pub fn redis(&self) -> Client {
-        Client::new(&self.env["MILLRACE_REDIS_URL"])
+        let url = &self.env["MILLRACE_REDIS_URL"];
+        if self.env.contains_key("MILLRACE_REDIS_CLUSTER") { Client::of_cluster(url) } else { Client::new(url) }
     }
 
     /// Name of a key of an aggregate's partition: `kind` is what README's table names it, e.g. `counters`.

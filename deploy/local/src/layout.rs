@@ -113,9 +113,10 @@ impl Layout {
         format!("http://127.0.0.1:{}/apis/ccompat/v7", self.registry())
     }
 
-    /// Any node of a cluster leads to the others, so the first one is named.
+    /// Of a cluster all are named: any leads to the others, as long as it is there.
     pub fn redis_url(&self) -> String {
-        format!("redis://127.0.0.1:{}", 6379 + self.offset)
+        let nodes: Vec<_> = self.redis().into_iter().map(|port| format!("redis://127.0.0.1:{port}")).collect();
+        nodes.join(",")
     }
 
     pub fn command_url(&self) -> String {

@@ -67,14 +67,14 @@ fn binary(service: &str) -> Result<PathBuf> {
 
 /// Where the infrastructure and the query service are, for services and for `<data>/env`.
 fn addresses(layout: &Layout) -> BTreeMap<String, String> {
-    [
+    let addresses = [
         ("MILLRACE_KAFKA_BOOTSTRAP", layout.kafka_bootstrap()),
         ("MILLRACE_REGISTRY_URL", layout.registry_url()),
         ("MILLRACE_REDIS_URL", layout.redis_url()),
         ("MILLRACE_QUERY_URL", layout.query_url()),
-    ]
-    .map(|(key, value)| (key.to_owned(), value))
-    .into()
+    ];
+    let cluster = layout.redis_cluster.then(|| ("MILLRACE_REDIS_CLUSTER", "true".to_owned()));
+    addresses.into_iter().chain(cluster).map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
 /// What an instance is told. Other `MILLRACE_` variables reach it from this process's environment.

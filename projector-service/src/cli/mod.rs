@@ -51,7 +51,7 @@ impl ToolSettings {
             limits,
             names: Names::new(&self.kafka.topic_prefix),
             registry: Registry::new(&self.registry.url()?)?,
-            redis: self.redis.client()?,
+            redis: self.redis.address()?,
             redis_timeout: self.redis.timeout(),
             runtime: Handle::current(),
             board: Board::new(Health::default()),

@@ -46,7 +46,7 @@ pub struct Arguments {
 pub async fn run(arguments: Arguments) -> ExitCode {
     let ToolSettings { kafka, registry, redis, log } = arguments.settings;
     let url = registry.url().unwrap_or_else(|error| config::exit_with(&error));
-    let client = redis.client().unwrap_or_else(|error| config::exit_with(&error));
+    let client = redis.address().unwrap_or_else(|error| config::exit_with(&error));
     if let Err(error) = telemetry::init(&LogSettings { log: "warn".into(), ..log }) {
         config::exit_with(&error);
     }

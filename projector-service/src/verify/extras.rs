@@ -14,11 +14,11 @@ use super::{
     compare::Differences,
     digest,
     fold::Expected,
-    found::{Ranks, ask, bases as bases_of},
+    found::{Ranks, ask, bases as bases_of, patiently},
     judge::{Judge, Suspect},
     partition::Share,
 };
-use crate::target::Target;
+use crate::{store::Scan, target::Target};
 
 /// Keys looked at by one call, about.
 const SCAN_COUNT: usize = 2_000;
@@ -96,13 +96,10 @@ impl<A: Aggregate> Judge<'_, A> {
         facts.digests.sort_unstable();
         let mut found = Found::default();
         let tag = self.tag();
-        let mut cursor = 0_u64;
-        loop {
-            for name in self.scan(&mut cursor, &format!("{tag}*"))? {
+        let mut scan = Scan::default();
+        while let Some(names) = self.scan(&mut scan, &format!("{tag}*"))? {
+            for name in names {
                 self.look_at(&facts, &tag, &name, &mut found)?;
-            }
-            if cursor == 0 {
-                break;
             }
         }
         for ((partition, offset), unknown) in found.unknown {
@@ -132,14 +129,13 @@ impl<A: Aggregate> Judge<'_, A> {
     pub fn bases(&mut self) -> Result<BTreeMap<i32, FastMap<String, u64>>, Error> {
         let tag = self.tag();
         let mut bases: BTreeMap<i32, FastMap<String, u64>> = BTreeMap::new();
-        let mut cursor = 0_u64;
-        loop {
+        let mut scan = Scan::default();
+        while let Some(names) = self.scan(&mut scan, &format!("{tag}*:base:*"))? {
             // Cut to what it says: an owner's name may look like it as well.
             let base = |name: &String| {
                 let (partition, kind) = name.strip_prefix(&tag)?.split_once("}:")?;
                 Some((partition.parse::<i32>().ok()?, kind.strip_prefix("base:")?.to_owned()))
             };
-            let names = self.scan(&mut cursor, &format!("{tag}*:base:*"))?;
             let (names, places): (Vec<_>, Vec<_>) =
                 names.into_iter().filter_map(|name| base(&name).map(|place| (name, place))).unzip();
             if !names.is_empty() {
@@ -148,10 +144,8 @@ impl<A: Aggregate> Judge<'_, A> {
                     bases.entry(partition).or_default().insert(id, version);
                 }
             }
-            if cursor == 0 {
-                return Ok(bases);
-            }
         }
+        Ok(bases)
     }
 
     /// What the keys of all partitions begin with.
@@ -161,13 +155,10 @@ impl<A: Aggregate> Judge<'_, A> {
         key.split_once(":0}").map_or("", |(tag, _)| tag).to_owned() + ":"
     }
 
-    /// Some of the keys that fit; the cursor is 0 after the last.
-    fn scan(&mut self, cursor: &mut u64, pattern: &str) -> Result<Vec<String>, Error> {
-        let (next, names): (u64, Vec<Vec<u8>>) = ask(&mut self.store, |redis| {
-            redis::cmd("SCAN").arg(*cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(SCAN_COUNT).query(redis)
-        })?;
-        *cursor = next;
-        Ok(names.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect())
+    /// Some of the keys that fit; `None` after the last.
+    fn scan(&mut self, scan: &mut Scan, pattern: &str) -> Result<Option<Vec<String>>, Error> {
+        let names = patiently(&mut self.store, |store| store.scan(scan, pattern, SCAN_COUNT))?;
+        Ok(names.map(|names| names.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect()))
     }
 
     fn look_at(&mut self, facts: &Facts, tag: &str, name: &str, found: &mut Found) -> Result<(), Error> {

@@ -10,11 +10,12 @@ use millrace_shared::{
     domain::{Aggregate, Projection, Sort},
     views::{BY_ID, Keys, Parked, history::Base, meta},
 };
-use redis::{Connection, Pipeline, RedisResult, Value, from_redis_value};
+use redis::{Pipeline, RedisResult, Value, from_redis_value};
 
 use super::{Error, fold::Expected};
 use crate::{
     events::View,
+    link::Link,
     store::{self, Store},
 };
 
@@ -23,10 +24,18 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Asks Redis, again and again where that can help.
-pub fn ask<T>(store: &mut Store, question: impl Fn(&mut Connection) -> RedisResult<T>) -> Result<T, Error> {
+pub fn ask<T>(store: &mut Store, question: impl Fn(&mut Link) -> RedisResult<T>) -> Result<T, Error> {
+    patiently(store, |store| store.ask(&question))
+}
+
+/// The same with what is more than a question.
+pub fn patiently<T>(
+    store: &mut Store,
+    mut attempt: impl FnMut(&mut Store) -> Result<T, store::Error>,
+) -> Result<T, Error> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        match store.ask(&question) {
+        match attempt(store) {
             Ok(answer) => return Ok(answer),
             Err(store::Error::Again(_)) if Instant::now() < deadline => thread::sleep(PAUSE),
             Err(error) => return Err(error.into()),
@@ -148,7 +157,7 @@ pub fn lengths(store: &mut Store, names: &[String]) -> Result<Vec<usize>, Error>
     for name in names {
         pipe.cmd("LLEN").arg(name);
     }
-    ask(store, |redis| pipe.query(redis))
+    ask(store, |redis| redis.each(&pipe)?.into_iter().map(|length| Ok(from_redis_value(length)?)).collect())
 }
 
 /// Up to which versions histories were trimmed, by their bases; 0 where that can't be told.

@@ -43,6 +43,7 @@ use millrace_shared::{
         watcher, watermarks,
     },
     registry::{self, Registry},
+    views::address::Address,
 };
 use rdkafka::error::KafkaError;
 use tokio::runtime::Handle;
@@ -140,7 +141,7 @@ pub struct Verify {
     /// The registry.
     pub registry: Registry,
     /// Redis.
-    pub redis: redis::Client,
+    pub redis: Address,
     /// Longest wait for an answer of Redis.
     pub redis_timeout: Duration,
     /// Version of the projection; the active one when it is not said.

@@ -8,6 +8,8 @@ const PASSING: &[&str] = &[
     "MOVED",
     "ASK",
     "TRYAGAIN",
+    // One of a transaction's commands was refused by one of these.
+    "EXECABORT",
     "CLUSTERDOWN",
     "MASTERDOWN",
     "READONLY",

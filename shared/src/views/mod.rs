@@ -22,6 +22,7 @@
 //! `…:outcome:<aggregate id> <command id>` (a string with expiry), `…:order` (a list of `<bytes> <key>`, oldest
 //! first) and `bytes` in `…:meta`.
 
+pub mod address;
 pub mod errors;
 pub mod history;
 pub mod script;

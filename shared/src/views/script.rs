@@ -66,7 +66,8 @@ pub fn extend() -> Script {
 /// when the checkpoint is another one.
 ///
 /// KEYS: meta. ARGV: epoch, topic id, expected offset (empty = none), new offset, then each command as its number of
-/// words followed by the words. Their keys have the same hash tag, so they lie in the same slot.
+/// words followed by the words. Their keys have the same hash tag, so they lie in the same slot; for a cluster they are
+/// in KEYS as well.
 pub fn apply() -> Script {
     Script::new(
         r"
@@ -99,11 +100,11 @@ pub fn trim_outcomes() -> Script {
             if not oldest then break end
             local size, key = string.match(oldest, '^(%d+) (.*)$')
             if bytes <= tonumber(ARGV[1]) and redis.call('EXISTS', key) == 1 then break end
+            -- A cluster that moves the slot may refuse the next key: what is dropped is counted at once.
             redis.call('LPOP', KEYS[2])
             redis.call('DEL', key)
-            bytes = bytes - tonumber(size)
+            bytes = redis.call('HINCRBY', KEYS[1], 'bytes', -tonumber(size))
         end
-        redis.call('HSET', KEYS[1], 'bytes', bytes)
         return bytes
         ",
     )

@@ -204,7 +204,7 @@ fn list(tool: &ToolSettings, json: bool) -> Result<(), Error> {
     let names = Names::new(&tool.kafka.topic_prefix);
     let mut places = Places { names: &names, partitions: tool.kafka.partitions, all: Vec::new() };
     visit_all(&mut places);
-    let mut store = Store::new(tool.redis.client()?, tool.redis.timeout());
+    let mut store = Store::new(tool.redis.address()?, tool.redis.timeout());
     for kind in Kind::all() {
         let active = store.versions(names.redis_prefix(), kind.name)?.active;
         let keys = kind.keys(names.redis_prefix(), active, tool.kafka.partitions);
@@ -325,7 +325,7 @@ fn desk_of(
         },
         names: Names::new(&tool.kafka.topic_prefix),
         registry: Registry::new(&tool.registry.url()?)?,
-        redis: tool.redis.client()?,
+        redis: tool.redis.address()?,
         redis_timeout: tool.redis.timeout(),
         runtime: runtime.clone(),
         board: Board::new(Health::default()),

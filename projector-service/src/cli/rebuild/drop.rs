@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     command::Command,
-    store::{Applied, Claim, Meta, Store, Write},
+    store::{Applied, Claim, Meta, Scan, Store, Write},
 };
 
 /// Aggregates in one step: a few milliseconds of Redis.
@@ -123,24 +123,18 @@ impl Rebuild {
         owned: &Meta,
         alive: &mut dyn FnMut() -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let mut cursor = 0u64;
-        loop {
-            let (next, found): (u64, Vec<String>) = store.ask(|redis| {
-                redis::cmd("SCAN").arg(cursor).arg("MATCH").arg(keys.pattern()).arg("COUNT").arg(1_000).query(redis)
-            })?;
-            let found = found.into_iter().filter(|key| *key != keys.meta()).collect();
+        let mut scan = Scan::default();
+        while let Some(found) = store.scan(&mut scan, &keys.pattern(), 1_000)? {
+            let found = found.into_iter().filter(|key| *key != keys.meta().into_bytes()).collect();
             step(store, keys, owned, unlinked(found))?;
             alive()?;
-            if next == 0 {
-                return Ok(());
-            }
-            cursor = next;
         }
+        Ok(())
     }
 }
 
-fn unlinked(keys: Vec<String>) -> Vec<Command> {
-    Command::chunked(&Command::bare("UNLINK"), keys.into_iter().map(|key| [key.into_bytes()])).collect()
+fn unlinked(keys: Vec<impl Into<Vec<u8>>>) -> Vec<Command> {
+    Command::chunked(&Command::bare("UNLINK"), keys.into_iter().map(|key| [key.into()])).collect()
 }
 
 fn step(store: &mut Store, keys: &Keys, owned: &Meta, commands: Vec<Command>) -> Result<(), Error> {
