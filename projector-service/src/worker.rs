@@ -296,9 +296,15 @@ impl<T: Target> Worker<T> {
         let Parts { target, reader, options, .. } = &mut self.parts;
         let slots = &mut self.slots;
         let (mut timeout, mut gathered, mut bytes, mut ended) = (POLL, 0, 0, false);
+        // Every partition costs two calls, however little there is: who is behind reads a batch for each, so that the calls
+        // are shared by more the more there is to do.
+        let open = slots.values().filter(|slot| matches!(slot, Slot::Open(_))).count().max(1);
         // One reading brings up to a thousand: they are to be part of the batch, not one of their own.
-        let enough =
-            if options.patient { options.batch_events.saturating_sub(READING).max(1) } else { options.batch_events };
+        let enough = if options.patient {
+            options.batch_events.saturating_sub(READING).max(1)
+        } else {
+            options.batch_events * open
+        };
         while gathered < enough && bytes < options.batch_bytes {
             let count = reader.read(timeout, |item| match item {
                 Item::Record(record) => {

@@ -135,7 +135,7 @@ impl App {
         };
         let (most, per_caller) = (self.settings.max_streams, self.settings.max_streams_per_caller);
         let streams = changes::Means {
-            client: self.redis.clone(),
+            redis: self.redis.clone(),
             timeout,
             places: Streams::new(most as usize, per_caller as usize),
             shutdown: shutdown.clone(),

@@ -26,7 +26,7 @@ const BLOCK: Duration = Duration::from_secs(1);
 const COUNT: usize = 1_000;
 const PAUSE: Duration = Duration::from_millis(200);
 /// Who waits for a feed that isn't read looks again after so long.
-const UNWATCHED: Duration = Duration::from_millis(100);
+pub const UNWATCHED: Duration = Duration::from_millis(100);
 
 /// The feeds of all partitions of the active versions.
 #[derive(Debug, Default)]

@@ -36,10 +36,11 @@ fn g07_a_cluster_whose_slots_move_and_whose_masters_die_spoils_nothing() {
         assert!(before.iter().all(Option::is_some), "{before:?}");
         deployment.verify();
 
-        let killed = cluster.owner(&deployment.view_key((round + 1) % deployment.partitions, "meta"));
+        let key = deployment.view_key((round + 1) % deployment.partitions, "meta");
+        let killed = cluster.owner(&key);
         cluster.kill(killed);
         load.wait_for_more(100);
-        // Its replica has taken over.
+        cluster.wait_taken_over(&key, killed);
         wait_for_progress(&deployment);
         cluster.start_again(killed);
         deployment.verify();

@@ -1,6 +1,10 @@
 //! The projection `owners`: by another key than the aggregate, beside the one of accounts, and independent of it.
 
-use millrace_tests::{Deployment, Services, eventually, http::Answer};
+use millrace_tests::{
+    Deployment, Services, eventually,
+    http::Answer,
+    kafka::{Draft, Producer},
+};
 use serde_json::{Value, json};
 
 fn owner_after(services: &Services, owner: &str, token: &str) -> Answer {
@@ -113,4 +117,54 @@ fn g07_a_projection_that_is_parked_stopped_or_rebuilt_holds_up_no_other() {
 
 fn owner_after_at_once(services: &Services, owner: &str, token: &str) -> Answer {
     services.ask(&format!("/v1/owners/{owner}?after={token}&wait_ms=0")).send()
+}
+
+#[test]
+fn g07_verify_finds_what_is_wrong_with_owners() {
+    let services = Services::start(Deployment::new());
+    let deployment = &services.deployment;
+    let ids: Vec<String> = (0..4).map(|_| deployment.id_in(0)).collect();
+    let mut token = String::new();
+    for (id, owner) in ids.iter().zip(["Ada", "Ada", "Grace", "Edsger"]) {
+        millrace_tests::services::open_at(&services.command, id, owner);
+        token = services.deposit(id, 100).token();
+    }
+    // What can't be read waits, and is no difference.
+    let waiting = deployment.id_in(1);
+    millrace_tests::services::open_at(&services.command, &waiting, "Barbara");
+    let garbage = Draft::new(&waiting, b"garbage".to_vec()).to(1);
+    Producer::new("murmur2_random").send(&deployment.topic("events"), &garbage);
+    let key = |kind: &str| format!("{{{}.owners.v1:0}}:{kind}", deployment.prefix);
+    let mut redis = deployment.redis();
+    let parked = format!("{{{}.owners.v1:1}}:parked", deployment.prefix);
+    eventually("an account that is parked", || match redis.run::<u64>("HLEN", &[&parked]) {
+        1 => Ok(()),
+        other => Err(format!("{other} are")),
+    });
+    assert_eq!(owner_after(&services, "Edsger", &token).status, 200);
+    let verify = || deployment.run_projector_tool(&["verify", "owners"]);
+    let clean = verify();
+    assert_eq!((clean.code, clean.output.as_str()), (Some(0), ""), "{}", clean.errors);
+
+    let mut spoil = |name: &str, words: &[&str]| redis.run::<redis::Value>(name, words);
+    // A doubled amount, an event that was skipped, and what was lost or came from nowhere.
+    spoil("HSET", &[&key("parts"), "Ada", r#"{"open":2,"closed":0,"balances_minor":{"EUR":300}}"#]);
+    spoil("HSET", &[&key("members"), &ids[0], r#"{"sequence":1,"member":{"owner":"Ada","currency":"EUR"}}"#]);
+    spoil("HDEL", &[&key("members"), &ids[2]]);
+    spoil("HSET", &[&key("parts"), "Nobody", r#"{"open":1,"closed":0,"balances_minor":{}}"#]);
+    spoil("DEL", &[&parked]);
+    let found = verify();
+    assert_eq!(found.code, Some(1), "{}", found.errors);
+    let place = |id: Option<&str>, kind: &str, key: &str, field: &str| {
+        (id.map(str::to_owned), kind.to_owned(), key.to_owned(), Some(field.to_owned()))
+    };
+    let expected = [
+        place(None, "different", "parts", "Ada"),
+        place(Some(&ids[0]), "different", "members", &ids[0]),
+        place(Some(&ids[2]), "missing", "members", &ids[2]),
+        place(None, "extra", "parts", "Nobody"),
+        place(Some(&waiting), "missing", "parked", &waiting),
+    ];
+    assert_eq!(found.differences(), expected.into_iter().collect(), "{}", found.output);
+    assert_eq!(deployment.run_projector_tool(&["verify", "owners", "--repair"]).code, Some(2));
 }

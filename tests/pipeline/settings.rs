@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, fs, path::Path, process::Output, time::Duration
 use millrace_tests::{
     Deployment, Services, Stack, kafka,
     process::{binary, command, run},
+    redis::Redis,
 };
 
 const SERVICES: [&str; 3] = ["command-service", "projector-service", "query-service"];
@@ -166,6 +167,25 @@ fn another_partition_count_is_refused() {
     // Nothing was changed by it.
     let id = services.open("Ada");
     services.deposit(&id, 1);
+}
+
+#[test]
+fn g07_a_redis_that_would_drop_views_is_refused() {
+    let (redis, node) = (Redis::start(), Redis::start_with(&["--cluster-enabled", "yes"]));
+    redis.client().run::<()>("CONFIG", &["SET", "maxmemory-policy", "allkeys-lru"]);
+    let refused = |url: &str| {
+        let env = Services::shared().deployment.env.clone();
+        let env = env.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let mut env: Vec<_> = env.filter(|(name, _)| *name != "MILLRACE_REDIS_URL").collect();
+        env.extend([("MILLRACE_REDIS_URL", url), ("MILLRACE_INSTANCE_ID", "p9"), ("MILLRACE_OPS_ADDR", "127.0.0.1:0")]);
+        let (code, stdout, stderr) = ends("projector-service", &[], &env);
+        assert!(code.is_some_and(|code| code != 0), "{stdout}{stderr}");
+        stdout + &stderr
+    };
+    let said = refused(&redis.url);
+    assert!(said.contains("allkeys-lru") && said.contains("noeviction"), "{said}");
+    let said = refused(&node.url);
+    assert!(said.contains("MILLRACE_REDIS_CLUSTER=true"), "{said}");
 }
 
 #[test]

@@ -26,12 +26,17 @@ pub struct Redis {
 impl Redis {
     /// One that writes down what it is told, and is ready.
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// The same with other settings.
+    pub fn start_with(args: &[&str]) -> Self {
         let (stack, port) = (Stack::shared(), free_port());
         let dir = stack.dir.join(format!("redis-{port}"));
         fs::create_dir_all(&dir).expect("the scratch folder is writable");
         let mut command = process::command("redis-server");
         command.args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--appendonly", "yes", "--save", ""]);
-        command.args(["--maxmemory-policy", "noeviction", "--dir"]).arg(&dir);
+        command.args(["--maxmemory-policy", "noeviction", "--dir"]).arg(&dir).args(args);
         let log = stack.log(&format!("redis-{port}"));
         let process = Process::start(&command, &log);
         let redis = Self { url: format!("redis://127.0.0.1:{port}"), dir, command, log, process };

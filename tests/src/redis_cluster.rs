@@ -70,11 +70,27 @@ impl RedisCluster {
     /// The node that has a key.
     #[track_caller]
     pub fn owner(&self, key: &str) -> Number {
+        self.owner_says(self.alive(), key).expect("each slot has an owner")
+    }
+
+    /// The node that has a key, by what one of them says.
+    fn owner_says(&self, number: Number, key: &str) -> Option<Number> {
         let slot = self.slot(key);
         let has =
             |member: &Member| member.master && member.slots.iter().any(|(from, to)| (*from..=*to).contains(&slot));
-        let owner = self.members(self.alive()).into_iter().find(has).expect("each slot has an owner");
-        self.number(owner.port)
+        let owner = self.members(number).into_iter().find(has)?;
+        Some(self.number(owner.port))
+    }
+
+    /// Waits until all nodes but a dead one know who has a key now.
+    #[track_caller]
+    pub fn wait_taken_over(&self, key: &str, dead: Number) {
+        eventually_within(LIMIT, "a replica in its place", || {
+            let owners = (0..NODES).filter(|number| *number != dead).map(|number| self.owner_says(number, key));
+            let owners: Vec<_> = owners.collect();
+            let agree = owners.iter().all(|owner| owner.is_some_and(|owner| owner != dead) && *owner == owners[0]);
+            if agree { Ok(()) } else { Err(format!("{owners:?}")) }
+        });
     }
 
     /// A node with slots that isn't this one.

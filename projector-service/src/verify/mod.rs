@@ -15,7 +15,9 @@ pub mod compare;
 mod extras;
 mod fold;
 mod found;
+mod groups;
 mod judge;
+mod made;
 mod partition;
 mod repair;
 
@@ -33,7 +35,7 @@ use std::{
 
 use millrace_shared::{
     codec::Codec,
-    domain::{Aggregate, Projection, Visitor, visit_all},
+    domain::{Aggregate, Grouping, GroupingVisitor, Projection, Visitor, visit_all, visit_groupings},
     fast_hash::FastMap,
     kafka::{
         REQUEST_TIMEOUT,
@@ -93,6 +95,9 @@ pub enum Error {
     /// There is no such projection.
     #[error("there is no projection {0:?} that can be verified; there is {1}")]
     NoProjection(String, String),
+    /// It is rebuilt instead.
+    #[error("what is wrong in {0} can't be rewritten aggregate by aggregate: run `projector-service rebuild {0}`")]
+    NoRepair(&'static str),
     /// There is nothing to compare with.
     #[error("{0} has no checkpoint: it is not projected yet, or Redis was emptied")]
     Emptied(String),
@@ -214,6 +219,19 @@ impl Verify {
             names: Vec<&'static str>,
             ran: Option<Result<(Summary, Repaired), Error>>,
         }
+        impl GroupingVisitor for Find<'_> {
+            fn visit<G: Grouping>(&mut self) {
+                self.names.push(G::NAME);
+                if G::NAME == self.wanted {
+                    self.ran = Some(match self.repair {
+                        true => Err(Error::NoRepair(G::NAME)),
+                        false => {
+                            self.verify.run_on_groups::<G>(self.tell).map(|summary| (summary, Repaired::default()))
+                        }
+                    });
+                }
+            }
+        }
         impl Visitor for Find<'_> {
             fn visit<A: Aggregate>(&mut self) {
                 self.names.push(A::Projection::NAME);
@@ -224,6 +242,7 @@ impl Verify {
         }
         let mut find = Find { verify: self, tell, wanted: projection, repair, names: Vec::new(), ran: None };
         visit_all(&mut find);
+        visit_groupings(&mut find);
         find.ran.unwrap_or_else(|| Err(Error::NoProjection(projection.to_owned(), find.names.join(", "))))
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use millrace_shared::{
     domain::{Aggregate, Projection},
-    views::{Keys, meta},
+    views::Keys,
 };
 use serde_json::Value;
 
@@ -16,6 +16,7 @@ use super::{
     fold::{Expected, Folded},
     found::{Captured, Ranks, are_as_expected, capture, filters},
     judge::{Judge, Suspect},
+    made::{Log, Made},
 };
 use crate::{events::View, target::Target};
 
@@ -100,39 +101,15 @@ impl<A: Aggregate> Judge<'_, A> {
         let topic = self.context.events.topic();
         // Asked after the checkpoint, which can't lie behind it then.
         let (first, end) = self.source.watermarks(topic, partition)?;
-        let offset = captured.offset.ok_or_else(|| Error::Emptied(keys.meta()))?;
-        if first > 0 {
-            return Err(Error::Trimmed { topic: topic.to_owned(), partition, first });
-        }
-        let other = captured.topic_id.as_deref().filter(|id| *id != self.context.topic_id);
-        if let Some(other) = other {
-            let ours = &self.context.topic_id;
-            return Err(Error::OtherLog(format!(
-                "the views of {topic}/{partition} were made from a topic with id {other}, but its id is {ours}"
-            )));
-        }
-        if offset > end {
-            return Err(Error::OtherLog(format!(
-                "the views of {topic}/{partition} go up to offset {offset}, but the log ends at {end}"
-            )));
-        }
-        if let Some(fold) = captured.fold.filter(|fold| *fold != A::Projection::VERSION) {
-            return Err(Error::OtherLog(format!(
-                "the views of {topic}/{partition} were made by version {fold} of the projection's code, and this release has \
-                 version {}; rebuild them",
-                A::Projection::VERSION
-            )));
-        }
-        if captured.state.as_deref() == Some(meta::DROPPING) {
-            return Err(Error::OtherLog(format!("the views of {topic}/{partition} are being freed")));
-        }
-        if captured.state.as_deref() != Some(meta::LIVE) {
-            let progress = self.context.progress;
-            progress.suspend(|| {
-                eprintln!("partition {partition}: its views are being built; verified up to offset {offset} of {end}")
-            });
-        }
-        Ok(offset)
+        let made = Made {
+            partition,
+            offset: captured.offset,
+            topic_id: captured.topic_id.as_deref(),
+            state: captured.state.as_deref(),
+            fold: captured.fold,
+        };
+        let log = Log { topic, topic_id: &self.context.topic_id, first, end };
+        made.check(keys, &log, A::Projection::VERSION, self.context.progress)
     }
 
     /// Folds a share of a partition's aggregates; `None` when they take too much memory.

@@ -24,9 +24,9 @@ use std::{
 use millrace_shared::{
     domain::{Aggregate, Projection},
     problem::Problem,
-    views::meta,
+    views::{address::Address, meta},
 };
-use redis::{Client, streams::StreamRangeReply};
+use redis::streams::StreamRangeReply;
 use tokio::sync::{Semaphore, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -50,7 +50,7 @@ const CATCHING_UP: usize = 8;
 #[derive(Clone, Debug)]
 pub struct Means {
     /// Redis.
-    pub client: Client,
+    pub redis: Address,
     /// Longest wait for its answer.
     pub timeout: Duration,
     /// Streams that may be open.

@@ -10,11 +10,12 @@ use millrace_shared::{
     domain::{Aggregate, Projection},
     http,
     problem::Problem,
+    views::address::Address,
 };
 use redis::{
-    AsyncConnectionConfig, RedisResult,
+    AsyncConnectionConfig, Client, RedisResult,
     aio::MultiplexedConnection,
-    streams::{StreamRangeReply, StreamReadReply},
+    streams::{StreamKey, StreamRangeReply, StreamReadReply},
 };
 
 use super::{
@@ -22,7 +23,7 @@ use super::{
     frame::{Batch, Change},
     position::{EntryId, Position},
 };
-use crate::{edition::Edition, store::decoded};
+use crate::{edition::Edition, feed::UNWATCHED, store::decoded};
 
 /// Redis answers after so long when nothing has changed.
 const BLOCK: Duration = Duration::from_secs(1);
@@ -114,10 +115,16 @@ async fn step<A: Aggregate>(
     connection: &mut Option<MultiplexedConnection>,
     position: &Arc<Position>,
 ) -> Result<Step, Problem> {
-    let reply = wait(hub, edition, connection, position).await.map_err(|error| crate::store::problem(&error))?;
+    let read = match &hub.means.redis {
+        Address::One(client) => {
+            let read = wait(hub, client, edition, connection, position).await;
+            read.map_err(|error| crate::store::problem(&error))?
+        }
+        Address::Cluster(_) => look(hub, edition, position).await?,
+    };
     let mut changes = Vec::new();
     let mut pipe = redis::pipe();
-    for moved in reply.into_iter().flat_map(|reply| reply.keys) {
+    for moved in read {
         let partition = edition.keys.iter().position(|keys| keys.changes() == moved.key);
         let partition = partition.ok_or_else(|| http::internal(&format_args!("nobody asked for {}", moved.key)))?;
         for entry in &moved.ids {
@@ -171,17 +178,18 @@ async fn step<A: Aggregate>(
 
 async fn wait<A: Aggregate>(
     hub: &Hub<A>,
+    client: &Client,
     edition: &Edition,
     connection: &mut Option<MultiplexedConnection>,
     position: &Position,
-) -> RedisResult<Option<StreamReadReply>> {
+) -> RedisResult<Vec<StreamKey>> {
     let connection = match connection {
         Some(connection) => connection,
         None => {
             let config = AsyncConnectionConfig::new()
                 .set_connection_timeout(Some(Duration::from_secs(2)))
                 .set_response_timeout(Some(BLOCK + hub.means.timeout));
-            connection.insert(hub.means.client.get_multiplexed_async_connection_with_config(&config).await?)
+            connection.insert(client.get_multiplexed_async_connection_with_config(&config).await?)
         }
     };
     let mut read = redis::cmd("XREAD");
@@ -192,7 +200,22 @@ async fn wait<A: Aggregate>(
     for at in &position.at {
         read.arg(at.to_string());
     }
-    read.query_async(connection).await
+    let reply: Option<StreamReadReply> = read.query_async(connection).await?;
+    Ok(reply.map(|reply| reply.keys).unwrap_or_default())
+}
+
+/// No call can wait for streams on several nodes of a cluster: they are looked at again and again.
+async fn look<A: Aggregate>(hub: &Hub<A>, edition: &Edition, position: &Position) -> Result<Vec<StreamKey>, Problem> {
+    let mut pipe = redis::pipe();
+    for (keys, at) in edition.keys.iter().zip(&position.at) {
+        pipe.cmd("XREAD").arg("COUNT").arg(AT_ONCE).arg("STREAMS").arg(keys.changes()).arg(at.to_string());
+    }
+    let replies: Vec<Option<StreamReadReply>> = hub.service.means.store.ask(&pipe).await?;
+    let read: Vec<StreamKey> = replies.into_iter().flatten().flat_map(|reply| reply.keys).collect();
+    if read.is_empty() {
+        tokio::time::sleep(UNWATCHED).await;
+    }
+    Ok(read)
 }
 
 /// Whether old entries of a feed were ever dropped; also when it can't be told (before Redis 7).
