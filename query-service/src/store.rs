@@ -11,7 +11,7 @@ use millrace_shared::{
     },
 };
 use redis::{
-    FromRedisValue, Pipeline, RedisError, RedisFuture, RedisResult, Script, Value,
+    ErrorKind, FromRedisValue, Pipeline, RedisError, RedisFuture, RedisResult, Script, Value,
     aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig},
     cluster::ClusterConfig,
     cluster_async::ClusterConnection,
@@ -67,7 +67,9 @@ impl ConnectionLike for Link {
                         });
                     }
                     let mut all = vec![Value::Nil; count];
-                    while let Some(Ok((places, answers))) = asked.join_next().await {
+                    while let Some(joined) = asked.join_next().await {
+                        let lost = |_| RedisError::from((ErrorKind::Io, "a part of the question was given up"));
+                        let (places, answers) = joined.map_err(lost)?;
                         for (place, answer) in places.into_iter().zip(answers?) {
                             all[place] = answer;
                         }
@@ -136,14 +138,22 @@ impl Store {
         answered.await
     }
 
-    /// Whether it answers.
+    /// Whether it answers, and is what the settings say.
     pub async fn ping(&self) -> Result<(), String> {
         let mut link = self.link.clone();
-        let ping = redis::cmd("PING");
-        match tokio::time::timeout(CONNECT_TIMEOUT, ping.query_async::<()>(&mut link)).await {
-            Ok(answered) => answered.map_err(|error| error.to_string()),
-            Err(_) => Err(format!("no answer within {} s", CONNECT_TIMEOUT.as_secs())),
-        }
+        let asked = async {
+            redis::cmd("PING").query_async::<()>(&mut link).await.map_err(|error| error.to_string())?;
+            if matches!(link, Link::One(_)) {
+                // Who may not ask can't be told.
+                let info = redis::cmd("INFO").arg("server").query_async::<String>(&mut link).await;
+                if info.is_ok_and(|info| info.contains("redis_mode:cluster")) {
+                    return Err("it is a node of a cluster: set MILLRACE_REDIS_CLUSTER=true".to_owned());
+                }
+            }
+            Ok(())
+        };
+        let answered = tokio::time::timeout(CONNECT_TIMEOUT, asked).await;
+        answered.unwrap_or_else(|_| Err(format!("no answer within {} s", CONNECT_TIMEOUT.as_secs())))
     }
 
     async fn bounded<T>(&self, asked: impl Future<Output = RedisResult<T>>) -> Result<T, Problem> {

@@ -31,6 +31,8 @@ use crate::{
 /// Name of the schema of all problems.
 pub const PROBLEM: &str = "Problem";
 const TOKEN: &str = "token";
+/// Of the viewer, which is licensed by Apache-2.0 as we are.
+const NOTICE: &str = "swagger-ui\nCopyright 2020-2021 SmartBear Software Inc.\n";
 /// The viewer is all of our own origin; it sets styles from its scripts.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
                       font-src 'self'; connect-src 'self'; base-uri 'none'; frame-ancestors 'none'";
@@ -147,6 +149,7 @@ pub fn router(api: &OpenApi) -> Result<Router, serde_json::Error> {
     Ok(Router::new()
         .route("/openapi.json", get(|| async move { ([(header::CONTENT_TYPE, "application/json")], document) }))
         .route("/docs", get(|| async { Redirect::permanent("docs/") }))
+        .route("/docs/NOTICE", get(|| async { NOTICE }))
         .route("/docs/", get(|| async move { page("", index) }))
         .route(
             "/docs/{*file}",
