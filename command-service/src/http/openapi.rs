@@ -2,7 +2,7 @@
 
 use millrace_shared::{
     domain::{Aggregate, CommandDocs, Described, Docs, Visitor, visit_all},
-    openapi::{Description, Operation, boolean, number, text},
+    openapi::{Description, Operation, anything, boolean, number, text},
     problem::{
         KEY_REUSED, Kind, MALFORMED, OUTCOME_UNKNOWN, OVERLOADED, REQUEST_TIMEOUT, TOO_LARGE, UNAVAILABLE,
         UNSUPPORTED_MEDIA_TYPE, VERSION_CONFLICT,
@@ -67,7 +67,7 @@ fn command<A: Aggregate>(id: &str, docs: &Docs, command: &CommandDocs, refusals:
         )
         .header(
             "Prefer",
-            text(1, 200),
+            anything(),
             "`respond-async`: answered as soon as the command is in the topic.",
             "respond-async",
         )
@@ -79,7 +79,7 @@ fn command<A: Aggregate>(id: &str, docs: &Docs, command: &CommandDocs, refusals:
         )
         .header(
             "traceparent",
-            text(0, 200),
+            anything(),
             "W3C trace context; goes with the events. One that is none is ignored.",
             "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
         )

@@ -1,9 +1,9 @@
 //! Changes as they come, for those who keep a stream open.
 //!
-//! One task ([`reader`]) reads the feeds of all partitions while somebody listens, makes bytes of what it reads once, and
+//! One task (`reader`) reads the feeds of all partitions while somebody listens, makes bytes of what it reads once, and
 //! hands them to everybody by way of the [`Hub`]. Who listens has a [`stream`] of his own: it reads what he has missed from
 //! Redis, up to where the task is, and from there on takes what the task hands out. Who can't be brought up to date that
-//! way begins again ([`reset`]). [`position`] says how far somebody is, [`frame`] how it looks.
+//! way begins again (`reset`). [`position`] says how far somebody is, [`frame`] how it looks.
 
 pub mod frame;
 pub mod places;

@@ -21,7 +21,7 @@ use utoipa::openapi::{
 };
 use utoipa_swagger_ui::Config;
 
-pub use operation::{Operation, boolean, number, text, time};
+pub use operation::{Operation, anything, boolean, number, text, time};
 
 use crate::{
     http::internal,

@@ -23,6 +23,11 @@ pub fn text(least: usize, most: usize) -> ObjectBuilder {
     ObjectBuilder::new().schema_type(Type::String).min_length(Some(least)).max_length(Some(most))
 }
 
+/// Any text: what makes no sense is not looked at.
+pub fn anything() -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(Type::String)
+}
+
 /// A whole number within bounds.
 pub fn number(least: u64, most: u64) -> ObjectBuilder {
     // JSON's own numbers end there for many clients.
