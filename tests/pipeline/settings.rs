@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fs, path::Path, process::Output, time::Duration
 
 use millrace_tests::{
     Deployment, Services, Stack, kafka,
-    process::{binary, command, run},
+    process::{binary, command, free_port, run},
     redis::Redis,
 };
 
@@ -171,7 +171,9 @@ fn another_partition_count_is_refused() {
 
 #[test]
 fn g07_a_redis_that_would_drop_views_is_refused() {
-    let (redis, node) = (Redis::start(), Redis::start_with(&["--cluster-enabled", "yes"]));
+    // The nodes' own bus would be at a port 10,000 higher, which somebody's connection may have.
+    let bus = free_port().to_string();
+    let (redis, node) = (Redis::start(), Redis::start_with(&["--cluster-enabled", "yes", "--cluster-port", &bus]));
     redis.client().run::<()>("CONFIG", &["SET", "maxmemory-policy", "allkeys-lru"]);
     let refused = |url: &str| {
         let env = Services::shared().deployment.env.clone();
