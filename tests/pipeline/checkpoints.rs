@@ -1,17 +1,21 @@
 //! Where a projection goes on: from its checkpoint in Redis, or not at all.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
 use millrace_tests::{
-    Deployment, Services, eventually, kafka,
+    Deployment, Services, eventually, eventually_within, kafka,
     redis::Redis,
     services::{Service, open_at},
 };
 use serde_json::Value;
 
+/// librdkafka says of a topic that is gone only after 30 s that it is (topic.metadata.propagation.max.ms), unless a fetch
+/// was refused first: seen once.
+const STOP_LIMIT: Duration = Duration::from_secs(75);
+
 #[track_caller]
 fn wait_stopped(projector: &Service, why: &str) {
-    eventually("projection that stops", || match projector.ready() {
+    eventually_within(STOP_LIMIT, "projection that stops", || match projector.ready() {
         Err(reason) if reason.contains(why) => Ok(()),
         other => Err(format!("{other:?}")),
     });
