@@ -189,7 +189,6 @@ fn problem(status: u16, kinds: &[Kind]) -> ResponseBuilder {
         |schema: ObjectBuilder, about: &str| HeaderBuilder::new().schema(Some(schema)).description(Some(about)).build();
     match status {
         401 => answer.header("WWW-Authenticate", header(text(1, 100), "`Bearer`.")),
-        405 => answer.header("Allow", header(text(1, 100), "The methods that there are.")),
         429 | 503 | 504 => answer.header("Retry-After", header(number(0, 3600), "Seconds.")),
         _ => answer,
     }
