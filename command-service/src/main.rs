@@ -45,6 +45,10 @@ enum Tool {
     /// For the night when somebody asks how a balance came to be. Reads the aggregate's partition of the event topic up
     /// to its end as it is at the start, and writes nothing. The services may run meanwhile.
     Replay(cli::replay::Arguments),
+    /// List the transfers that have not ended, and move those that are stuck
+    ///
+    /// Reads the event topic of the transfers up to its end as it is at the start. The services may run meanwhile.
+    Transfers(cli::transfers::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -58,6 +62,7 @@ async fn run(arguments: Cli, listed: &str) -> ExitCode {
         Some(Tool::Export(arguments)) => return cli::export::run(arguments).await,
         Some(Tool::CheckLog(arguments)) => return cli::check_log::run(arguments).await,
         Some(Tool::Replay(arguments)) => return cli::replay::run(arguments).await,
+        Some(Tool::Transfers(arguments)) => return cli::transfers::run(arguments).await,
         None => serve(arguments.settings, listed).await,
     };
     match ended {

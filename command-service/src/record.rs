@@ -149,6 +149,9 @@ pub struct OutRecord<'a> {
 
 /// Takes the records of a batch.
 pub trait Sink {
-    /// Takes one. A failure shows when the transaction is committed.
+    /// Takes one for a topic of the partition's own type. A failure shows when the transaction is committed.
     fn send(&mut self, record: OutRecord<'_>);
+
+    /// Takes one for a topic of another type, by its index in the list of types.
+    fn send_to(&mut self, kind: usize, record: OutRecord<'_>);
 }

@@ -4,7 +4,11 @@ use std::{pin::Pin, sync::Arc};
 
 use millrace_shared::{
     codec::{Codec, DecodeError, Foreign},
-    domain::{Aggregate, AggregateInfo, CommandError, Fields, Visitor, visit_all},
+    domain::{
+        Aggregate, AggregateInfo, CommandError, Fields, Visitor,
+        process::{Answer, Errand},
+        visit_all,
+    },
     fingerprint::{Fingerprint, fingerprint},
     kafka::topics::{Names, Topic},
     outcome::OutcomeRecord,
@@ -30,6 +34,18 @@ pub trait CommandType: Send + Sync {
 
     /// Reads an event: its name and its fields as JSON. Not to be called on a thread of the async runtime.
     fn read_event(&self, value: &[u8], runtime: &Handle) -> Result<(&'static str, Value), DecodeError>;
+
+    /// Makes a record value of the command of an errand to this type.
+    ///
+    /// # Errors
+    /// When it is for another type, or can't be encoded: a fault of ours.
+    fn encode_errand(&self, errand: &Errand) -> Result<Vec<u8>, String>;
+
+    /// Makes a record value of what a process of this type is told after an answer, if anything.
+    ///
+    /// # Errors
+    /// When it can't be encoded: a fault of ours.
+    fn conclude(&self, step: &str, answer: Answer<'_>) -> Result<Option<Vec<u8>>, String>;
 
     /// A partition about which nothing is known yet.
     fn partition(self: Arc<Self>, settings: Settings) -> Box<dyn Decider>;
@@ -85,6 +101,12 @@ impl<A: Aggregate> TypeOf<A> {
         )?;
         Ok(Self { commands, events, outcomes, snapshots, checkpoints, topics })
     }
+
+    fn encode_command(&self, command: &A::Command) -> Result<Vec<u8>, String> {
+        let mut value = Vec::with_capacity(64);
+        self.commands.encode(command, &mut value).map_err(|error| error.to_string())?;
+        Ok(value)
+    }
 }
 
 #[cfg(test)]
@@ -117,10 +139,9 @@ impl<A: Aggregate> CommandType for TypeOf<A> {
             return Err(EncodeError::Command(CommandError::Unknown));
         }
         let command = Fields::parse(body).and_then(|fields| A::command(name, fields)).map_err(EncodeError::Command)?;
-        let internal = |error: &dyn std::fmt::Display| EncodeError::Internal(error.to_string());
-        let fingerprint = fingerprint(command.name(), &command).map_err(|error| internal(&error))?;
-        let mut value = Vec::with_capacity(64);
-        self.commands.encode(&command, &mut value).map_err(|error| internal(&error))?;
+        let fingerprint =
+            fingerprint(command.name(), &command).map_err(|error| EncodeError::Internal(error.to_string()))?;
+        let value = self.encode_command(&command).map_err(EncodeError::Internal)?;
         Ok(Encoded { value, fingerprint })
     }
 
@@ -128,6 +149,15 @@ impl<A: Aggregate> CommandType for TypeOf<A> {
         let event = self.events.decode(value, Foreign::Resolve, runtime)?;
         let data = serde_json::to_value(&event).map_err(|error| DecodeError::Malformed(error.to_string()))?;
         Ok((event.name(), data))
+    }
+
+    fn encode_errand(&self, errand: &Errand) -> Result<Vec<u8>, String> {
+        let command = errand.command::<A>().ok_or_else(|| format!("{errand:?} is not for {}", A::TYPE))?;
+        self.encode_command(command)
+    }
+
+    fn conclude(&self, step: &str, answer: Answer<'_>) -> Result<Option<Vec<u8>>, String> {
+        A::conclude(step, answer).map(|command| self.encode_command(&command)).transpose()
     }
 
     fn partition(self: Arc<Self>, settings: Settings) -> Box<dyn Decider> {

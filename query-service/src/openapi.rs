@@ -174,7 +174,7 @@ fn filtered(operation: Operation, docs: &Docs, field: &str) -> Operation {
 }
 
 fn view_of<A: Aggregate>(docs: &Docs, limits: Limits) -> Operation {
-    let operation = Operation::new(A::TYPE, A::COLLECTION, &format!("One {}, now or as it was", docs.noun))
+    let mut operation = Operation::new(A::TYPE, A::COLLECTION, &format!("One {}, now or as it was", docs.noun))
         .id(docs.noun)
         .query("at_version", number(0, u64::MAX), "As it was at that version.", 1)
         .query(
@@ -186,6 +186,10 @@ fn view_of<A: Aggregate>(docs: &Docs, limits: Limits) -> Operation {
         .json(200, "The view. Its `ETag` is the version, in quotes.", &docs.view)
         .answer_header(PARKED_HEADER, text(4, 4), "`true`: events of it are parked.")
         .problems(&[&NOT_FOUND, &HISTORY_TRIMMED]);
+    if A::Projection::IS_FINAL.is_some() {
+        let values = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(["final"]));
+        operation = operation.query("until", values, "`final`: waits for its end, as for a token.", "final");
+    }
     waiting(operation, limits)
 }
 
@@ -297,7 +301,7 @@ fn changes_of<A: Aggregate>(docs: &Docs, one: Option<&str>) -> Operation {
     match one {
         Some(noun) => operation = operation.id(noun),
         None => {
-            for filter in A::Projection::FILTERS.iter().filter(|filter| filter.selective) {
+            for filter in A::Projection::FILTERS.iter().filter(|filter| filter.selective && filter.fixed) {
                 operation = filtered(operation, docs, filter.name);
             }
         }

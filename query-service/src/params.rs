@@ -105,12 +105,14 @@ pub struct After {
     pub until: Instant,
     /// Whether a stale answer is an error.
     pub strict: bool,
+    /// Whether the view must have come to its end.
+    pub r#final: bool,
 }
 
 impl After {
     /// Nothing in particular.
     pub fn nothing() -> Self {
-        Self { tokens: Vec::new(), until: Instant::now(), strict: false }
+        Self { tokens: Vec::new(), until: Instant::now(), strict: false, r#final: false }
     }
 
     /// Takes `after` (any number of them), `wait_ms` (at most `longest`) and `stale`. Tokens must be of the aggregate type,
@@ -141,7 +143,22 @@ impl After {
             "error" => Ok(()),
             _ => Err("must be `error`, or absent".to_owned()),
         });
-        Self { tokens, until: Instant::now() + Duration::from_millis(wait), strict: strict.is_some() }
+        let until = Instant::now() + Duration::from_millis(wait);
+        Self { tokens, until, strict: strict.is_some(), r#final: false }
+    }
+
+    /// Takes `until=final` as well.
+    pub fn or_final(self, params: &mut Params) -> Self {
+        let r#final = params.read("until", |text| match text {
+            "final" => Ok(()),
+            _ => Err("must be `final`, or absent".to_owned()),
+        });
+        Self { r#final: r#final.is_some(), ..self }
+    }
+
+    /// Whether there is anything to wait for.
+    pub fn is_asked_for(&self) -> bool {
+        self.r#final || !self.tokens.is_empty()
     }
 
     /// The sequence that an aggregate must have reached.

@@ -169,11 +169,12 @@ impl<A: Aggregate> Service<A> {
     pub async fn find(&self, edition: &Edition, id: &str, after: &After) -> Result<Found<View<A>>, Problem> {
         let sequence = after.sequence(id);
         let reached = |found: &Found<View<A>>| {
-            let version = found.view.as_ref().map_or(0, |(_, view)| A::Projection::version(view));
-            version >= sequence
+            let view = found.view.as_ref().map(|(_, view)| view);
+            let has_ended = || view.zip(A::Projection::IS_FINAL).is_some_and(|(view, is_final)| is_final(view));
+            view.map_or(0, A::Projection::version) >= sequence && (!after.r#final || has_ended())
         };
         // With a token the caller is ready to wait, also for a projection that is about to have its first views.
-        let may_wait = |problem: &Problem| !after.tokens.is_empty() && problem.is(&REBUILDING);
+        let may_wait = |problem: &Problem| after.is_asked_for() && problem.is(&REBUILDING);
         match self.look(edition, id).await {
             Ok(found) if reached(&found) => return Ok(found),
             Err(problem) if !may_wait(&problem) => return Err(problem),

@@ -393,7 +393,11 @@ hides_secrets! {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Time(pub Duration);
 
-fn duration(text: &str) -> Result<Time, String> {
+/// Reads such a time.
+///
+/// # Errors
+/// Says what it must look like.
+pub fn duration(text: &str) -> Result<Time, String> {
     let help = || "must be a time such as 24h, 7d or 90s".to_owned();
     let span: jiff::Span = text.parse().map_err(|_| help())?;
     let relative = jiff::SpanRelativeTo::days_are_24_hours();

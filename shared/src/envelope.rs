@@ -3,12 +3,16 @@
 use jiff::Timestamp;
 use rdkafka::message::{Header, OwnedHeaders};
 
+use crate::domain::process::reserved_prefixes;
+
 /// Header names, as the contract fixes them.
 pub mod names {
     /// Command id, or event id.
     pub const ID: &str = "ce_id";
     /// Expected version of a command.
     pub const EXPECTED_VERSION: &str = "ce_expectedversion";
+    /// Id of the event that a command of a process follows on, carried from command to events.
+    pub const CAUSATION_ID: &str = "ce_causationid";
     /// Correlation id, carried from command to events.
     pub const CORRELATION_ID: &str = "ce_correlationid";
     /// W3C trace context.
@@ -45,6 +49,8 @@ pub struct CommandHeaders {
     pub id: Option<String>,
     /// The version the aggregate is expected to have.
     pub expected_version: Option<u64>,
+    /// Id of the event that it follows on, passed on to events.
+    pub causation_id: Option<String>,
     /// Correlation id, passed on to events.
     pub correlation_id: Option<String>,
     /// W3C trace context, passed on to events.
@@ -67,7 +73,7 @@ impl CommandHeaders {
             let text = value.map(std::str::from_utf8).transpose().ok().flatten();
             match name {
                 names::ID => {
-                    let id = text.filter(|id| is_command_id(id));
+                    let id = text.filter(|id| is_command_id(id) || is_step_id(id));
                     read.id = Some(id.map(str::to_owned).ok_or_else(|| {
                         format!("{} must be 1 to {MAX_ID_BYTES} visible ASCII characters", names::ID)
                     })?);
@@ -78,6 +84,7 @@ impl CommandHeaders {
                             format!("{} must be a decimal number, 0 or more", names::EXPECTED_VERSION)
                         })?);
                 }
+                names::CAUSATION_ID => read.causation_id = text.filter(|id| is_event_id(id)).map(str::to_owned),
                 names::CORRELATION_ID => {
                     read.correlation_id = text.filter(|id| is_command_id(id)).map(str::to_owned);
                 }
@@ -126,6 +133,8 @@ pub struct EventHeaders<'a> {
     /// The command that caused it.
     pub command_id: &'a str,
     /// Passed on from the command.
+    pub causation_id: Option<&'a str>,
+    /// Passed on from the command.
     pub correlation_id: Option<&'a str>,
     /// Passed on from the command.
     pub traceparent: Option<&'a str>,
@@ -145,6 +154,9 @@ impl EventHeaders<'_> {
         put(names::TIME, &[self.time]);
         put(names::SEQUENCE, &[sequence]);
         put(names::COMMAND_ID, &[self.command_id]);
+        if let Some(causation_id) = self.causation_id {
+            put(names::CAUSATION_ID, &[causation_id]);
+        }
         if let Some(correlation_id) = self.correlation_id {
             put(names::CORRELATION_ID, &[correlation_id]);
         }
@@ -221,6 +233,16 @@ pub fn rfc3339_micros(time: Timestamp) -> String {
 /// 1 to 128 visible ASCII characters.
 pub fn is_command_id(text: &str) -> bool {
     (1..=MAX_ID_BYTES).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// A command id of a process: it holds the process' id, so it may be longer than those of callers.
+fn is_step_id(text: &str) -> bool {
+    is_event_id(text) && reserved_prefixes().iter().any(|prefix| text.starts_with(prefix.as_str()))
+}
+
+/// `<type>/<id>/<sequence>`.
+fn is_event_id(text: &str) -> bool {
+    (1..=2 * MAX_ID_BYTES).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// Version 00 of W3C's trace context.

@@ -21,6 +21,7 @@ mod repeats;
 mod stalls;
 mod stores;
 mod threads;
+mod transfers;
 mod views;
 mod zombies;
 

@@ -24,6 +24,7 @@ mod settings;
 mod snapshots;
 mod statement;
 mod topics;
+mod transfers;
 mod verify;
 mod versions;
 mod walk;

@@ -1,5 +1,7 @@
 //! What a bank account is, written a second time, from the contract: the services are compared with this.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use crate::{avro::Registry, kafka::Record};
@@ -80,6 +82,8 @@ pub struct Folded {
     /// Events so far.
     pub version: u64,
     balance: i64,
+    /// Transfers that may come back.
+    held: BTreeSet<String>,
     closed: bool,
     last_time: String,
 }
@@ -106,13 +110,20 @@ impl Folded {
             "MoneyDeposited" | "MoneyWithdrawn" => {
                 assert!(event.fields["amount_minor"].as_i64() >= Some(1), "{event:?}");
             }
+            "TransferHeld" => assert!(self.held.insert(transfer_of(event)), "held twice: {event:?}"),
+            "TransferReleased" => assert!(self.held.remove(&transfer_of(event)), "not held: {event:?}"),
             "AccountClosed" => {
+                assert!(self.held.is_empty(), "closed while money may come back: {event:?}");
                 assert_eq!(self.balance, 0, "closed with money in it: {event:?}");
                 self.closed = true;
             }
             other => panic!("unknown event {other}"),
         }
     }
+}
+
+fn transfer_of(event: &Event) -> String {
+    event.fields["transfer_id"].as_str().expect("it names a transfer").to_owned()
 }
 
 /// The partition that Kafka's Java clients choose for a key.

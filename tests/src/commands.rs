@@ -69,6 +69,32 @@ pub fn close() -> Vec<u8> {
     encode(id, schema, Vec::new())
 }
 
+/// `DebitTransfer`.
+pub fn debit_transfer(transfer_id: &str, amount_minor: i64, currency: &str) -> Vec<u8> {
+    static ID: OnceLock<u32> = OnceLock::new();
+    let fields = json!([
+        {"name": "transfer_id", "type": "string"},
+        {"name": "amount_minor", "type": "long"},
+        {"name": "currency", "type": "string"},
+    ]);
+    let schema = schema("DebitTransfer", &fields);
+    let (id, schema) = registered(&ID, &schema);
+    let values = vec![
+        ("transfer_id", Avro::String(transfer_id.into())),
+        ("amount_minor", Avro::Long(amount_minor)),
+        ("currency", Avro::String(currency.into())),
+    ];
+    encode(id, schema, values)
+}
+
+/// `RefundTransfer`.
+pub fn refund_transfer(transfer_id: &str) -> Vec<u8> {
+    static ID: OnceLock<u32> = OnceLock::new();
+    let schema = schema("RefundTransfer", &json!([{"name": "transfer_id", "type": "string"}]));
+    let (id, schema) = registered(&ID, &schema);
+    encode(id, schema, vec![("transfer_id", Avro::String(transfer_id.into()))])
+}
+
 /// A record that is no command at all.
 pub fn no_command() -> Vec<u8> {
     static ID: OnceLock<u32> = OnceLock::new();

@@ -3,7 +3,7 @@
 //!
 //! Reading order: [`stack`] starts Kafka, the registry and Redis, [`services`] the three services on top of them;
 //! [`http`], [`sse`], [`kafka`] and [`avro`] talk to them; [`account`] is a second implementation of what a bank account is,
-//! which the services are compared with; [`tool`] runs the services' tools, [`log_check`] the one that asks whether
+//! which the services are compared with, as is [`transfers`]; [`tool`] runs the services' tools, [`log_check`] the one that asks whether
 //! the log keeps the guarantees, [`verify`] the one that asks whether the views equal it; [`redis`] looks behind them.
 //! For faults: [`brokers`], a [`redis_cluster`] and the network ([`proxy`]) are hurt, [`fail_points`] stop a service at a chosen instant,
 //! [`group`] says who owns what, [`load`] keeps clients busy meanwhile, and its [`ledger`] compares what they were told
@@ -29,6 +29,7 @@ pub mod services;
 pub mod sse;
 pub mod stack;
 pub mod tool;
+pub mod transfers;
 pub mod verify;
 pub mod wait;
 

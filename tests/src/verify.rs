@@ -46,6 +46,13 @@ impl Deployment {
     pub fn run_verify(&self, flags: &[&str]) -> Ran {
         self.run_projector_tool(&[&["verify", "bank-accounts"], flags].concat())
     }
+
+    /// Verifies the views of the transfers.
+    #[track_caller]
+    pub fn verify_transfers(&self) {
+        let verified = self.run_projector_tool(&["verify", "transfers"]);
+        assert_eq!(verified.code, Some(0), "{}\n{}", verified.output, verified.errors);
+    }
 }
 
 impl Ran {

@@ -1,11 +1,9 @@
 //! `command-service export`: prints the events of a type, one JSON object a line, in order per aggregate.
 
 use std::{
-    collections::HashMap,
     io::{self, BufWriter, Write},
     process::ExitCode,
     sync::Arc,
-    time::Duration,
 };
 
 use clap::Args;
@@ -13,10 +11,8 @@ use millrace_shared::{
     config::{self, KafkaSettings, LogSettings, RegistrySettings},
     envelope::{EventMeta, rfc3339_micros},
     kafka::{
-        bulk::{BulkReader, Item, Record},
-        reader_config,
+        bulk::Record,
         topics::{self, Names, Topic},
-        watcher, watermarks,
     },
     registry::Registry,
     serve::blocking,
@@ -25,6 +21,7 @@ use millrace_shared::{
 use serde_json::json;
 use tokio::runtime::Handle;
 
+use super::whole::read_whole;
 use crate::types::{CommandType, build_all};
 
 /// Flags of `export`.
@@ -97,48 +94,22 @@ fn print(arguments: &Arguments, kind: &Arc<dyn CommandType>, runtime: &Handle) -
     let names = Names::new(&arguments.kafka.topic_prefix);
     let types = [kind.info().aggregate_type];
     topics::check(bootstrap, &names, &types, arguments.kafka.partitions, |_| topics::Said::Configured)?;
-    let watcher = watcher(bootstrap, "millrace-export")?;
-    let mut reader = BulkReader::new(&reader_config(bootstrap, "millrace-export"))?;
-    let mut ends = HashMap::new();
-    for partition in 0..arguments.kafka.partitions {
-        let (first, end) = watermarks(&watcher, topic, partition)?;
-        if end > first {
-            ends.insert(partition, end);
-            reader.add(&[(topic, partition, first)])?;
-        }
-    }
     let mut out = BufWriter::new(io::stdout().lock());
     let mut unreadable = 0;
-    while !ends.is_empty() {
-        let mut written = Ok(());
-        reader.read(Duration::from_millis(200), |item| match item {
-            Item::Record(record) => {
-                let Some(&end) = ends.get(&record.partition()) else { return };
-                if record.offset() + 1 >= end {
-                    ends.remove(&record.partition());
-                }
-                let key = record.key().and_then(|key| std::str::from_utf8(key).ok()).unwrap_or_default();
-                if record.offset() >= end || arguments.id.as_deref().is_some_and(|id| id != key) {
-                    return;
-                }
-                match line(&record, key, kind, runtime) {
-                    Ok(line) if written.is_ok() => written = writeln!(out, "{line}"),
-                    Ok(_) => {}
-                    Err(reason) => {
-                        unreadable += 1;
-                        eprintln!("{topic}/{}/{}: {reason}", record.partition(), record.offset());
-                    }
-                }
+    read_whole(&arguments.kafka, topic, |record| {
+        let key = record.key().and_then(|key| std::str::from_utf8(key).ok()).unwrap_or_default();
+        if arguments.id.as_deref().is_some_and(|id| id != key) {
+            return Ok(());
+        }
+        match line(record, key, kind, runtime) {
+            Ok(line) => writeln!(out, "{line}")?,
+            Err(reason) => {
+                unreadable += 1;
+                eprintln!("{topic}/{}/{}: {reason}", record.partition(), record.offset());
             }
-            Item::End { partition, offset, .. } => {
-                if ends.get(&partition).is_some_and(|end| offset >= *end) {
-                    ends.remove(&partition);
-                }
-            }
-            Item::Failed { partition, error, .. } => eprintln!("{topic}/{partition}: {error}"),
-        })?;
-        written?;
-    }
+        }
+        Ok::<_, Error>(())
+    })?;
     out.flush()?;
     Ok(unreadable)
 }

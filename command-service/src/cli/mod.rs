@@ -5,3 +5,5 @@ pub mod export;
 pub mod import;
 mod line;
 pub mod replay;
+pub mod transfers;
+mod whole;

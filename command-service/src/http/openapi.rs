@@ -1,7 +1,7 @@
 //! What the API's description says of the commands.
 
 use millrace_shared::{
-    domain::{Aggregate, CommandDocs, Described, Docs, Visitor, visit_all},
+    domain::{Aggregate, CommandDocs, Described, Docs, Visitor, process::reserved_prefixes, visit_all},
     openapi::{Description, Operation, anything, boolean, number, text},
     problem::{
         KEY_REUSED, Kind, MALFORMED, OUTCOME_UNKNOWN, OVERLOADED, REQUEST_TIMEOUT, TOO_LARGE, UNAVAILABLE,
@@ -51,7 +51,8 @@ impl Visitor for Commands {
 }
 
 fn command<A: Aggregate>(id: &str, docs: &Docs, command: &CommandDocs, refusals: &[Kind]) -> Operation {
-    let one_of_a_key = r"^(?!transfer/)[\x21-\x7e]{1,128}$";
+    let reserved = reserved_prefixes().join("|");
+    let one_of_a_key = format!(r"^(?!{reserved})[\x21-\x7e]{{1,128}}$");
     Operation::new(id, A::COLLECTION, command.summary)
         .header(
             "Idempotency-Key",

@@ -8,14 +8,13 @@ use axum::{
     http::{HeaderMap, header},
 };
 use millrace_shared::{
+    domain::process::reserved_prefixes,
     envelope::{CommandHeaders, is_command_id, is_traceparent, parse_version},
     problem::{FieldError, Problem, REQUEST_TIMEOUT, TOO_LARGE, UNSUPPORTED_MEDIA_TYPE},
 };
 
 /// Largest body of a command.
 const MAX_BODY_BYTES: usize = 64 << 10;
-/// Command ids that begin so are made by Millrace itself.
-const RESERVED_IDS: &str = "transfer/";
 
 /// The headers that steer a command.
 #[derive(Debug, Default)]
@@ -56,9 +55,12 @@ impl Options {
         };
         let id =
             |text: &str| is_command_id(text).then_some(()).ok_or("must be 1 to 128 visible ASCII characters".into());
-        let idempotency_key = one("Idempotency-Key", &|text| match text.starts_with(RESERVED_IDS) {
-            true => Err(format!("ids that begin with {RESERVED_IDS} are Millrace's own")),
-            false => id(text),
+        let idempotency_key = one("Idempotency-Key", &|text| match reserved_prefixes()
+            .iter()
+            .find(|prefix| text.starts_with(prefix.as_str()))
+        {
+            Some(prefix) => Err(format!("ids that begin with {prefix} are Millrace's own")),
+            None => id(text),
         });
         let correlation_id = one("Millrace-Correlation-Id", &id);
         let if_match = one("If-Match", &|text| {

@@ -345,6 +345,7 @@ impl Intake {
                 };
                 let of = |grant: &Grant| Settings {
                     slot: grant.slot,
+                    types: types.clone(),
                     partitions: settings.partitions,
                     topic_id: settings.topic_ids[grant.slot.kind].commands.clone(),
                     events_topic_id: settings.topic_ids[grant.slot.kind].events.clone(),

@@ -7,6 +7,7 @@ mod decider;
 pub mod kept;
 mod local;
 pub mod memory;
+mod process;
 mod publish;
 mod readback;
 pub mod restore;
@@ -57,6 +58,8 @@ const PASSING_REASONS: [&str; 3] = ["idempotency-key-reused", "internal", "unava
 pub struct Settings {
     /// Which partition.
     pub slot: Slot,
+    /// All types that are served.
+    pub types: Arc<[Arc<dyn CommandType>]>,
     /// Partitions of each topic.
     pub partitions: i32,
     /// Id of the command topic.

@@ -33,6 +33,8 @@ pub(super) struct Counts {
     replayed: u64,
     forwarded: u64,
     dead_letters: u64,
+    /// Commands that followed.
+    pub(super) consequences: u64,
 }
 
 impl Counts {
@@ -48,6 +50,9 @@ impl Counts {
                 metrics::counter!("millrace_commands_total", "type" => aggregate_type, "outcome" => outcome)
                     .increment(count);
             }
+        }
+        if self.consequences > 0 {
+            metrics::counter!("millrace_consequences_total", "type" => aggregate_type).increment(self.consequences);
         }
     }
 }
@@ -192,12 +197,17 @@ impl<A: Aggregate> Partition<A> {
             let refused = Refused::new("idempotency-key-reused", json!({}));
             return self.refuse(record, command, refused, now, sink);
         }
-        self.counts.replayed += 1;
-        self.send_outcome(record, command, known, Sent { now, replayed: true }, sink);
-        if self.settings.waiters.any() {
+        let mut consequence = None;
+        if self.settings.waiters.any() || self.step(&command.command_id).is_some() {
             let decoded = self.context.outcomes.decode(known, Foreign::Refuse, &self.settings.runtime);
             let OutcomeRecord::Outcome(outcome) = decoded.map_err(|error| error.to_string())?;
+            consequence = self.conclusion(&outcome)?;
             self.answer(record, &outcome, command.fingerprint, true);
+        }
+        self.counts.replayed += 1;
+        self.send_outcome(record, command, known, Sent { now, replayed: true }, sink);
+        if let Some(consequence) = consequence {
+            self.send_consequence(&consequence, command, now.as_millisecond(), sink);
         }
         Ok(())
     }
@@ -227,6 +237,8 @@ impl<A: Aggregate> Partition<A> {
             ..self.outcome(command, now)
         };
         let (outcome, encoded) = self.encode_outcome(outcome)?;
+        let mut consequences = self.errands(command.aggregate_id.as_str(), first, &decision.events)?;
+        consequences.extend(self.conclusion(&outcome)?);
         let mut begin = 0;
         for ((sequence, event), end) in (first..).zip(&decision.events).zip(ends) {
             let headers = EventHeaders {
@@ -238,6 +250,7 @@ impl<A: Aggregate> Partition<A> {
                 time: self.time.text(at),
                 command_id: &command.command_id,
                 correlation_id: command.headers.correlation_id.as_deref(),
+                causation_id: command.headers.causation_id.as_deref(),
                 traceparent: command.headers.traceparent.as_deref(),
             };
             self.headers.clear();
@@ -263,6 +276,9 @@ impl<A: Aggregate> Partition<A> {
         self.before.push((id.into(), before));
         self.counts.accepted += 1;
         self.publish(record, command, &outcome, &encoded, sink);
+        for consequence in &consequences {
+            self.send_consequence(consequence, command, now.as_millisecond(), sink);
+        }
         Ok(())
     }
 
@@ -283,8 +299,12 @@ impl<A: Aggregate> Partition<A> {
             ..self.outcome(command, now)
         };
         let (outcome, encoded) = self.encode_outcome(outcome)?;
+        let consequence = self.conclusion(&outcome)?;
         self.counts.rejected += 1;
         self.publish(record, command, &outcome, &encoded, sink);
+        if let Some(consequence) = consequence {
+            self.send_consequence(&consequence, command, now.as_millisecond(), sink);
+        }
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use jiff::Timestamp;
 use millrace_shared::{
     codec::Foreign,
-    domain::bank_account::BankAccount,
+    domain::{bank_account::BankAccount, transfer::MoneyTransfer},
     envelope::names,
     kafka::{partition_of, topics::Topic},
     outcome::{Outcome, OutcomeRecord, Verdict},
@@ -28,6 +28,8 @@ const PARTITIONS: i32 = 12;
 /// A record that was sent.
 #[derive(Clone, Debug, PartialEq)]
 struct Sent {
+    /// Index of its type.
+    kind: usize,
     topic: Topic,
     partition: i32,
     key: Option<Vec<u8>>,
@@ -54,10 +56,15 @@ struct Collect(Vec<Sent>);
 
 impl Sink for Collect {
     fn send(&mut self, record: OutRecord<'_>) {
+        self.send_to(0, record);
+    }
+
+    fn send_to(&mut self, kind: usize, record: OutRecord<'_>) {
         let headers = record.headers.iter();
         let headers =
             headers.map(|(name, value)| (String::from_utf8_lossy(name).into_owned(), value.map(<[u8]>::to_vec)));
         self.0.push(Sent {
+            kind,
             topic: record.topic,
             partition: record.partition,
             key: record.key.map(<[u8]>::to_vec),
@@ -130,9 +137,17 @@ impl Bench {
 
 const OPEN: &str = r#"{"owner": "Ada", "currency": "EUR"}"#;
 
+fn types() -> Arc<[Arc<dyn CommandType>]> {
+    Arc::new([
+        Arc::new(TypeOf::<BankAccount>::unregistered()) as Arc<dyn CommandType>,
+        Arc::new(TypeOf::<MoneyTransfer>::unregistered()),
+    ])
+}
+
 fn settings(runtime: &Runtime, waiters: &Waiters) -> Settings {
     Settings {
         slot: Slot { kind: 0, partition: partition_of(ID.as_bytes(), PARTITIONS) },
+        types: types(),
         partitions: PARTITIONS,
         topic_id: "topic-id".into(),
         events_topic_id: "events-id".into(),

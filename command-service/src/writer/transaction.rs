@@ -152,7 +152,7 @@ pub struct Transaction<'a> {
     failed: Option<KafkaError>,
 }
 
-/// Takes the records of one aggregate type.
+/// Takes the records of a partition of one aggregate type.
 pub struct TypeSink<'a, 'b> {
     transaction: &'b mut Transaction<'a>,
     kind: usize,
@@ -294,11 +294,15 @@ impl ProducerContext for Deliveries {
 
 impl Sink for TypeSink<'_, '_> {
     fn send(&mut self, record: OutRecord<'_>) {
+        self.send_to(self.kind, record);
+    }
+
+    fn send_to(&mut self, kind: usize, record: OutRecord<'_>) {
         if self.transaction.failed.is_some() {
             return;
         }
         let producer = self.transaction.producer;
-        let topic = &producer.topics[self.kind][record.topic as usize];
+        let topic = &producer.topics[kind][record.topic as usize];
         loop {
             // SAFETY: the client lives as long as `producer`, whose topics are its own.
             match unsafe { topic.produce(producer.inner.client().native_ptr(), &record) } {

@@ -232,7 +232,7 @@ impl<A: Aggregate> Hub<A> {
     /// The topics by value that a view belongs to.
     fn values(&self, id: &str, json: &str) -> Vec<Topic> {
         let Ok((_, view)) = self.service.parse(id, json.to_owned()) else { return Vec::new() };
-        let filters = A::Projection::FILTERS.iter().enumerate().filter(|(_, filter)| filter.selective);
+        let filters = A::Projection::FILTERS.iter().enumerate().filter(|(_, filter)| filter.selective && filter.fixed);
         filters.map(|(at, filter)| Topic::With(at, (filter.value)(&view).to_owned())).collect()
     }
 

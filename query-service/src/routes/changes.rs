@@ -30,7 +30,8 @@ pub(super) async fn get_all<A: Aggregate>(
 ) -> Result<Response, Problem> {
     let mut params = Params::parse(query.as_deref());
     let mut topic = None;
-    for (at, filter) in A::Projection::FILTERS.iter().enumerate().filter(|(_, filter)| filter.selective) {
+    for (at, filter) in A::Projection::FILTERS.iter().enumerate().filter(|(_, filter)| filter.selective && filter.fixed)
+    {
         let value = params.read(filter.name, |text| match (filter.accepts)(text) {
             true => Ok(text.to_owned()),
             false => Err(format!("can't be the value of {}", filter.name)),

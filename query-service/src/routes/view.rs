@@ -35,7 +35,10 @@ pub(super) async fn get<A: Aggregate>(
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     let mut params = Params::parse(query.as_deref());
-    let after = After::take(&mut params, service.means.limits.wait, A::TYPE, Some(id.as_str()));
+    let mut after = After::take(&mut params, service.means.limits.wait, A::TYPE, Some(id.as_str()));
+    if A::Projection::IS_FINAL.is_some() {
+        after = after.or_final(&mut params);
+    }
     let when = when(&mut params);
     params.finish()?;
     let (service, id, after, when) = (&*service, &id, &after, &when);

@@ -1,7 +1,13 @@
 //! What the API's description (OpenAPI) says of a domain: schemas and examples, in the domain's own folder.
 
 use serde_json::Value;
-use utoipa::openapi::{RefOr, schema::Schema};
+use utoipa::{
+    ToSchema,
+    openapi::{
+        Object, RefOr,
+        schema::{AdditionalProperties, ObjectBuilder, Schema, SchemaType, Type},
+    },
+};
 
 /// A document and one that there might be.
 #[derive(Clone)]
@@ -45,4 +51,46 @@ pub struct Docs {
     pub view: Described,
     /// Its statistics.
     pub stats: Described,
+}
+
+pub(super) fn command<T: ToSchema>(name: &'static str, summary: &'static str, example: Value) -> CommandDocs {
+    let mut body = described::<T>(example);
+    if let RefOr::T(Schema::Object(object)) = &mut body.schema {
+        // Unknown fields are refused.
+        object.additional_properties = Some(Box::new(AdditionalProperties::FreeForm(false)));
+    }
+    CommandDocs { name, summary, body }
+}
+
+pub(super) fn event<T: ToSchema>(name: &'static str, example: Value) -> EventDocs {
+    EventDocs { name, data: described::<T>(example) }
+}
+
+pub(super) fn described<T: ToSchema>(example: Value) -> Described {
+    Described { schema: T::schema(), example }
+}
+
+pub(super) fn object<const N: usize>(members: [(&'static str, RefOr<Schema>); N]) -> RefOr<Schema> {
+    let object = ObjectBuilder::new().schema_type(Type::Object);
+    members.into_iter().fold(object, |object, (name, schema)| object.property(name, schema).required(name)).into()
+}
+
+pub(super) fn counts<const N: usize>(names: [&'static str; N]) -> RefOr<Schema> {
+    object(names.map(|name| (name, Object::with_type(Type::Integer).into())))
+}
+
+pub(super) fn by_currency<const N: usize>(members: [(&'static str, RefOr<Schema>); N]) -> RefOr<Schema> {
+    ObjectBuilder::new()
+        .schema_type(Type::Object)
+        .description(Some("By ISO 4217 code."))
+        .additional_properties(Some(object(members)))
+        .into()
+}
+
+/// A number, or text when it does not fit into 64 bits.
+pub(super) fn total() -> RefOr<Schema> {
+    ObjectBuilder::new()
+        .schema_type(SchemaType::from_iter([Type::Integer, Type::String]))
+        .description(Some("A whole number; as text beyond 64 bits."))
+        .into()
 }

@@ -8,6 +8,9 @@ pub mod bank_account;
 mod docs;
 mod fields;
 pub mod kit;
+pub mod process;
+pub mod transfer;
+mod views;
 
 pub use docs::{CommandDocs, Described, Docs, EventDocs};
 pub use fields::{CommandError, Fields};
@@ -18,10 +21,12 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 
 use crate::{envelope::EventMeta, records::Records};
+use process::{Answer, Errand};
 
 /// Calls the visitor once for each aggregate type that is served: the one place that lists the domains.
 pub fn visit_all(visitor: &mut impl Visitor) {
     visitor.visit::<bank_account::BankAccount>();
+    visitor.visit::<transfer::MoneyTransfer>();
 }
 
 /// Calls the visitor once for each further projection: the one place that lists them.
@@ -90,6 +95,20 @@ pub trait Aggregate: Sized + Send + Sync + 'static {
 
     /// What the API's description says of it.
     fn docs() -> Docs;
+
+    /// Whether it is a process: whether it reacts.
+    const IS_PROCESS: bool = false;
+
+    /// What is asked of other aggregates after an event of this one; see [`process`].
+    fn react(_id: &str, _event: &Self::Event) -> Vec<Errand> {
+        Vec::new()
+    }
+
+    /// What the answer to such an errand means for this aggregate: the command that it gets, if any. An answer may come more
+    /// than once, and late.
+    fn conclude(_step: &str, _answer: Answer<'_>) -> Option<Self::Command> {
+        None
+    }
 }
 
 /// A named, versioned fold of events into views, one view an aggregate.
@@ -109,6 +128,8 @@ pub trait Projection: Send + Sync + 'static {
     const FILTERS: &'static [Filter<Self::View>];
     /// How statements are made, where views have a balance.
     const STATEMENT: Option<Statement<Self::View, Self::Event>> = None;
+    /// Whether a view has come to its end, where there is one to wait for (`until=final`).
+    const IS_FINAL: Option<fn(&Self::View) -> bool> = None;
 
     /// The view after an event.
     ///
@@ -197,6 +218,8 @@ pub struct Filter<V> {
     pub accepts: fn(&str) -> bool,
     /// Whether so few views share a value that they are worth an index of their own.
     pub selective: bool,
+    /// Whether an aggregate keeps its value for ever: if it is selective as well, changes can be subscribed to by it.
+    pub fixed: bool,
 }
 
 /// How a statement of what moved a balance is made.
@@ -235,12 +258,20 @@ pub struct AggregateInfo {
     pub refusals: &'static [Refusal],
     /// See [`Aggregate::COMMANDS`].
     pub commands: &'static [&'static str],
+    /// See [`Aggregate::IS_PROCESS`].
+    pub is_process: bool,
 }
 
 impl AggregateInfo {
     /// Of one type.
     pub const fn of<A: Aggregate>() -> Self {
-        Self { aggregate_type: A::TYPE, collection: A::COLLECTION, refusals: A::REFUSALS, commands: A::COMMANDS }
+        Self {
+            aggregate_type: A::TYPE,
+            collection: A::COLLECTION,
+            refusals: A::REFUSALS,
+            commands: A::COMMANDS,
+            is_process: A::IS_PROCESS,
+        }
     }
 
     /// Of all types that are served.
@@ -265,6 +296,8 @@ pub struct AggregateId(Box<str>);
 impl AggregateId {
     /// Longest id, in bytes.
     pub const MAX_BYTES: usize = 128;
+    /// As a regular expression, for descriptions.
+    pub const PATTERN: &str = r"^(?!\.{1,2}$|stats$|changes$)[A-Za-z0-9._:-]{1,128}$";
 
     /// Takes a text that is one.
     ///

@@ -97,8 +97,7 @@ impl Operation {
     /// The aggregate's id in the path.
     pub fn id(self, noun: &str) -> Self {
         // Not `.`, `..`, `stats`, `changes`: they mean something else in a path.
-        let schema =
-            text(1, AggregateId::MAX_BYTES).pattern(Some(r"^(?!\.{1,2}$|stats$|changes$)[A-Za-z0-9._:-]{1,128}$"));
+        let schema = text(1, AggregateId::MAX_BYTES).pattern(Some(AggregateId::PATTERN));
         self.path("id", schema, &format!("The {noun}'s id."), "acc-42")
     }
 

@@ -136,6 +136,7 @@ impl Deposits {
             record: "MoneyDeposited",
             time,
             command_id: &command_id,
+            causation_id: None,
             correlation_id: None,
             traceparent: None,
         };

@@ -1,6 +1,9 @@
 //! Snapshots and checkpoints, without Kafka: what is sent, and what is made of it.
 
-use millrace_shared::snapshot::{Checkpoint, CheckpointRecord};
+use millrace_shared::{
+    domain::Aggregate,
+    snapshot::{Checkpoint, CheckpointRecord},
+};
 
 use super::*;
 
@@ -166,7 +169,7 @@ fn g03_snapshots_that_cannot_be_trusted_are_not_used() {
         snapshots[1..].to_vec(),
         snapshots[..1].to_vec(),
         with(0, names::TOPIC_ID, "another"),
-        with(0, names::STATE_VERSION, "2"),
+        with(0, names::STATE_VERSION, &(BankAccount::STATE_VERSION + 1).to_string()),
         with(0, names::SEQUENCE, "many"),
         garbage(0, Some(b"\0\0\0\0\x01")),
         garbage(0, None),

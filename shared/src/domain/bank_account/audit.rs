@@ -7,7 +7,7 @@ use super::{
 };
 
 pub(super) fn audit(account: &Account, event: &Event) -> Result<(), String> {
-    let balance_minor = match (account, event) {
+    let open = match (account, event) {
         (Account::Unopened, Event::AccountOpened(opened)) => {
             // Not only active codes: a currency may be superseded long after the account was opened.
             let is_code = opened.currency.len() == 3 && opened.currency.bytes().all(|byte| byte.is_ascii_uppercase());
@@ -19,11 +19,15 @@ pub(super) fn audit(account: &Account, event: &Event) -> Result<(), String> {
         }
         (Account::Unopened, _) => return Err("it happened before the account was opened".into()),
         (Account::Closed, _) => return Err("it happened after the account was closed".into()),
-        (Account::Open { .. }, Event::AccountOpened(_)) => return Err("the account was opened twice".into()),
-        (Account::Open { balance_minor }, _) => *balance_minor,
+        (Account::Open(_), Event::AccountOpened(_)) => return Err("the account was opened twice".into()),
+        (Account::Open(open), _) => open,
     };
+    let balance_minor = open.balance_minor;
     match event {
         Event::AccountOpened(_) => Ok(()),
+        Event::AccountClosed(_) if !open.held.is_empty() => {
+            Err("the account was closed while transfers were held".into())
+        }
         Event::AccountClosed(_) if balance_minor == 0 => Ok(()),
         Event::AccountClosed(_) => Err(format!("the account was closed with a balance of {balance_minor}")),
         Event::MoneyDeposited(deposited) => {
@@ -40,6 +44,17 @@ pub(super) fn audit(account: &Account, event: &Event) -> Result<(), String> {
                 false => Err(format!("{} was withdrawn from a balance of {balance_minor}", withdrawn.amount_minor)),
             }
         }
+        Event::TransferHeld(held) => match open.held.of(&held.transfer_id) {
+            _ if !(1..=MAX_AMOUNT_MINOR).contains(&held.amount_minor) => {
+                Err(format!("{} is no amount", held.amount_minor))
+            }
+            None => Ok(()),
+            Some(_) => Err(format!("transfer {} was held twice", held.transfer_id)),
+        },
+        Event::TransferReleased(released) => match open.held.of(&released.transfer_id) {
+            Some(_) => Ok(()),
+            None => Err(format!("transfer {} was released, but not held", released.transfer_id)),
+        },
     }
 }
 

@@ -23,6 +23,14 @@ records! {
         Withdraw { Withdraw = "schemas/commands/Withdraw.v1.avsc" },
         /// Close it.
         CloseAccount { CloseAccount = "schemas/commands/CloseAccount.v1.avsc" },
+        /// Take out what a transfer moves.
+        DebitTransfer { DebitTransfer = "schemas/commands/DebitTransfer.v1.avsc" },
+        /// Pay in what a transfer moves.
+        CreditTransfer { CreditTransfer = "schemas/commands/CreditTransfer.v1.avsc" },
+        /// Give back what a transfer took out.
+        RefundTransfer { RefundTransfer = "schemas/commands/RefundTransfer.v1.avsc" },
+        /// Keep nothing ready for a transfer any more.
+        SettleTransfer { SettleTransfer = "schemas/commands/SettleTransfer.v1.avsc" },
     }
 }
 
@@ -62,6 +70,43 @@ pub struct Withdraw {
 /// Closes an empty account.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct CloseAccount {}
+
+/// Takes out what a transfer moves, and remembers the transfer until it is settled or refunded. Sent by transfers only, as
+/// are the following.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DebitTransfer {
+    /// Id of the transfer.
+    pub transfer_id: String,
+    /// How much.
+    pub amount_minor: Amount,
+    /// In which currency.
+    pub currency: Currency,
+}
+
+/// Pays in what a transfer moves.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CreditTransfer {
+    /// Id of the transfer.
+    pub transfer_id: String,
+    /// How much.
+    pub amount_minor: Amount,
+    /// In which currency.
+    pub currency: Currency,
+}
+
+/// Pays back what was taken out for a transfer that came to nothing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RefundTransfer {
+    /// Id of the transfer.
+    pub transfer_id: String,
+}
+
+/// Forgets a transfer that has arrived.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SettleTransfer {
+    /// Id of the transfer.
+    pub transfer_id: String,
+}
 
 pub(super) fn read(name: &str, mut fields: Fields) -> Result<Command, CommandError> {
     let command = match name {

@@ -4,9 +4,10 @@ use serde::Serialize;
 
 use super::{
     commands::{Command, OpenAccount},
-    events::{AccountClosed, AccountOpened, Event, MoneyDeposited, MoneyWithdrawn},
-    state::Account,
-    values::MAX_BALANCE_MINOR,
+    events::{AccountClosed, AccountOpened, Event, MoneyDeposited, MoneyWithdrawn, TransferHeld, TransferReleased},
+    held::Held,
+    state::{Account, Open},
+    values::{Currency, MAX_BALANCE_MINOR},
 };
 use crate::domain::Refusal;
 
@@ -41,6 +42,27 @@ pub enum Rejection {
         /// What is there, in minor units.
         balance_minor: i64,
     },
+    /// The account is kept in another currency than the transfer's.
+    CurrencyMismatch {
+        /// The account's.
+        currency: String,
+        /// The transfer's.
+        requested: String,
+    },
+    /// Money that was taken out for a transfer may come back.
+    TransferPending {
+        /// So many transfers are under way.
+        pending: i64,
+    },
+    /// More transfers of an account can't be under way.
+    TooManyTransfers {
+        /// As many can.
+        limit: i64,
+    },
+    /// The transfer was debited before, and has not ended.
+    TransferAlreadyDebited,
+    /// Nothing is kept ready for this transfer.
+    TransferNotDebited,
 }
 
 pub(super) const REFUSALS: &[Refusal] = &[
@@ -74,49 +96,126 @@ pub(super) const REFUSALS: &[Refusal] = &[
         title: "The balance is not zero",
         meaning: "Only an empty account can be closed: take out `balance_minor` first.",
     },
+    Refusal {
+        name: "currency-mismatch",
+        title: "The account is kept in another currency",
+        meaning: "A transfer moves money between accounts of its own currency: `currency` is the account's, `requested` \
+                  the transfer's.",
+    },
+    Refusal {
+        name: "transfer-pending",
+        title: "A transfer is under way",
+        meaning: "Money was taken out for `pending` transfers that have not ended, and may come back. Close the account \
+                  when they have.",
+    },
+    Refusal {
+        name: "too-many-transfers",
+        title: "Too many transfers of the account are under way",
+        meaning: "An account takes part in at most `limit` transfers at a time as their source. Try again when some of \
+                  them have ended.",
+    },
+    Refusal {
+        name: "transfer-already-debited",
+        title: "The transfer was debited before",
+        meaning: "The money was taken out already, and the transfer has not ended. Only Millrace itself is answered so.",
+    },
+    Refusal {
+        name: "transfer-not-debited",
+        title: "The transfer was not debited",
+        meaning: "Nothing is kept ready for this transfer: it was not debited, or it has ended. Only Millrace itself is \
+                  answered so.",
+    },
 ];
 
 pub(super) fn decide(account: &Account, command: &Command) -> Result<Vec<Event>, Rejection> {
-    let balance_minor = match (account, command) {
+    let open = match (account, command) {
         (Account::Unopened, Command::OpenAccount(open)) => return Ok(vec![opened(open)]),
-        (Account::Unopened, Command::Deposit(_) | Command::Withdraw(_) | Command::CloseAccount(_)) => {
-            return Err(Rejection::AccountNotFound);
-        }
+        (Account::Unopened, _) => return Err(Rejection::AccountNotFound),
         (Account::Closed, _) => return Err(Rejection::AccountClosed),
-        (Account::Open { balance_minor }, _) => *balance_minor,
+        (Account::Open(open), _) => open,
     };
-    let event = match command {
-        Command::OpenAccount(_) => return Err(Rejection::AccountAlreadyOpen),
+    match command {
+        Command::OpenAccount(_) => Err(Rejection::AccountAlreadyOpen),
         Command::Deposit(deposit) => {
-            let requested_minor = deposit.amount_minor.minor();
-            if balance_minor + requested_minor > MAX_BALANCE_MINOR {
-                return Err(Rejection::BalanceLimitExceeded {
-                    balance_minor,
-                    requested_minor,
-                    limit_minor: MAX_BALANCE_MINOR,
-                });
-            }
-            Event::MoneyDeposited(MoneyDeposited {
-                amount_minor: requested_minor,
-                reference: deposit.reference.clone().map(String::from),
-            })
+            let reference = deposit.reference.clone().map(String::from);
+            Ok(vec![paid_in(open, deposit.amount_minor.minor(), reference)?])
         }
         Command::Withdraw(withdraw) => {
-            let requested_minor = withdraw.amount_minor.minor();
-            if requested_minor > balance_minor {
-                return Err(Rejection::InsufficientFunds { balance_minor, requested_minor });
-            }
-            Event::MoneyWithdrawn(MoneyWithdrawn {
-                amount_minor: requested_minor,
-                reference: withdraw.reference.clone().map(String::from),
-            })
+            let reference = withdraw.reference.clone().map(String::from);
+            Ok(vec![taken_out(open, withdraw.amount_minor.minor(), reference)?])
         }
-        Command::CloseAccount(_) if balance_minor != 0 => return Err(Rejection::BalanceNotZero { balance_minor }),
-        Command::CloseAccount(_) => Event::AccountClosed(AccountClosed {}),
-    };
-    Ok(vec![event])
+        Command::CloseAccount(_) if !open.held.is_empty() => {
+            Err(Rejection::TransferPending { pending: open.held.len() as i64 })
+        }
+        Command::CloseAccount(_) if open.balance_minor != 0 => {
+            Err(Rejection::BalanceNotZero { balance_minor: open.balance_minor })
+        }
+        Command::CloseAccount(_) => Ok(vec![Event::AccountClosed(AccountClosed {})]),
+        Command::DebitTransfer(debit) => {
+            let amount_minor = debit.amount_minor.minor();
+            if open.held.of(&debit.transfer_id).is_some() {
+                return Err(Rejection::TransferAlreadyDebited);
+            }
+            if open.held.len() >= Held::MAX {
+                return Err(Rejection::TooManyTransfers { limit: Held::MAX as i64 });
+            }
+            same_currency(open, debit.currency)?;
+            let held = TransferHeld { transfer_id: debit.transfer_id.clone(), amount_minor };
+            Ok(vec![taken_out(open, amount_minor, reference(&debit.transfer_id))?, Event::TransferHeld(held)])
+        }
+        Command::CreditTransfer(credit) => {
+            same_currency(open, credit.currency)?;
+            Ok(vec![paid_in(open, credit.amount_minor.minor(), reference(&credit.transfer_id))?])
+        }
+        Command::RefundTransfer(refund) => {
+            let amount_minor = open.held.of(&refund.transfer_id).ok_or(Rejection::TransferNotDebited)?;
+            // There is room for it: it was kept.
+            let deposited = MoneyDeposited { amount_minor, reference: reference(&refund.transfer_id) };
+            Ok(vec![Event::MoneyDeposited(deposited), released(&refund.transfer_id)])
+        }
+        Command::SettleTransfer(settle) => match open.held.of(&settle.transfer_id) {
+            Some(_) => Ok(vec![released(&settle.transfer_id)]),
+            None => Err(Rejection::TransferNotDebited),
+        },
+    }
 }
 
 fn opened(open: &OpenAccount) -> Event {
     Event::AccountOpened(AccountOpened { owner: open.owner.clone().into(), currency: open.currency.code().to_owned() })
+}
+
+fn paid_in(open: &Open, requested_minor: i64, reference: Option<String>) -> Result<Event, Rejection> {
+    let balance_minor = open.balance_minor;
+    // What may come back counts as well, so that it always can.
+    if balance_minor + open.held.total_minor() + requested_minor > MAX_BALANCE_MINOR {
+        let limit_minor = MAX_BALANCE_MINOR;
+        return Err(Rejection::BalanceLimitExceeded { balance_minor, requested_minor, limit_minor });
+    }
+    Ok(Event::MoneyDeposited(MoneyDeposited { amount_minor: requested_minor, reference }))
+}
+
+fn taken_out(open: &Open, requested_minor: i64, reference: Option<String>) -> Result<Event, Rejection> {
+    let balance_minor = open.balance_minor;
+    if requested_minor > balance_minor {
+        return Err(Rejection::InsufficientFunds { balance_minor, requested_minor });
+    }
+    Ok(Event::MoneyWithdrawn(MoneyWithdrawn { amount_minor: requested_minor, reference }))
+}
+
+fn same_currency(open: &Open, requested: Currency) -> Result<(), Rejection> {
+    match open.currency.as_str() == requested.code() {
+        true => Ok(()),
+        false => Err(Rejection::CurrencyMismatch {
+            currency: open.currency.as_str().to_owned(),
+            requested: requested.code().to_owned(),
+        }),
+    }
+}
+
+fn reference(transfer_id: &str) -> Option<String> {
+    Some(format!("transfer:{transfer_id}"))
+}
+
+fn released(transfer_id: &str) -> Event {
+    Event::TransferReleased(TransferReleased { transfer_id: transfer_id.to_owned() })
 }

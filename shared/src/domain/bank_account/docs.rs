@@ -2,21 +2,15 @@
 
 use std::str::FromStr;
 
-use serde_json::{Value, json};
-use utoipa::{
-    ToSchema,
-    openapi::{
-        Object, RefOr,
-        schema::{AdditionalProperties, KnownFormat, ObjectBuilder, Schema, SchemaFormat, SchemaType, Type},
-    },
-};
+use serde_json::json;
+use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, SchemaFormat, SchemaType, Type};
 
 use super::{
     AccountView, CloseAccount, Deposit, OpenAccount, Status, Withdraw,
-    events::{AccountClosed, AccountOpened, MoneyDeposited, MoneyWithdrawn},
+    events::{AccountClosed, AccountOpened, MoneyDeposited, MoneyWithdrawn, TransferHeld, TransferReleased},
     values::{Currency, MAX_AMOUNT_MINOR, MAX_OWNER_CHARACTERS, MAX_REFERENCE_CHARACTERS},
 };
-use crate::domain::docs::{CommandDocs, Described, Docs, EventDocs};
+use crate::domain::docs::{Described, Docs, by_currency, command, counts, described, event, object, total};
 
 /// No control character.
 const VISIBLE: &str = r"^[^\x00-\x1f\x7f-\x9f]+$";
@@ -35,6 +29,8 @@ pub(super) fn docs() -> Docs {
             event::<MoneyDeposited>("MoneyDeposited", json!({"amount_minor": 10_000, "reference": "salary"})),
             event::<MoneyWithdrawn>("MoneyWithdrawn", json!({"amount_minor": 5_000, "reference": null})),
             event::<AccountClosed>("AccountClosed", json!({})),
+            event::<TransferHeld>("TransferHeld", json!({"transfer_id": "t-7", "amount_minor": 5_000})),
+            event::<TransferReleased>("TransferReleased", json!({"transfer_id": "t-7"})),
         ],
         view: described::<AccountView>(json!({
             "id": "acc-42", "owner": "Ada", "currency": "EUR", "balance_minor": 10_000, "status": "open", "version": 2,
@@ -71,49 +67,7 @@ pub(super) fn owner_view() -> Described {
     }
 }
 
-fn command<T: ToSchema>(name: &'static str, summary: &'static str, example: Value) -> CommandDocs {
-    let mut body = described::<T>(example);
-    if let RefOr::T(Schema::Object(object)) = &mut body.schema {
-        // Unknown fields are refused.
-        object.additional_properties = Some(Box::new(AdditionalProperties::FreeForm(false)));
-    }
-    CommandDocs { name, summary, body }
-}
-
-fn event<T: ToSchema>(name: &'static str, example: Value) -> EventDocs {
-    EventDocs { name, data: described::<T>(example) }
-}
-
-fn described<T: ToSchema>(example: Value) -> Described {
-    Described { schema: T::schema(), example }
-}
-
-fn object<const N: usize>(members: [(&'static str, RefOr<Schema>); N]) -> RefOr<Schema> {
-    let object = ObjectBuilder::new().schema_type(Type::Object);
-    members.into_iter().fold(object, |object, (name, schema)| object.property(name, schema).required(name)).into()
-}
-
-fn counts<const N: usize>(names: [&'static str; N]) -> RefOr<Schema> {
-    object(names.map(|name| (name, Object::with_type(Type::Integer).into())))
-}
-
-fn by_currency<const N: usize>(members: [(&'static str, RefOr<Schema>); N]) -> RefOr<Schema> {
-    ObjectBuilder::new()
-        .schema_type(Type::Object)
-        .description(Some("By ISO 4217 code."))
-        .additional_properties(Some(object(members)))
-        .into()
-}
-
-/// A number, or text when it does not fit into 64 bits.
-fn total() -> RefOr<Schema> {
-    ObjectBuilder::new()
-        .schema_type(SchemaType::from_iter([Type::Integer, Type::String]))
-        .description(Some("A whole number; as text beyond 64 bits."))
-        .into()
-}
-
-pub(super) fn amount() -> ObjectBuilder {
+pub(in crate::domain) fn amount() -> ObjectBuilder {
     ObjectBuilder::new()
         .schema_type(Type::Integer)
         .format(Some(SchemaFormat::KnownFormat(KnownFormat::Int64)))
@@ -129,13 +83,13 @@ pub(super) fn owner() -> ObjectBuilder {
         .pattern(Some(VISIBLE))
 }
 
-pub(super) fn reference() -> ObjectBuilder {
+pub(in crate::domain) fn reference() -> ObjectBuilder {
     ObjectBuilder::new()
         .schema_type(SchemaType::from_iter([Type::String, Type::Null]))
         .max_length(Some(MAX_REFERENCE_CHARACTERS))
 }
 
-pub(super) fn currency() -> ObjectBuilder {
+pub(in crate::domain) fn currency() -> ObjectBuilder {
     let letters = || 'A'..='Z';
     let codes =
         letters().flat_map(|a| letters().flat_map(move |b| letters().map(move |c| String::from_iter([a, b, c]))));

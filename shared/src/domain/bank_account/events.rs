@@ -16,6 +16,10 @@ records! {
         MoneyWithdrawn { MoneyWithdrawn = "schemas/events/MoneyWithdrawn.v1.avsc" },
         /// It was closed.
         AccountClosed { AccountClosed = "schemas/events/AccountClosed.v1.avsc" },
+        /// What was taken out for a transfer may come back.
+        TransferHeld { TransferHeld = "schemas/events/TransferHeld.v1.avsc" },
+        /// It has come back, or won't.
+        TransferReleased { TransferReleased = "schemas/events/TransferReleased.v1.avsc" },
     }
 }
 
@@ -51,3 +55,20 @@ pub struct MoneyWithdrawn {
 /// An account was closed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct AccountClosed {}
+
+/// Follows on the withdrawal for a transfer: until it is released the account can't be closed, and keeps room for the money
+/// to come back.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TransferHeld {
+    /// Id of the transfer.
+    pub transfer_id: String,
+    /// How much was taken out, in minor units.
+    pub amount_minor: i64,
+}
+
+/// A transfer has arrived; or it was refunded, and this follows on the deposit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TransferReleased {
+    /// Id of the transfer.
+    pub transfer_id: String,
+}

@@ -1,13 +1,14 @@
 //! Bank accounts: open, pay in, take out, close.
 //!
-//! Read `commands.rs`, `events.rs`, `state.rs`, `decide.rs`, `audit.rs`, `snapshot.rs`, then `view.rs` and `owners.rs`; `docs.rs` is
+//! Read `commands.rs`, `events.rs`, `state.rs` (with `held.rs`), `decide.rs`, `audit.rs`, `snapshot.rs`, then `view.rs` and `owners.rs`; `docs.rs` is
 //! what the API's description says of them.
 
 mod audit;
 mod commands;
 mod decide;
-mod docs;
+pub(super) mod docs;
 mod events;
+mod held;
 mod owners;
 mod snapshot;
 mod state;
@@ -16,13 +17,17 @@ mod tests;
 mod values;
 mod view;
 
-pub use commands::{CloseAccount, Command, Deposit, OpenAccount, Withdraw};
+pub use commands::{
+    CloseAccount, Command, CreditTransfer, DebitTransfer, Deposit, OpenAccount, RefundTransfer, SettleTransfer,
+    Withdraw,
+};
 pub use decide::Rejection;
-pub use events::{AccountClosed, AccountOpened, Event, MoneyDeposited, MoneyWithdrawn};
+pub use events::{AccountClosed, AccountOpened, Event, MoneyDeposited, MoneyWithdrawn, TransferHeld, TransferReleased};
+pub use held::Held;
 pub use owners::{Holding, Owned, Owners};
 pub use snapshot::Snapshot;
-pub use state::Account;
-pub use values::{Amount, Currency, MAX_BALANCE_MINOR, Owner, Reference};
+pub use state::{Account, Open};
+pub use values::{Amount, Currency, CurrencyCode, MAX_BALANCE_MINOR, Owner, Reference};
 pub use view::{AccountView, BankAccounts, Status};
 
 use super::{Aggregate, CommandError, Docs, Fields, Refusal};
@@ -37,7 +42,7 @@ impl Aggregate for BankAccount {
     const REFUSALS: &'static [Refusal] = decide::REFUSALS;
     const COMMANDS: &'static [&'static str] = &["open", "deposit", "withdraw", "close"];
 
-    const STATE_VERSION: u32 = 1;
+    const STATE_VERSION: u32 = 2;
     type State = Account;
     type Snapshot = Snapshot;
     type Command = Command;

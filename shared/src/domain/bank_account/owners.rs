@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{BankAccount, docs, events::Event, values, view::number};
+use super::{BankAccount, docs, events::Event, values};
 use crate::{
-    domain::{Described, Grouping},
+    domain::{Described, Grouping, views::number},
     envelope::EventMeta,
 };
 
@@ -65,6 +65,7 @@ impl Grouping for Owners {
             }
             Event::MoneyDeposited(deposited) => deposited.amount_minor,
             Event::MoneyWithdrawn(withdrawn) => -withdrawn.amount_minor,
+            Event::TransferHeld(_) | Event::TransferReleased(_) => 0,
         };
         let balance = part.balances_minor.entry(owned.currency.clone()).or_default();
         *balance = balance.checked_add(by_minor).ok_or("the total is no longer a number")?;

@@ -2,14 +2,17 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::state;
+use super::{held::Held, state, values::CurrencyCode};
 use crate::records;
 
 records! {
     /// The state of an account.
     pub enum Snapshot in "millrace.bank_account.snapshots" {
         /// The only record there is.
-        Account { Account = "schemas/snapshots/Account.v1.avsc" },
+        Account {
+            v1::Account = "schemas/snapshots/Account.v1.avsc",
+            Account = "schemas/snapshots/Account.v2.avsc",
+        },
     }
 }
 
@@ -20,6 +23,19 @@ pub struct Account {
     pub status: Status,
     /// Minor units; 0 unless it is open.
     pub balance_minor: i64,
+    /// ISO 4217 code; empty unless it is open.
+    pub currency: String,
+    /// Transfers that were debited and have not ended.
+    pub held: Vec<HeldTransfer>,
+}
+
+/// What was taken out for a transfer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HeldTransfer {
+    /// Id of the transfer.
+    pub transfer_id: String,
+    /// Minor units.
+    pub amount_minor: i64,
 }
 
 /// Names of the states.
@@ -34,24 +50,54 @@ pub enum Status {
     Closed,
 }
 
+/// Before there were transfers. It lacks the currency, so states are built from the events instead: see `STATE_VERSION`.
+mod v1 {
+    use serde::Deserialize;
+
+    #[derive(Deserialize)]
+    pub(super) struct Account {
+        status: super::Status,
+        balance_minor: i64,
+    }
+
+    impl From<Account> for super::Account {
+        fn from(Account { status, balance_minor }: Account) -> Self {
+            Self { status, balance_minor, currency: String::new(), held: Vec::new() }
+        }
+    }
+}
+
 impl From<&state::Account> for Snapshot {
     fn from(state: &state::Account) -> Self {
-        let (status, balance_minor) = match state {
-            state::Account::Unopened => (Status::Unopened, 0),
-            state::Account::Open { balance_minor } => (Status::Open, *balance_minor),
-            state::Account::Closed => (Status::Closed, 0),
-        };
-        Self::Account(Account { status, balance_minor })
+        let of = |status| Account { status, balance_minor: 0, currency: String::new(), held: Vec::new() };
+        Self::Account(match state {
+            state::Account::Unopened => of(Status::Unopened),
+            state::Account::Closed => of(Status::Closed),
+            state::Account::Open(open) => Account {
+                status: Status::Open,
+                balance_minor: open.balance_minor,
+                currency: open.currency.as_str().to_owned(),
+                held: open
+                    .held
+                    .iter()
+                    .map(|(id, amount_minor)| HeldTransfer { transfer_id: id.to_owned(), amount_minor })
+                    .collect(),
+            },
+        })
     }
 }
 
 impl From<Snapshot> for state::Account {
     fn from(snapshot: Snapshot) -> Self {
-        let Snapshot::Account(Account { status, balance_minor }) = snapshot;
+        let Snapshot::Account(Account { status, balance_minor, currency, held }) = snapshot;
         match status {
             Status::Unopened => Self::Unopened,
-            Status::Open => Self::Open { balance_minor },
             Status::Closed => Self::Closed,
+            Status::Open => Self::Open(state::Open {
+                balance_minor,
+                currency: CurrencyCode::from(currency.as_str()),
+                held: held.iter().map(|held| (held.transfer_id.as_str(), held.amount_minor)).collect::<Held>(),
+            }),
         }
     }
 }

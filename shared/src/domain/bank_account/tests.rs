@@ -26,6 +26,42 @@ fn close() -> Command {
     Command::CloseAccount(CloseAccount {})
 }
 
+fn debit(id: &str, minor: i64, currency: &str) -> Command {
+    let (amount_minor, currency) = (amount(minor), currency.parse().unwrap());
+    Command::DebitTransfer(DebitTransfer { transfer_id: id.into(), amount_minor, currency })
+}
+
+fn credit(id: &str, minor: i64, currency: &str) -> Command {
+    let (amount_minor, currency) = (amount(minor), currency.parse().unwrap());
+    Command::CreditTransfer(CreditTransfer { transfer_id: id.into(), amount_minor, currency })
+}
+
+fn refund(id: &str) -> Command {
+    Command::RefundTransfer(RefundTransfer { transfer_id: id.into() })
+}
+
+fn settle(id: &str) -> Command {
+    Command::SettleTransfer(SettleTransfer { transfer_id: id.into() })
+}
+
+fn held(id: &str, amount_minor: i64) -> Event {
+    Event::TransferHeld(TransferHeld { transfer_id: id.into(), amount_minor })
+}
+
+fn released(id: &str) -> Event {
+    Event::TransferReleased(TransferReleased { transfer_id: id.into() })
+}
+
+/// With the reference that a transfer's movements carry.
+fn of(id: &str, event: Event) -> Event {
+    let reference = Some(format!("transfer:{id}"));
+    match event {
+        Event::MoneyDeposited(deposited) => Event::MoneyDeposited(MoneyDeposited { reference, ..deposited }),
+        Event::MoneyWithdrawn(withdrawn) => Event::MoneyWithdrawn(MoneyWithdrawn { reference, ..withdrawn }),
+        event => event,
+    }
+}
+
 fn opened() -> Event {
     Event::AccountOpened(AccountOpened { owner: "Ada".into(), currency: "EUR".into() })
 }
@@ -84,6 +120,65 @@ fn only_an_empty_account_is_closed() {
 }
 
 #[test]
+fn g11_a_debit_is_remembered_until_the_transfer_has_ended() {
+    let rich = || vec![opened(), deposited(100)];
+    let debited = || [rich(), vec![of("t", withdrawn(60)), held("t", 60)]].concat();
+    given::<BankAccount>(rich()).when(debit("t", 60, "EUR")).then([of("t", withdrawn(60)), held("t", 60)]);
+    given::<BankAccount>(rich())
+        .when(debit("t", 101, "EUR"))
+        .then_rejected(InsufficientFunds { balance_minor: 100, requested_minor: 101 });
+    given::<BankAccount>(debited()).when(debit("t", 60, "EUR")).then_rejected(TransferAlreadyDebited);
+    given::<BankAccount>(debited()).when(refund("t")).then([of("t", deposited(60)), released("t")]);
+    given::<BankAccount>(debited()).when(settle("t")).then([released("t")]);
+    for done in [refund("t"), settle("t")] {
+        let over = [debited(), vec![released("t")]].concat();
+        given::<BankAccount>(over).when(done.clone()).then_rejected(TransferNotDebited);
+        given::<BankAccount>(rich()).when(done).then_rejected(TransferNotDebited);
+    }
+}
+
+#[test]
+fn g11_a_refund_can_always_be_paid() {
+    let empty = vec![opened(), deposited(60), of("t", withdrawn(60)), held("t", 60)];
+    given::<BankAccount>(empty.clone()).when(close()).then_rejected(TransferPending { pending: 1 });
+    given::<BankAccount>([empty.clone(), vec![released("t")]].concat()).when(close()).then([closed()]);
+    let room = MAX_BALANCE_MINOR - 60;
+    let nearly =
+        [vec![empty, vec![deposited(1_000_000_000_000_000); 8]].concat(), vec![deposited(999_999_999_999_940)]];
+    let nearly = nearly.concat();
+    for more in [deposit(1), credit("u", 1, "EUR")] {
+        given::<BankAccount>(nearly.clone()).when(more).then_rejected(BalanceLimitExceeded {
+            balance_minor: room,
+            requested_minor: 1,
+            limit_minor: MAX_BALANCE_MINOR,
+        });
+    }
+    given::<BankAccount>(nearly).when(refund("t")).then([of("t", deposited(60)), released("t")]);
+}
+
+#[test]
+fn transfers_stay_in_their_currency_and_are_bounded() {
+    let mismatch = || CurrencyMismatch { currency: "EUR".into(), requested: "USD".into() };
+    given::<BankAccount>([opened(), deposited(9)]).when(debit("t", 9, "USD")).then_rejected(mismatch());
+    given::<BankAccount>([opened()]).when(credit("t", 9, "USD")).then_rejected(mismatch());
+    given::<BankAccount>([opened()]).when(credit("t", 9, "EUR")).then([of("t", deposited(9))]);
+    let mut many = vec![opened(), deposited(10_000)];
+    for number in 0..Held::MAX {
+        many.extend([withdrawn(1), held(&number.to_string(), 1)]);
+    }
+    given::<BankAccount>(many).when(debit("t", 1, "EUR")).then_rejected(TooManyTransfers { limit: 1_000 });
+}
+
+#[test]
+fn a_state_comes_back_from_its_snapshot() {
+    let mut account = Account::default();
+    for event in [opened(), deposited(100), of("t", withdrawn(60)), held("t", 60)] {
+        account.evolve(&event);
+        assert_eq!(Account::from(Snapshot::from(&account)), account);
+    }
+}
+
+#[test]
 fn rejections_are_listed_as_refusals() {
     let all = [
         AccountNotFound,
@@ -92,6 +187,11 @@ fn rejections_are_listed_as_refusals() {
         InsufficientFunds { balance_minor: 0, requested_minor: 1 },
         BalanceLimitExceeded { balance_minor: 0, requested_minor: 1, limit_minor: 1 },
         BalanceNotZero { balance_minor: 1 },
+        CurrencyMismatch { currency: String::new(), requested: String::new() },
+        TransferPending { pending: 1 },
+        TooManyTransfers { limit: 1 },
+        TransferAlreadyDebited,
+        TransferNotDebited,
     ];
     assert_eq!(all.len(), BankAccount::REFUSALS.len());
     for rejection in all {
@@ -135,8 +235,12 @@ fn commands_and_events_come_back_from_avro() {
         deposit(1),
         Command::Withdraw(Withdraw { amount_minor: amount(2), reference }),
         close(),
+        debit("t", 1, "EUR"),
+        credit("t", 1, "EUR"),
+        refund("t"),
+        settle("t"),
     ]);
-    there_and_back(vec![opened(), deposited(1), withdrawn(2), closed()]);
+    there_and_back(vec![opened(), deposited(1), withdrawn(2), closed(), held("t", 1), released("t")]);
 }
 
 /// An event that breaks a rule after these, and what is said about it.
@@ -159,6 +263,11 @@ fn g04_an_audit_finds_every_broken_rule() {
     breaks(&[opened()], withdrawn(1), "from a balance of 0");
     breaks(&[opened(), deposited(5), withdrawn(3)], withdrawn(3), "from a balance of 2");
     breaks(&[opened(), deposited(5)], closed(), "with a balance of 5");
+    let debited = [opened(), deposited(5), withdrawn(5), held("t", 5)];
+    breaks(&debited, closed(), "while transfers were held");
+    breaks(&debited, held("t", 5), "held twice");
+    breaks(&debited, released("u"), "but not held");
+    breaks(&debited, held("u", 0), "is no amount");
     for late in [opened(), deposited(1), withdrawn(1), closed()] {
         breaks(&[opened(), closed()], late, "after the account was closed");
     }
@@ -182,6 +291,10 @@ fn any_command() -> impl Strategy<Value = Command> {
         4 => (1..1_000i64).prop_map(deposit),
         4 => (1..1_000i64).prop_map(withdraw),
         1 => Just(close()),
+        2 => ("[a-c]", 1..1_000i64).prop_map(|(id, minor)| debit(&id, minor, "EUR")),
+        1 => "[a-c]".prop_map(|id| credit(&id, 5, "EUR")),
+        1 => "[a-c]".prop_map(|id| refund(&id)),
+        1 => "[a-c]".prop_map(|id| settle(&id)),
     ]
 }
 
@@ -209,8 +322,8 @@ proptest! {
         let mut account = Account::default();
         for event in log(&commands) {
             account.evolve(&event);
-            if let Account::Open { balance_minor } = account {
-                prop_assert!((0..=MAX_BALANCE_MINOR).contains(&balance_minor));
+            if let Account::Open(open) = &account {
+                prop_assert!((0..=MAX_BALANCE_MINOR).contains(&open.balance_minor));
             }
         }
     }
@@ -237,7 +350,7 @@ proptest! {
         prop_assert_eq!(&running, &replayed);
         match (running, view) {
             (Account::Unopened, None) => {}
-            (Account::Open { balance_minor }, Some(view)) => prop_assert_eq!(balance_minor, view.balance_minor),
+            (Account::Open(open), Some(view)) => prop_assert_eq!(open.balance_minor, view.balance_minor),
             (Account::Closed, Some(view)) => prop_assert_eq!((view.status, view.balance_minor), (Status::Closed, 0)),
             (state, view) => prop_assert!(false, "{:?} is not {:?}", state, view),
         }
@@ -264,6 +377,11 @@ proptest! {
                 let expected = matches!(second, Ok(_) | Err(InsufficientFunds { .. }));
                 prop_assert!(expected);
             }
+            (Ok(_), Command::DebitTransfer(_)) => prop_assert_eq!(second.unwrap_err(), TransferAlreadyDebited),
+            (Ok(_), Command::RefundTransfer(_) | Command::SettleTransfer(_)) => {
+                prop_assert_eq!(second.unwrap_err(), TransferNotDebited);
+            }
+            (Ok(_), Command::CreditTransfer(_)) => prop_assert!(second.is_ok()),
         }
     }
 }

@@ -93,6 +93,35 @@ impl Currency {
     }
 }
 
+/// The code of a currency that may have been superseded since; the account that has it is old.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct CurrencyCode([u8; 3]);
+
+impl CurrencyCode {
+    /// The code, e.g. `EUR`; `???` when what was given was none.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or("???")
+    }
+}
+
+impl From<&str> for CurrencyCode {
+    fn from(code: &str) -> Self {
+        Self(code.as_bytes().try_into().unwrap_or(*b"???"))
+    }
+}
+
+impl std::fmt::Debug for CurrencyCode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Serialize for CurrencyCode {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
 impl std::str::FromStr for Currency {
     type Err = String;
 

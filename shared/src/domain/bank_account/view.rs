@@ -3,14 +3,17 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use super::{docs, events::Event, values};
 use crate::{
-    domain::{Filter, Projection, Sort, Statement},
-    envelope::{EventMeta, rfc3339_micros},
+    domain::{
+        Filter, Projection, Sort, Statement,
+        views::{self, number},
+    },
+    envelope::EventMeta,
 };
 
 /// The projection `bank-accounts`.
@@ -58,17 +61,13 @@ pub struct AccountView {
     /// The last sequence that is in this view.
     pub version: u64,
     /// When it was opened.
-    #[serde(serialize_with = "micros")]
+    #[serde(serialize_with = "views::micros")]
     #[schema(value_type = String, format = DateTime)]
     pub opened_at: Timestamp,
     /// When the last event happened.
-    #[serde(serialize_with = "micros")]
+    #[serde(serialize_with = "views::micros")]
     #[schema(value_type = String, format = DateTime)]
     pub updated_at: Timestamp,
-}
-
-fn micros<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&rfc3339_micros(*time))
 }
 
 impl Projection for BankAccounts {
@@ -83,18 +82,20 @@ impl Projection for BankAccounts {
         Sort { name: "id", key: |_| 0 },
     ];
     const FILTERS: &'static [Filter<AccountView>] = &[
-        Filter { name: "owner", value: |view| &view.owner, accepts: values::is_owner, selective: true },
+        Filter { name: "owner", value: |view| &view.owner, accepts: values::is_owner, selective: true, fixed: true },
         Filter {
             name: "status",
             value: |view| view.status.name(),
             accepts: |text| Status::ALL.iter().any(|status| status.name() == text),
             selective: false,
+            fixed: false,
         },
         Filter {
             name: "currency",
             value: |view| &view.currency,
             accepts: |text| text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_uppercase()),
             selective: false,
+            fixed: true,
         },
     ];
 
@@ -104,7 +105,9 @@ impl Projection for BankAccounts {
         entry: |event| match event {
             Event::MoneyDeposited(deposited) => Some((deposited.amount_minor, deposited.reference.as_deref())),
             Event::MoneyWithdrawn(withdrawn) => Some((-withdrawn.amount_minor, withdrawn.reference.as_deref())),
-            Event::AccountOpened(_) | Event::AccountClosed(_) => None,
+            Event::AccountOpened(_) | Event::AccountClosed(_) | Event::TransferHeld(_) | Event::TransferReleased(_) => {
+                None
+            }
         },
     });
 
@@ -123,6 +126,7 @@ impl Projection for BankAccounts {
             (Some(view), Event::MoneyDeposited(deposited)) => moved(view, deposited.amount_minor)?,
             (Some(view), Event::MoneyWithdrawn(withdrawn)) => moved(view, -withdrawn.amount_minor)?,
             (Some(view), Event::AccountClosed(_)) => AccountView { status: Status::Closed, ..view },
+            (Some(view), Event::TransferHeld(_) | Event::TransferReleased(_)) => view,
             (Some(_), Event::AccountOpened(_)) => return Err("an account was opened twice".into()),
             (None, _) => return Err("something happened to an account that was never opened".into()),
         };
@@ -145,6 +149,7 @@ impl Projection for BankAccounts {
                 add(format!("currencies/{currency}/withdrawn_minor"), withdrawn.amount_minor.into());
                 add(format!("currencies/{currency}/balance_minor"), -i128::from(withdrawn.amount_minor));
             }
+            Event::TransferHeld(_) | Event::TransferReleased(_) => {}
         }
         add(format!("currencies/{currency}/events"), 1);
     }
@@ -177,9 +182,4 @@ impl Projection for BankAccounts {
 fn moved(view: AccountView, by_minor: i64) -> Result<AccountView, String> {
     let balance_minor = view.balance_minor.checked_add(by_minor).ok_or("the balance is no longer a number")?;
     Ok(AccountView { balance_minor, ..view })
-}
-
-/// A total beyond 64 bits is given as text: JSON numbers end there.
-pub(super) fn number(total: i128) -> Value {
-    i64::try_from(total).map(Value::from).unwrap_or_else(|_| total.to_string().into())
 }

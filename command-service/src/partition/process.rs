@@ -1,0 +1,116 @@
+//! What follows on what a partition writes: the errands of a process, and what a process is told of their answers.
+//!
+//! They are commands in the same transaction as the event or the outcome that they follow on, so each is sent once, however
+//! often the transaction is tried, and neither is there without the other. No consumer reads events or outcomes for it, and
+//! nobody has to remember how far he has got.
+
+use millrace_shared::{
+    domain::{
+        Aggregate,
+        process::{Answer, StepId},
+    },
+    envelope::names,
+    kafka::{partition_of, topics::Topic},
+    outcome::{Outcome, Verdict},
+};
+
+use super::{Partition, Readable, caught, is_remembered};
+use crate::record::{OutRecord, Sink};
+
+/// A command that follows.
+pub(super) struct Consequence {
+    kind: usize,
+    aggregate_id: String,
+    command_id: String,
+    /// Id of the event that it follows on; of the last one, when it follows on an outcome.
+    cause: Option<String>,
+    value: Vec<u8>,
+}
+
+impl<A: Aggregate> Partition<A> {
+    /// What is asked of others after events of which the first has this sequence.
+    pub(super) fn errands(&self, id: &str, first: u64, events: &[A::Event]) -> Result<Vec<Consequence>, String> {
+        let mut all = Vec::new();
+        if !A::IS_PROCESS {
+            return Ok(all);
+        }
+        for (sequence, event) in (first..).zip(events) {
+            for errand in caught(|| Ok(A::react(id, event)))? {
+                let kind = self.kind_of(errand.aggregate_type);
+                let kind = kind.ok_or_else(|| format!("nobody serves {}, for {errand:?}", errand.aggregate_type))?;
+                let step = StepId { aggregate_type: A::TYPE, aggregate_id: id, step: errand.step };
+                all.push(Consequence {
+                    kind,
+                    command_id: step.to_string(),
+                    cause: Some(format!("{}/{id}/{sequence}", A::TYPE)),
+                    value: self.settings.types[kind].encode_errand(&errand)?,
+                    aggregate_id: errand.aggregate_id,
+                });
+            }
+        }
+        Ok(all)
+    }
+
+    /// What a process is told when this is the outcome of an errand of its. An outcome that is not remembered may be another
+    /// one next time, so it tells nothing.
+    pub(super) fn conclusion(&self, outcome: &Outcome) -> Result<Option<Consequence>, String> {
+        let Some((kind, step)) = self.step(&outcome.command_id).filter(|_| is_remembered(outcome)) else {
+            return Ok(None);
+        };
+        let answer = match outcome.outcome {
+            Verdict::Accepted => Answer::Accepted,
+            Verdict::Rejected => Answer::Refused(outcome.reason.as_deref().unwrap_or_default()),
+        };
+        let value = caught(|| self.settings.types[kind].conclude(step.step, answer))?;
+        let cause = (outcome.version > 0).then(|| format!("{}/{}/{}", A::TYPE, outcome.aggregate_id, outcome.version));
+        Ok(value.map(|value| Consequence {
+            kind,
+            aggregate_id: step.aggregate_id.to_owned(),
+            command_id: outcome.command_id.clone(),
+            cause,
+            value,
+        }))
+    }
+
+    /// Which step of a process of another type a command id stands for, and the type's index.
+    pub(super) fn step<'a>(&self, command_id: &'a str) -> Option<(usize, StepId<'a>)> {
+        let step = StepId::parse(command_id).filter(|step| step.aggregate_type != A::TYPE)?;
+        let kind = self.kind_of(step.aggregate_type)?;
+        self.settings.types[kind].info().is_process.then_some((kind, step))
+    }
+
+    pub(super) fn send_consequence(
+        &mut self,
+        consequence: &Consequence,
+        command: &Readable<A::Command>,
+        now_ms: i64,
+        sink: &mut dyn Sink,
+    ) {
+        self.counts.consequences += 1;
+        self.headers.clear();
+        for (name, value) in [
+            (names::ID, Some(consequence.command_id.as_str())),
+            (names::CAUSATION_ID, consequence.cause.as_deref()),
+            (names::CORRELATION_ID, command.headers.correlation_id.as_deref()),
+            (names::TRACEPARENT, command.headers.traceparent.as_deref()),
+        ] {
+            if let Some(value) = value {
+                self.headers.push(name.as_bytes(), Some(value.as_bytes()));
+            }
+        }
+        let key = consequence.aggregate_id.as_bytes();
+        let record = OutRecord {
+            topic: Topic::Commands,
+            partition: partition_of(key, self.settings.partitions),
+            key: Some(key),
+            value: Some(&consequence.value),
+            headers: &self.headers,
+            timestamp_ms: now_ms,
+        };
+        sink.send_to(consequence.kind, record);
+    }
+
+    fn kind_of(&self, aggregate_type: &str) -> Option<usize> {
+        self.settings.types.iter().position(|kind| kind.info().aggregate_type == aggregate_type)
+    }
+}

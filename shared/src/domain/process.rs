@@ -1,0 +1,97 @@
+//! Processes: what spans several aggregates, and always ends.
+//!
+//! A process manager is an aggregate of its own that reacts: an event of it can send commands to other aggregates (its
+//! *errands*), and their answers come back to it as its own commands. Both are pure functions in the domain's folder,
+//! [`Aggregate::react`] and [`Aggregate::conclude`]. The writer calls them while it writes the event or the outcome, and
+//! what follows is part of the same transaction: it is sent exactly when, and as often as, its cause is in the log.
+
+use std::{any::Any, fmt, sync::LazyLock};
+
+use super::{Aggregate, AggregateInfo};
+
+/// A command to another aggregate that follows on an event of a process.
+pub struct Errand {
+    /// Type of that aggregate.
+    pub aggregate_type: &'static str,
+    /// Its id.
+    pub aggregate_id: String,
+    /// What the answer will be told by. A step that is done again is a repeat of the same command.
+    pub step: &'static str,
+    command: Box<dyn Any + Send>,
+}
+
+impl Errand {
+    /// To an aggregate of a type.
+    pub fn to<A: Aggregate>(id: &str, step: &'static str, command: A::Command) -> Self {
+        Self { aggregate_type: A::TYPE, aggregate_id: id.to_owned(), step, command: Box::new(command) }
+    }
+
+    /// The command, when it is for this type.
+    pub fn command<A: Aggregate>(&self) -> Option<&A::Command> {
+        self.command.downcast_ref().filter(|_| self.aggregate_type == A::TYPE)
+    }
+}
+
+impl fmt::Debug for Errand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} {}", self.step, self.aggregate_type, self.aggregate_id)
+    }
+}
+
+/// What came of an errand. An answer that may be another one next time is none: see `PASSING_REASONS` in command-service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer<'a> {
+    /// It was done.
+    Accepted,
+    /// A rule refused it: name of the problem.
+    Refused(&'a str),
+}
+
+/// Which step of which process a command id stands for: `<type>/<id>/<step>`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StepId<'a> {
+    /// Type of the process.
+    pub aggregate_type: &'a str,
+    /// Its id.
+    pub aggregate_id: &'a str,
+    /// The step.
+    pub step: &'a str,
+}
+
+impl<'a> StepId<'a> {
+    /// Reads a command id. Whether there is a process of that type is for the caller to know.
+    pub fn parse(command_id: &'a str) -> Option<Self> {
+        let (aggregate_type, rest) = command_id.split_once('/')?;
+        let (aggregate_id, step) = rest.rsplit_once('/')?;
+        Some(Self { aggregate_type, aggregate_id, step })
+    }
+}
+
+impl fmt::Display for StepId<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.aggregate_type, self.aggregate_id, self.step)
+    }
+}
+
+/// What the command ids of processes begin with: callers can't choose such ids.
+pub fn reserved_prefixes() -> &'static [String] {
+    static PREFIXES: LazyLock<Vec<String>> = LazyLock::new(|| {
+        let all = AggregateInfo::all();
+        all.iter().filter(|info| info.is_process).map(|info| format!("{}/", info.aggregate_type)).collect()
+    });
+    &PREFIXES
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_is_told_by_its_command_id() {
+        let step = StepId { aggregate_type: "transfer", aggregate_id: "t:1.a", step: "debit" };
+        assert_eq!(StepId::parse(&step.to_string()), Some(step));
+        for none in ["", "transfer", "transfer/t-1"] {
+            assert_eq!(StepId::parse(none), None, "{none}");
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! The rules as sentences, and that every transfer ends well, in whatever order and however often things arrive.
+
+use std::collections::BTreeMap;
+
+use proptest::{prelude::*, sample::Index};
+
+use super::{Rejection::*, *};
+use crate::domain::{
+    bank_account::{self, Account, AccountOpened, BankAccount, MoneyDeposited},
+    kit::given,
+    process::Errand,
+};
+
+fn request(from: &str, to: &str, minor: i64, currency: &str) -> Command {
+    Command::RequestTransfer(RequestTransfer {
+        from: from.to_owned().try_into().unwrap(),
+        to: to.to_owned().try_into().unwrap(),
+        amount_minor: minor.try_into().unwrap(),
+        currency: currency.parse().unwrap(),
+        reference: Some("rent".to_owned().try_into().unwrap()),
+    })
+}
+
+fn requested() -> Event {
+    Event::TransferRequested(TransferRequested {
+        from: "a".into(),
+        to: "b".into(),
+        amount_minor: 60,
+        currency: "EUR".into(),
+        reference: Some("rent".into()),
+    })
+}
+
+fn debited() -> Event {
+    Event::TransferDebited(TransferDebited {
+        from: "a".into(),
+        to: "b".into(),
+        amount_minor: 60,
+        currency: "EUR".into(),
+    })
+}
+
+fn completed() -> Event {
+    Event::TransferCompleted(TransferCompleted { from: "a".into() })
+}
+
+fn refused(reason: &str) -> Event {
+    Event::TransferRefused(TransferRefused { reason: reason.into() })
+}
+
+fn refund_ordered() -> Event {
+    Event::RefundOrdered(RefundOrdered { from: "a".into(), reason: "account-closed".into() })
+}
+
+fn compensated() -> Event {
+    Event::TransferCompensated(TransferCompensated { reason: "account-closed".into() })
+}
+
+fn retried(step: Step) -> Event {
+    Event::TransferRetried(TransferRetried {
+        step,
+        from: "a".into(),
+        to: "b".into(),
+        amount_minor: 60,
+        currency: "EUR".into(),
+    })
+}
+
+fn refuse() -> Command {
+    Command::RefuseTransfer(RefuseTransfer { reason: "insufficient-funds".into() })
+}
+
+fn order_refund() -> Command {
+    Command::OrderRefund(OrderRefund { reason: "account-closed".into() })
+}
+
+const RECORD_DEBIT: Command = Command::RecordDebit(RecordDebit {});
+const COMPLETE: Command = Command::CompleteTransfer(CompleteTransfer {});
+const RECORD_REFUND: Command = Command::RecordRefund(RecordRefund {});
+const RETRY: Command = Command::RetryTransfer(RetryTransfer {});
+
+#[test]
+fn a_transfer_is_requested_once_and_between_two() {
+    given::<MoneyTransfer>([]).when(request("a", "b", 60, "EUR")).then([requested()]);
+    given::<MoneyTransfer>([requested()]).when(request("a", "b", 60, "EUR")).then_rejected(TransferAlreadyRequested);
+    given::<MoneyTransfer>([]).when(request("a", "a", 60, "EUR")).then_rejected(SameAccount);
+    given::<MoneyTransfer>([]).when(RECORD_DEBIT).then_rejected(TransferNotFound);
+}
+
+#[test]
+fn g11_a_transfer_goes_on_step_by_step() {
+    given::<MoneyTransfer>([requested()]).when(RECORD_DEBIT).then([debited()]);
+    given::<MoneyTransfer>([requested()]).when(refuse()).then([refused("insufficient-funds")]);
+    given::<MoneyTransfer>([requested(), debited()]).when(COMPLETE).then([completed()]);
+    given::<MoneyTransfer>([requested(), debited()]).when(order_refund()).then([refund_ordered()]);
+    given::<MoneyTransfer>([requested(), debited(), refund_ordered()]).when(RECORD_REFUND).then([compensated()]);
+}
+
+#[test]
+fn g11_what_comes_again_or_late_changes_nothing() {
+    let refunding = || vec![requested(), debited(), refund_ordered()];
+    let cases = [
+        (vec![requested()], vec![COMPLETE, order_refund(), RECORD_REFUND]),
+        (vec![requested(), debited()], vec![RECORD_DEBIT, refuse(), RECORD_REFUND]),
+        (refunding(), vec![RECORD_DEBIT, refuse(), COMPLETE, order_refund()]),
+        (
+            vec![requested(), debited(), completed()],
+            vec![RECORD_DEBIT, refuse(), COMPLETE, order_refund(), RECORD_REFUND],
+        ),
+        (vec![requested(), refused("x")], vec![RECORD_DEBIT, refuse(), COMPLETE, order_refund(), RECORD_REFUND, RETRY]),
+        (
+            [refunding(), vec![compensated()]].concat(),
+            vec![RECORD_DEBIT, COMPLETE, order_refund(), RECORD_REFUND, RETRY],
+        ),
+    ];
+    for (events, commands) in cases {
+        for command in commands {
+            given::<MoneyTransfer>(events.clone()).when(command).then_rejected(NotWaitedFor);
+        }
+    }
+}
+
+#[test]
+fn a_retry_sends_what_is_waited_for() {
+    given::<MoneyTransfer>([requested()]).when(RETRY).then([retried(Step::Debit)]);
+    given::<MoneyTransfer>([requested(), debited()]).when(RETRY).then([retried(Step::Credit)]);
+    given::<MoneyTransfer>([requested(), debited(), refund_ordered()]).when(RETRY).then([retried(Step::Refund)]);
+    given::<MoneyTransfer>([requested(), debited(), completed()]).when(RETRY).then([retried(Step::Settle)]);
+    for (first, step) in [
+        (requested(), Step::Debit),
+        (debited(), Step::Credit),
+        (refund_ordered(), Step::Refund),
+        (completed(), Step::Settle),
+    ] {
+        let asked = |event| format!("{:?}", process::react("t", &event));
+        assert_eq!(asked(first), asked(retried(step)), "the same step is the same command");
+    }
+}
+
+#[test]
+fn the_process_asks_one_account_at_a_time() {
+    let asked = |event: &Event| -> Vec<(String, &str, bank_account::Command)> {
+        let errands = process::react("t", event);
+        let of = |errand: &Errand| errand.command::<BankAccount>().unwrap().clone();
+        errands.iter().map(|errand| (errand.aggregate_id.clone(), errand.step, of(errand))).collect()
+    };
+    let (amount_minor, currency) = (60.try_into().unwrap(), "EUR".parse().unwrap());
+    let transfer_id = || "t".to_owned();
+    let debit = bank_account::DebitTransfer { transfer_id: transfer_id(), amount_minor, currency };
+    let credit = bank_account::CreditTransfer { transfer_id: transfer_id(), amount_minor, currency };
+    let refund = bank_account::RefundTransfer { transfer_id: transfer_id() };
+    let settle = bank_account::SettleTransfer { transfer_id: transfer_id() };
+    assert_eq!(asked(&requested()), [("a".to_owned(), "debit", bank_account::Command::DebitTransfer(debit))]);
+    assert_eq!(asked(&debited()), [("b".to_owned(), "credit", bank_account::Command::CreditTransfer(credit))]);
+    assert_eq!(asked(&refund_ordered()), [("a".to_owned(), "refund", bank_account::Command::RefundTransfer(refund))]);
+    assert_eq!(asked(&completed()), [("a".to_owned(), "settle", bank_account::Command::SettleTransfer(settle))]);
+    for last in [refused("x"), compensated()] {
+        assert_eq!(asked(&last), []);
+    }
+}
+
+#[test]
+fn answers_become_commands() {
+    let told = |step, answer| process::conclude(step, answer);
+    assert_eq!(told("debit", Answer::Accepted), Some(RECORD_DEBIT));
+    assert_eq!(told("debit", Answer::Refused("transfer-already-debited")), Some(RECORD_DEBIT));
+    assert_eq!(told("debit", Answer::Refused("insufficient-funds")), Some(refuse()));
+    assert_eq!(told("credit", Answer::Accepted), Some(COMPLETE));
+    assert_eq!(told("credit", Answer::Refused("account-closed")), Some(order_refund()));
+    assert_eq!(told("refund", Answer::Accepted), Some(RECORD_REFUND));
+    for (step, answer) in [
+        ("refund", Answer::Refused("transfer-not-debited")),
+        ("settle", Answer::Accepted),
+        ("settle", Answer::Refused("transfer-not-debited")),
+        ("another", Answer::Accepted),
+    ] {
+        assert_eq!(told(step, answer), None, "{step} {answer:?}");
+    }
+}
+
+#[test]
+fn a_state_comes_back_from_its_snapshot() {
+    let logs = [
+        vec![requested(), debited(), completed()],
+        vec![requested(), debited(), refund_ordered(), compensated()],
+        vec![requested(), refused("x")],
+    ];
+    for log in logs {
+        let mut state = Transfer::default();
+        for event in log {
+            assert_eq!(audit::audit(&state, &event), Ok(()));
+            state.evolve(&event);
+            assert_eq!(Transfer::from(Snapshot::from(&state)), state);
+        }
+    }
+}
+
+#[test]
+fn g04_an_audit_finds_every_broken_rule() {
+    #[track_caller]
+    fn breaks(log: &[Event], event: &Event, said: &str) {
+        let mut state = Transfer::default();
+        for event in log {
+            assert_eq!(audit::audit(&state, event), Ok(()));
+            state.evolve(event);
+        }
+        let reason = audit::audit(&state, event).unwrap_err();
+        assert!(reason.contains(said), "{reason}");
+    }
+    breaks(&[], &debited(), "before");
+    breaks(&[requested()], &requested(), "twice");
+    breaks(&[requested()], &completed(), "elsewhere");
+    breaks(&[requested(), refused("x")], &debited(), "elsewhere");
+    breaks(&[requested(), debited(), completed()], &refund_ordered(), "elsewhere");
+    breaks(&[requested(), debited()], &retried(Step::Debit), "is what it waits for");
+    let Event::TransferDebited(other) = debited() else { unreachable!() };
+    breaks(&[requested()], &Event::TransferDebited(TransferDebited { amount_minor: 61, ..other }), "terms");
+    let Event::TransferRequested(own) = requested() else { unreachable!() };
+    breaks(&[], &Event::TransferRequested(TransferRequested { to: "a".into(), ..own }), "itself");
+}
+
+#[test]
+fn rejections_are_listed_as_refusals() {
+    let all = [TransferNotFound, TransferAlreadyRequested, SameAccount, NotWaitedFor];
+    assert_eq!(all.len(), MoneyTransfer::REFUSALS.len());
+    for rejection in all {
+        let json = serde_json::to_value(&rejection).unwrap();
+        let name = json["reason"].as_str().unwrap();
+        assert!(MoneyTransfer::REFUSALS.iter().any(|refusal| refusal.name == name), "{name}");
+    }
+}
+
+/// A command on its way.
+#[derive(Clone)]
+enum Message {
+    /// Step `.1` of transfer `.0`, for account `.2`.
+    Account(String, &'static str, String, bank_account::Command),
+    /// Under this command id.
+    Transfer(String, String, Command),
+}
+
+/// Accounts and transfers without a pipeline between them: what is on its way arrives in any order, and again.
+#[derive(Default)]
+struct World {
+    accounts: BTreeMap<String, Account>,
+    transfers: BTreeMap<String, Transfer>,
+    on_its_way: Vec<Message>,
+    /// As writers remember outcomes, by aggregate and command id.
+    remembered: BTreeMap<(String, String), Result<(), String>>,
+}
+
+impl World {
+    fn arrive(&mut self, message: Message) {
+        match message {
+            Message::Account(transfer, step, id, command) => {
+                let key = (format!("account {id}"), format!("{transfer}/{step}"));
+                let account = self.accounts.entry(id).or_default();
+                let outcome = self.remembered.entry(key).or_insert_with(|| {
+                    match BankAccount::decide(account, &command, jiff::Timestamp::UNIX_EPOCH) {
+                        Ok(events) => {
+                            for event in events {
+                                assert_eq!(BankAccount::audit(account, &event), Ok(()));
+                                account.evolve(&event);
+                            }
+                            Ok(())
+                        }
+                        Err(rejection) => {
+                            let json = serde_json::to_value(&rejection).unwrap();
+                            Err(json["reason"].as_str().unwrap().to_owned())
+                        }
+                    }
+                });
+                let answer = match outcome {
+                    Ok(()) => Answer::Accepted,
+                    Err(reason) => Answer::Refused(reason),
+                };
+                if let Some(command) = process::conclude(step, answer) {
+                    self.on_its_way.push(Message::Transfer(transfer, step.to_owned(), command));
+                }
+            }
+            Message::Transfer(id, command_id, command) => {
+                let key = (format!("transfer {id}"), command_id);
+                if self.remembered.contains_key(&key) {
+                    return;
+                }
+                let state = self.transfers.entry(id.clone()).or_default();
+                let decided = decide::decide(state, &command);
+                self.remembered.insert(key, decided.as_ref().map(|_| ()).map_err(|why| format!("{why:?}")));
+                if let Ok(event) = decided {
+                    assert_eq!(audit::audit(state, &event), Ok(()));
+                    state.evolve(&event);
+                    for errand in process::react(&id, &event) {
+                        let command = errand.command::<BankAccount>().unwrap().clone();
+                        self.on_its_way.push(Message::Account(id.clone(), errand.step, errand.aggregate_id, command));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Balances, and what was taken out for transfers that have not reached their target.
+    fn money(&self) -> i64 {
+        let balance = |account: &Account| match account {
+            Account::Open(open) => open.balance_minor,
+            Account::Unopened | Account::Closed => 0,
+        };
+        self.accounts.values().map(balance).sum()
+    }
+}
+
+proptest! {
+    #[test]
+    fn g11_every_transfer_ends_and_money_is_conserved(
+        transfers in prop::collection::vec((0..5usize, 0..5usize, 1..150i64), 1..12),
+        order in prop::collection::vec((any::<Index>(), 0..8u8), 0..300),
+    ) {
+        let mut world = World::default();
+        // d is kept in another currency, e is not there.
+        for (id, currency) in [("a", "EUR"), ("b", "EUR"), ("c", "EUR"), ("d", "USD")] {
+            let account = world.accounts.entry(id.into()).or_default();
+            let opened = AccountOpened { owner: "Ada".into(), currency: currency.into() };
+            account.evolve(&bank_account::Event::AccountOpened(opened));
+            let deposited = MoneyDeposited { amount_minor: 100, reference: None };
+            account.evolve(&bank_account::Event::MoneyDeposited(deposited));
+        }
+        let names = ["a", "b", "c", "d", "e"];
+        for (number, (from, to, minor)) in transfers.into_iter().enumerate() {
+            let command = request(names[from], names[to], minor, "EUR");
+            world.on_its_way.push(Message::Transfer(format!("t{number}"), "request".into(), command));
+        }
+        let mut retries = 0;
+        for (which, how) in order {
+            if world.on_its_way.is_empty() {
+                break;
+            }
+            let at = which.index(world.on_its_way.len());
+            match how {
+                // Again, and later once more.
+                0 => world.arrive(world.on_its_way[at].clone()),
+                // Somebody is impatient.
+                1 => {
+                    let id = format!("t{}", which.index(12));
+                    retries += 1;
+                    if world.transfers.contains_key(&id) {
+                        world.arrive(Message::Transfer(id, format!("retry-{retries}"), RETRY));
+                    }
+                }
+                _ => {
+                    let message = world.on_its_way.swap_remove(at);
+                    world.arrive(message);
+                }
+            }
+        }
+        while let Some(message) = world.on_its_way.pop() {
+            world.arrive(message);
+        }
+        for (id, state) in &world.transfers {
+            let ended = matches!(
+                state,
+                Transfer::Completed(_) | Transfer::Refused | Transfer::Compensated | Transfer::Unknown
+            );
+            prop_assert!(ended, "{} is {:?}", id, state);
+        }
+        prop_assert_eq!(world.money(), 400);
+        for (id, account) in &world.accounts {
+            if let Account::Open(open) = account {
+                prop_assert!(open.held.is_empty(), "{} holds {:?}", id, open.held);
+                prop_assert!(open.balance_minor >= 0);
+            }
+        }
+    }
+}
