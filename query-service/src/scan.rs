@@ -69,6 +69,8 @@ pub struct Scan<'a, A: Aggregate> {
     script: Script,
     partitions: Vec<Partition>,
     chunk: usize,
+    /// Entries that were read.
+    pub read: usize,
 }
 
 struct Partition {
@@ -93,19 +95,15 @@ impl<'a, A: Aggregate> Scan<'a, A> {
             .map(|_| Partition { ahead: VecDeque::new(), behind: behind.cloned(), ended: false })
             .collect();
         let chunk = (wanted * 2 / partitions.len().max(1)).clamp(*CHUNK.start(), *CHUNK.end());
-        Self { service, edition, order, script: script::page(), partitions, chunk }
+        Self { service, edition, order, script: script::page(), partitions, chunk, read: 0 }
     }
 
-    /// The next places in order, with their partitions: at least one and at most `count`, none at the end.
+    /// The next `count` places in order, with their partitions; fewer at the end.
     pub async fn next(&mut self, count: usize) -> Result<Vec<(usize, Place)>, Problem> {
         let mut taken = Vec::new();
         while taken.len() < count {
             let starved = |partition: &Partition| partition.ahead.is_empty() && !partition.ended;
             if self.partitions.iter().any(starved) {
-                // What was found is looked at first: it may be enough.
-                if !taken.is_empty() {
-                    break;
-                }
                 self.refill().await?;
                 continue;
             }
@@ -148,6 +146,7 @@ impl<'a, A: Aggregate> Scan<'a, A> {
                     .filter_map(|pair| Some(Place { score: score(&pair[1])?, id: pair[0].clone() }))
                     .collect()
             };
+            self.read += places.len();
             let partition = &mut self.partitions[at];
             partition.ended = places.len() < self.chunk;
             partition.behind = places.last().cloned().or_else(|| partition.behind.take());

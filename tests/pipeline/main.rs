@@ -12,6 +12,7 @@ mod limits;
 mod log_check;
 mod openapi;
 mod owners;
+mod pages;
 mod parked;
 mod past;
 mod queries;

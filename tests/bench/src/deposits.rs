@@ -86,6 +86,11 @@ impl Deposits {
         self.sequences.len()
     }
 
+    /// The last sequence of an account.
+    pub fn sequence(&self, number: usize) -> u64 {
+        self.sequences[number]
+    }
+
     /// Events so far, with the openings.
     pub fn written(&self) -> u64 {
         self.sequences.iter().sum()
@@ -96,6 +101,16 @@ impl Deposits {
         let time = rfc3339_micros(Timestamp::now());
         for _ in 0..count {
             self.write_one(&time)?;
+        }
+        self.finish().map(drop)
+    }
+
+    /// Writes so many into one account, a millisecond apart from now on.
+    pub fn write_into(&mut self, number: usize, count: usize) -> Result<()> {
+        let mut time = Timestamp::now();
+        for _ in 0..count {
+            time = time.saturating_add(Duration::from_millis(1))?;
+            self.write_to(number, &rfc3339_micros(time))?;
         }
         self.finish().map(drop)
     }
@@ -125,6 +140,10 @@ impl Deposits {
 
     fn write_one(&mut self, time: &str) -> Result<()> {
         let number = self.bank.pick();
+        self.write_to(number, time)
+    }
+
+    fn write_to(&mut self, number: usize, time: &str) -> Result<()> {
         self.sequences[number] += 1;
         let (id, command_id) = (account(number), self.bank.command_id().to_string());
         let mut headers = Some(OwnedHeaders::new_with_capacity(9));

@@ -25,7 +25,8 @@ pub struct Bank {
     random: Random,
     zipf: Zipf,
     partitions: Vec<i32>,
-    open: Vec<u8>,
+    /// The openings; an account's is chosen by its number.
+    open: Vec<Vec<u8>>,
     deposits: Vec<Vec<u8>>,
 }
 
@@ -56,8 +57,14 @@ impl Bank {
             random,
             zipf: Zipf::new(accounts, zipf),
             partitions: (0..accounts).map(|number| partition_of(account(number).as_bytes(), partitions)).collect(),
-            open: commands::open("Ada Lovelace", "EUR"),
+            open: vec![commands::open("Ada Lovelace", "EUR")],
         }
+    }
+
+    /// With these owners and currencies in turn, account by account.
+    pub fn with_openings(mut self, openings: impl Iterator<Item = (String, &'static str)>) -> Self {
+        self.open = openings.map(|(owner, currency)| commands::open(&owner, currency)).collect();
+        self
     }
 
     /// How many accounts there are.
@@ -85,7 +92,7 @@ impl Bank {
     pub fn open_all(&mut self, to: &Bulk<'_>) -> Result<()> {
         for number in 0..self.partitions.len() {
             let id = self.command_id();
-            to.send(self.partitions[number], &account(number), id, &self.open)?;
+            to.send(self.partitions[number], &account(number), id, &self.open[number % self.open.len()])?;
         }
         to.finish()
     }

@@ -4,6 +4,7 @@
 //! measuring; [`raw`] is the raw client; [`report`] writes down what came out.
 
 mod arrivals;
+mod client;
 mod deposits;
 mod groups;
 mod kafka;
@@ -13,6 +14,7 @@ mod random;
 mod raw;
 mod report;
 mod scene;
+mod served;
 mod side;
 mod views;
 
@@ -46,8 +48,8 @@ struct Cli {
     /// Rounds of each measure; their median counts
     #[arg(long, value_name = "N", default_value_t = 5, conflicts_with = "quick", value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
-    /// Accounts of the banks of `restart` and `store` [default: 1,000,000], and of those whose events are projected
-    /// [default: 100,000]
+    /// Accounts of the banks of `restart`, `store` and `list` [default: 1,000,000], and of those whose events are
+    /// projected [default: 100,000]
     #[arg(long, value_name = "N", conflicts_with = "quick", value_parser = clap::value_parser!(u32).range(1_000..=50_000_000))]
     accounts: Option<u32>,
     /// Folder of the services' programs, to measure another build
@@ -63,6 +65,9 @@ enum Part {
     /// The raw client that writes views, as a process of its own
     #[command(hide = true)]
     RawViews { options: PathBuf },
+    /// The raw server, as a process of its own
+    #[command(hide = true)]
+    RawWeb { options: PathBuf },
     /// A plain member of a group, as a process of its own
     #[command(hide = true)]
     Member(member::Options),
@@ -137,6 +142,7 @@ fn main() -> ExitCode {
     let done = match &cli.part {
         Some(Part::Raw { options }) => raw::run(options),
         Some(Part::RawViews { options }) => raw::views::run(options),
+        Some(Part::RawWeb { options }) => raw::web::run(options),
         Some(Part::Member(options)) => member::run(options),
         None => run(&cli),
     };

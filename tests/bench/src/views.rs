@@ -56,15 +56,8 @@ impl Views {
         let mut deposits = Deposits::new(&deployment, bank, &sample)?;
         deposits.write(events.saturating_sub(accounts + 1))?;
         progress(format_args!("project: projecting them for the first time"));
-        let mut projector = deployment.projector_service("bench");
         let redis_prefix = format!("{}.", deployment.prefix);
-        let target = end(&deployment)?;
-        for projection in ["bank-accounts", "owners"] {
-            let checkpoints = Checkpoints::new(&Stack::shared().redis, |partition| {
-                Keys::projection(&redis_prefix, projection, versions::FIRST, partition)
-            })?;
-            Side::by(projector.process(), move || checkpoints.done()).wait(target)?;
-        }
+        let projector = caught_up(&deployment, &redis_prefix)?;
         let sample = sample_of(&redis_prefix)?;
         Ok(Self { deployment, deposits, projector, sample, redis_prefix })
     }
@@ -148,12 +141,31 @@ impl Views {
     pub fn stop(self) -> Result<()> {
         let prefix = self.redis_prefix.clone();
         drop(self);
-        redis::cmd("FLUSHDB").arg("ASYNC").query::<()>(&mut connection(&Stack::shared().redis)?)?;
-        kafka::delete(&prefix)
+        clear(&prefix)
     }
 }
 
-fn connection(url: &str) -> Result<Connection> {
+/// A projector that has all that is in the log.
+pub fn caught_up(deployment: &Deployment, redis_prefix: &str) -> Result<Service> {
+    let mut projector = deployment.projector_service("bench");
+    let target = end(deployment)?;
+    for projection in ["bank-accounts", "owners"] {
+        let checkpoints = Checkpoints::new(&Stack::shared().redis, |partition| {
+            Keys::projection(redis_prefix, projection, versions::FIRST, partition)
+        })?;
+        Side::by(projector.process(), move || checkpoints.done()).wait(target)?;
+    }
+    Ok(projector)
+}
+
+/// Deletes a deployment's topics and all keys.
+pub fn clear(redis_prefix: &str) -> Result<()> {
+    redis::cmd("FLUSHDB").arg("ASYNC").query::<()>(&mut connection(&Stack::shared().redis)?)?;
+    kafka::delete(redis_prefix)
+}
+
+/// A connection to Redis.
+pub fn connection(url: &str) -> Result<Connection> {
     Ok(redis::Client::open(url)?.get_connection()?)
 }
 
@@ -170,7 +182,7 @@ fn end(deployment: &Deployment) -> Result<u64> {
 }
 
 /// What the service wrote for a deposit into the account that had most.
-fn sample_of(redis_prefix: &str) -> Result<ViewSample> {
+pub fn sample_of(redis_prefix: &str) -> Result<ViewSample> {
     let id = account(0);
     let keys = Keys::projection(redis_prefix, "bank-accounts", versions::FIRST, Scene::partition_of(&id));
     let mut redis = connection(&Stack::shared().redis)?;

@@ -2,6 +2,7 @@
 
 mod http;
 mod project;
+mod query;
 mod restart;
 mod store;
 mod takeover;
@@ -20,7 +21,7 @@ pub struct Settings {
     pub quick: bool,
     /// Rounds.
     pub rounds: usize,
-    /// Accounts of the banks of `restart`, `store` and `project`, where they are not to have their usual size.
+    /// Accounts of the banks of `restart`, `store`, `list` and `project`, where they are not to have their usual size.
     pub accounts: Option<usize>,
     /// Where the services' programs are, unless beside ours.
     pub bin_dir: Option<PathBuf>,
@@ -43,4 +44,4 @@ pub struct Group {
 
 /// All groups.
 pub const GROUPS: &[Group] =
-    &[write::GROUP, store::GROUP, http::GROUP, project::GROUP, takeover::GROUP, restart::GROUP];
+    &[write::GROUP, store::GROUP, http::GROUP, project::GROUP, query::GROUP, takeover::GROUP, restart::GROUP];

@@ -9,7 +9,9 @@ mod paced;
 mod process;
 mod produce;
 mod reader;
+pub mod steps;
 pub mod views;
+pub mod web;
 mod writer;
 
 use std::{fs, path::Path, sync::Arc, time::Duration};

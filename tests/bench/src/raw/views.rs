@@ -21,7 +21,7 @@ use millrace_shared::{
     },
     views::{Keys, script},
 };
-use redis::Connection;
+use redis::{Connection, Script};
 use serde::{Deserialize, Serialize};
 
 use super::POLL_WAIT;
@@ -127,31 +127,50 @@ fn start(options: &Options) -> Result<SyncSender<Batch>> {
     Ok(sender)
 }
 
-fn write(options: &Options, inbox: &Receiver<Batch>, mut redis: Connection) -> Result<()> {
-    let script = script::apply();
-    let mut checkpoints: BTreeMap<i32, i64> = BTreeMap::new();
-    script.prepare_invoke().load(&mut redis)?;
-    for Batch { partition, events } in inbox {
-        let keys = keys(&options.redis_prefix, partition);
-        let expected = checkpoints.get(&partition).map(ToString::to_string);
+fn write(options: &Options, inbox: &Receiver<Batch>, redis: Connection) -> Result<()> {
+    let mut writer = Writer::new(redis, &options.redis_prefix, options.sample.clone())?;
+    inbox.iter().try_for_each(|Batch { partition, events }| writer.apply(partition, &events))
+}
+
+/// Sends events by the script.
+pub struct Writer {
+    redis: Connection,
+    redis_prefix: String,
+    sample: ViewSample,
+    script: Script,
+    checkpoints: BTreeMap<i32, i64>,
+}
+
+impl Writer {
+    /// To keys that begin with a prefix.
+    pub fn new(mut redis: Connection, redis_prefix: &str, sample: ViewSample) -> Result<Self> {
+        let script = script::apply();
+        script.prepare_invoke().load(&mut redis)?;
+        Ok(Self { redis, redis_prefix: redis_prefix.to_owned(), sample, script, checkpoints: BTreeMap::new() })
+    }
+
+    /// One call: offsets and keys of events in order.
+    pub fn apply(&mut self, partition: i32, events: &[(i64, String)]) -> Result<()> {
+        let keys = keys(&self.redis_prefix, partition);
+        let expected = self.checkpoints.get(&partition).map(ToString::to_string);
         if expected.is_none() {
-            redis::cmd("HSET").arg(keys.meta()).arg("epoch").arg(1).query::<()>(&mut redis)?;
+            redis::cmd("HSET").arg(keys.meta()).arg("epoch").arg(1).query::<()>(&mut self.redis)?;
         }
         let next = events.last().map_or(0, |(offset, _)| offset + 1);
         let mut call = redis::cmd("EVALSHA");
-        call.arg(script.get_hash())
+        call.arg(self.script.get_hash())
             .arg(1)
             .arg(keys.meta())
             .arg(1)
             .arg("raw")
             .arg(expected.unwrap_or_default())
             .arg(next);
-        commands(&mut call, &keys, &options.sample, &events);
-        let written: i64 = call.query(&mut redis)?;
+        commands(&mut call, &keys, &self.sample, events);
+        let written: i64 = call.query(&mut self.redis)?;
         ensure!(written == 1, "the batch was refused: {written}");
-        checkpoints.insert(partition, next);
+        self.checkpoints.insert(partition, next);
+        Ok(())
     }
-    Ok(())
 }
 
 /// The words of the commands that projector-service sends for as many deposits.
