@@ -66,8 +66,7 @@ impl Served {
         progress(format_args!("query: opening {accounts} accounts"));
         let openings = (0..accounts.min(DOLLARS * OWNERS)).map(|number| (owner(number), currency(number)));
         let bank = Bank::uniform(0, accounts, Scene::PARTITIONS).with_openings(openings);
-        let Scene { deployment, service, bank, sample, .. } =
-            Scene::with(settings, None, bank, &[STREAMS])?;
+        let Scene { deployment, service, bank, sample, .. } = Scene::with(settings, None, bank, &[STREAMS])?;
         let mut deposits = Deposits::new(&deployment, bank, &sample)?;
         deposits.write(accounts / 2)?;
         deposits.write_into(LONG, long.saturating_sub(deposits.sequence(LONG) as usize))?;
@@ -77,7 +76,16 @@ impl Served {
         let view = sample_of(&redis_prefix)?;
         let query = deployment.query_service();
         query.wait_for_views();
-        Ok(Self { deployment, command: service, projector: Some(projector), query, sample, view, accounts, redis_prefix })
+        Ok(Self {
+            deployment,
+            command: service,
+            projector: Some(projector),
+            query,
+            sample,
+            view,
+            accounts,
+            redis_prefix,
+        })
     }
 
     /// Ends projector-service and command-service.

@@ -6,7 +6,7 @@ use millrace_tests::process::{command, run};
 use serde_json::Value;
 
 const BENCH: &str = env!("CARGO_BIN_EXE_millrace-bench");
-const NAMES: [&str; 16] = [
+const NAMES: [&str; 23] = [
     "write.throughput",
     "write.cpu",
     "write.exactly-once",
@@ -19,6 +19,13 @@ const NAMES: [&str; 16] = [
     "project.memory",
     "visible.p99",
     "verify.rate",
+    "get.view",
+    "get.hello",
+    "list.p99",
+    "asof.p99",
+    "sse.rate",
+    "sse.memory",
+    "visible.after",
     "takeover.seconds",
     "restart.warm",
     "restart.cold",

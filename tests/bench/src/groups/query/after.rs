@@ -11,7 +11,7 @@ use millrace_tests::services::{new_id, open_at};
 use serde_json::{Value, json};
 use tokio::{runtime::Runtime, task::JoinSet};
 
-use super::Settings;
+use super::{Round, Settings};
 use crate::{
     arrivals::{self, LEAD_IN, quantile},
     progress,
@@ -24,6 +24,8 @@ use crate::{
 pub const PER_SECOND: f64 = 50.0;
 /// Their accounts.
 const ACCOUNTS: usize = 48;
+
+type Step = fn(&Steps) -> Duration;
 
 /// Who asks.
 pub struct Visible {
@@ -45,21 +47,21 @@ impl Visible {
     }
 
     /// 99 % are faster.
-    pub fn round(&mut self, served: &Served, settings: &Settings, round: usize) -> Result<(f64, f64, Value)> {
+    pub fn round(&mut self, served: &Served, settings: &Settings, round: usize) -> Result<Round> {
         let counted = Duration::from_secs(if settings.quick { 1 } else { 20 });
-        let (ours, raw) = if round % 2 == 0 {
+        let (ours, raw) = if round.is_multiple_of(2) {
             let raw = self.steps(counted, round)?;
             (self.ours(served, counted, round)?, raw)
         } else {
             (self.ours(served, counted, round)?, self.steps(counted, round)?)
         };
-        let of = |step: fn(&Steps) -> Duration, share: f64| {
+        let of = |step: Step, share: f64| {
             let mut millis: Vec<f64> = raw.iter().map(|steps| step(steps).as_secs_f64() * 1e3).collect();
             millis.sort_by(f64::total_cmp);
             quantile(&millis, share)
         };
-        let limit: fn(&Steps) -> Duration = |steps| steps.commit + 3 * (steps.fetch + steps.script);
-        let parts: [(&str, fn(&Steps) -> Duration); 3] =
+        let limit: Step = |steps| steps.commit + 3 * (steps.fetch + steps.script);
+        let parts: [(&str, Step); 3] =
             [("commit", |steps| steps.commit), ("fetch", |steps| steps.fetch), ("script", |steps| steps.script)];
         let mut more = json!({"p50": rounded(quantile(&ours, 0.5)), "raw_p50": rounded(of(limit, 0.5))});
         for (name, step) in parts {
@@ -117,7 +119,8 @@ async fn seen(client: &reqwest::Client, deposit: &str, view: &str) -> Result<f64
     let answer = client.post(deposit).json(&json!({"amount_minor": 1})).send().await?;
     let (status, accepted): (_, Value) = (answer.status(), answer.json().await?);
     let begin = Instant::now();
-    let token = accepted["token"].as_str().with_context(|| format!("a deposit was answered by {status}: {accepted}"))?;
+    let token =
+        accepted["token"].as_str().with_context(|| format!("a deposit was answered by {status}: {accepted}"))?;
     let answer = client.get(format!("{view}{token}")).send().await?;
     if answer.status() != 200 {
         bail!("a view was answered by {}", answer.status());

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::Settings;
+use super::{Round, Settings};
 use crate::{
     client::saturate,
     progress,
@@ -21,11 +21,7 @@ pub const CONNECTIONS: usize = 64;
 const DIFFERENT: usize = 1_000;
 
 /// Beside a view of the raw server, and beside its hello.
-pub fn round(
-    served: &Served,
-    settings: &Settings,
-    round: usize,
-) -> Result<((f64, f64, Value), (f64, f64, Value))> {
+pub fn round(served: &Served, settings: &Settings, round: usize) -> Result<(Round, Round)> {
     let raw = RawWeb::start(&served.redis_prefix, Scene::PARTITIONS, "")?;
     let duration = Duration::from_millis(if settings.quick { 300 } else { 5_000 });
     let paths: Vec<String> = (0..DIFFERENT).map(Served::path).collect();

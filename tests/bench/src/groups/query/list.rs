@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use millrace_shared::envelope::rfc3339_micros;
 use serde_json::{Map, Value, json};
 
-use super::{LIMIT_MS, Settings};
+use super::{LIMIT_MS, Round, Settings};
 use crate::{
     arrivals::quantile,
     client::{self, Connection},
@@ -19,9 +19,8 @@ use crate::{
 
 /// Items of a page.
 pub const LIMIT: usize = 50;
-const ORDERS: [&str; 8] = [
-    "balance_minor", "-balance_minor", "updated_at", "-updated_at", "opened_at", "-opened_at", "id", "-id",
-];
+const ORDERS: [&str; 8] =
+    ["balance_minor", "-balance_minor", "updated_at", "-updated_at", "opened_at", "-opened_at", "id", "-id"];
 /// How deep the deep page lies, in items; less where the list ends before.
 const DEEP: usize = 100_000;
 /// As many as may be had at once, on the way there.
@@ -68,7 +67,8 @@ pub fn cases(served: &Served) -> Result<Vec<Case>> {
                 let steps = if filter.is_empty() { DEEP.min(served.accounts / 2) / LARGE } else { 5 };
                 for _ in 0..steps {
                     let from: String = cursor.iter().map(|cursor| format!("&cursor={cursor}")).collect();
-                    let page: Value = serde_json::from_slice(connection.get(&format!("{path}&limit={LARGE}{from}")).await?)?;
+                    let page: Value =
+                        serde_json::from_slice(connection.get(&format!("{path}&limit={LARGE}{from}")).await?)?;
                     let Some(next) = page["next_cursor"].as_str() else { break };
                     cursor = Some(next.to_owned());
                 }
@@ -88,12 +88,7 @@ pub fn cases(served: &Served) -> Result<Vec<Case>> {
 }
 
 /// The slowest case.
-pub fn round(
-    served: &Served,
-    settings: &Settings,
-    cases: &mut [Case],
-    round: usize,
-) -> Result<(f64, f64, Value)> {
+pub fn round(served: &Served, settings: &Settings, cases: &mut [Case], round: usize) -> Result<Round> {
     let times = if settings.quick { 2 } else { 100 };
     client::run(async {
         let mut connection = Connection::open(address(&served.query)?).await?;
@@ -132,7 +127,7 @@ pub fn told(cases: &[Case]) -> Value {
 }
 
 /// An account of a long past, as of some time or at some version of it.
-pub fn past(served: &Served, settings: &Settings, round: usize) -> Result<(f64, f64, Value)> {
+pub fn past(served: &Served, settings: &Settings, round: usize) -> Result<Round> {
     let times = if settings.quick { 20 } else { 500 };
     let path = Served::path(served::LONG);
     let mut millis = client::run(async {

@@ -10,7 +10,7 @@ mod list;
 mod sse;
 
 use anyhow::Result;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Group, Settings};
 use crate::{report::Figure, scene::Scene, served::Served};
@@ -41,7 +41,9 @@ const LONG: usize = 10_000;
 /// Milliseconds that a page, or a view of the past, may take.
 const LIMIT_MS: f64 = 20.0;
 
-type Rounds = Vec<(f64, f64, serde_json::Value)>;
+/// Ours, raw, and what else there is to say.
+type Round = (f64, f64, Value);
+type Rounds = Vec<Round>;
 
 fn run(settings: &Settings, wanted: &[&'static str]) -> Result<Vec<Figure>> {
     let wants = |names: &[&str]| names.iter().any(|name| wanted.contains(name));

@@ -8,10 +8,10 @@ use std::{
 
 use anyhow::{Context, Result};
 use millrace_tests::services::Service;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::{io::AsyncReadExt, io::AsyncWriteExt, net::TcpStream};
 
-use super::Settings;
+use super::{Round, Settings};
 use crate::{
     client::{self, Connection, Streams},
     progress,
@@ -42,11 +42,7 @@ struct Delivered {
 }
 
 /// Rate and memory.
-pub fn round(
-    served: &Served,
-    settings: &Settings,
-    round: usize,
-) -> Result<((f64, f64, Value), (f64, f64, Value))> {
+pub fn round(served: &Served, settings: &Settings, round: usize) -> Result<(Round, Round)> {
     let mut query = served.another_query_service();
     let mut feeds = served.feeds()?;
     let frame = frame(&query, &mut feeds)?;
@@ -66,7 +62,7 @@ pub fn round(
         };
         deliver(settings, raw.address, "/changes", raw.process.id(), &mut None, publish)
     };
-    let (ours, bare) = if round % 2 == 0 {
+    let (ours, bare) = if round.is_multiple_of(2) {
         let bare = bare()?;
         (ours()?, bare)
     } else {
