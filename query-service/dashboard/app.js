@@ -7,11 +7,13 @@ import { Account } from './pages/account.js';
 import { Accounts } from './pages/accounts.js';
 import { Overview } from './pages/overview.js';
 import { System } from './pages/system.js';
+import { Transfers } from './pages/transfers.js';
 import { html, isAccountId, render, useEffect, useRef, useRoute } from './ui.js';
 
 const PAGES = [
   { path: undefined, href: '#/', name: 'Overview' },
   { path: 'accounts', href: '#/accounts', name: 'Accounts' },
+  { path: 'transfers', href: '#/transfers', name: 'Transfers' },
   { path: 'system', href: '#/system', name: 'System' },
 ];
 
@@ -48,8 +50,9 @@ function App() {
       ${page === undefined ? html`<${Overview} />`
         : page === 'accounts' && isAccountId(id) ? html`<${Account} key=${id} id=${id} />`
           : page === 'accounts' && id === undefined ? html`<${Accounts} parameters=${parameters} />`
-            : page === 'system' ? html`<${System} />`
-              : html`<p class="empty">There is no such page. <a href="#/">Overview</a></p>`}
+            : page === 'transfers' && id === undefined ? html`<${Transfers} parameters=${parameters} />`
+              : page === 'system' ? html`<${System} />`
+                : html`<p class="empty">There is no such page. <a href="#/">Overview</a></p>`}
     </main>
     <footer><a href="docs">The API of these figures</a></footer>
     <${Notices} />`;

@@ -36,6 +36,14 @@ export function Empty({ children }) {
   return html`<p class="empty">${children}</p>`;
 }
 
+/** One of several, by which a list is narrowed or ordered. */
+export function Choice({ name, label, value, options, to }) {
+  return html`<label class="field">${label}
+    <select name=${name} value=${value} onChange=${(event) => to({ [name]: event.target.value })}>
+      ${options.map(([key, text]) => html`<option key=${key} value=${key} selected=${key === value}>${text}</option>`)}
+    </select></label>`;
+}
+
 /** The address after `#`: path and parameters. */
 export function readRoute() {
   const [path, parameters] = location.hash.replace(/^#/, '').split('?');

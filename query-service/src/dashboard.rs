@@ -33,6 +33,7 @@ const FILES: &[(&str, &[u8])] = files! {
     "api.js" "app.js" "chart.js" "format.js" "icon.svg" "live.js" "parts.css" "parts.js" "stream.js" "style.css" "ui.js"
     "wheel.js" "lib/LICENSES.txt" "lib/hooks.js" "lib/htm.js" "lib/preact.js" "lib/uplot.css" "lib/uplot.js"
     "pages/account.js" "pages/accounts.js" "pages/overview.js" "pages/system.js"
+    "pages/transfers.js"
 };
 
 static VERSION: LazyLock<String> = LazyLock::new(|| {

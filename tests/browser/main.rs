@@ -100,6 +100,18 @@ fn g09_the_page_follows_what_happens() {
     browser.keys("#id", "nobody\u{e007}");
     browser.wait_for_text("#id-said", |text| text == "There is no account nobody.");
 
+    // Transfers, as they end.
+    browser.click("nav a[href='#/transfers']");
+    browser.wait_for_text(".card", |text| text.contains("No transfer is like that."));
+    let arrived = services.transfer(&closed, &yen, 1)["id"].as_str().expect("an id").to_owned();
+    browser.wait_for_text(&format!("tr[data-id='{arrived}']"), |text| {
+        text.contains("refused") && text.contains("account-closed") && text.contains("€0.01")
+    });
+    browser.keys("#to", &format!("{dinar}\u{e007}"));
+    wait_for_rows(&browser, &[]);
+    browser.click("nav a[href='#/accounts']");
+    eventually("list of accounts", || same(&rows(&browser).len(), &4));
+
     // An account as it is, and as it was.
     for _ in "nobody".chars() {
         browser.keys("#id", "\u{e003}");

@@ -18,10 +18,20 @@ fn g13_queries_are_as_their_description_says() {
     let services = Services::shared();
     let body = serde_json::json!({"owner": "Ada", "currency": "EUR"});
     let opened = command_at(&services.command, &new_id(), "open", &body).send().json();
-    // Tokens and cursors can't be made up, and no schema says that two parameters exclude each other.
-    let but = ["", "/{id}", "/{id}/statement"].map(|rest| {
+    // Tokens and cursors can't be made up, and no schema says that two parameters exclude each other. The token is none of a
+    // transfer.
+    let but = [
+        "bank-accounts",
+        "bank-accounts/{id}",
+        "bank-accounts/{id}/statement",
+        "transfers",
+        "transfers/{id}",
+        "transfers/{id}/history",
+        "transfers/stats",
+    ];
+    let but = but.map(|path| {
         format!(
-            "\n[[operations]]\ninclude-path = \"/v1/bank-accounts{rest}\"\n[operations.checks]\n\
+            "\n[[operations]]\ninclude-path = \"/v1/{path}\"\n[operations.checks]\n\
              positive_data_acceptance.enabled = false\n"
         )
     });

@@ -26,7 +26,7 @@ fn story() -> Vec<Vec<u8>> {
 
 /// The state after each of these.
 fn states() -> Vec<Value> {
-    let open = |balance_minor: i64| json!({"status": "open", "balance_minor": balance_minor});
+    let open = |balance_minor: i64| json!({"status": "open", "balance_minor": balance_minor, "currency": "EUR"});
     vec![open(0), open(10_000), open(7_500), open(7_507), open(0), json!({"status": "closed"})]
 }
 
@@ -368,7 +368,7 @@ fn g05_what_snapshots_and_stores_hold_is_compared_with_the_log() {
             _ => Err(format!("{copies:?}")),
         }
     });
-    assert_eq!(agreeing[1]["state"], json!({"status": "open", "balance_minor": 400}));
+    assert_eq!(agreeing[1]["state"], json!({"status": "open", "balance_minor": 400, "currency": "EUR"}));
     let ran = replay(&deployment, &ids[0], &["--diff"]);
     ended(&ran, 0, &[]);
     assert!(ran.output.contains("\nsnapshot ") && ran.output.contains("\nstore "), "{ran:?}");

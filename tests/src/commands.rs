@@ -69,6 +69,30 @@ pub fn close() -> Vec<u8> {
     encode(id, schema, Vec::new())
 }
 
+/// `RequestTransfer` without a reference.
+pub fn request_transfer(from: &str, to: &str, amount_minor: i64, currency: &str) -> Vec<u8> {
+    static ID: OnceLock<u32> = OnceLock::new();
+    let fields = json!([
+        {"name": "from", "type": "string"},
+        {"name": "to", "type": "string"},
+        {"name": "amount_minor", "type": "long"},
+        {"name": "currency", "type": "string"},
+        {"name": "reference", "type": ["null", "string"], "default": null},
+    ]);
+    let mut schema = schema("RequestTransfer", &fields);
+    schema["namespace"] = json!("millrace.transfer.commands");
+    let (id, schema) = registered(&ID, &schema);
+    let text = |text: &str| Avro::String(text.into());
+    let values = vec![
+        ("from", text(from)),
+        ("to", text(to)),
+        ("amount_minor", Avro::Long(amount_minor)),
+        ("currency", text(currency)),
+        ("reference", Avro::Union(0, Box::new(Avro::Null))),
+    ];
+    encode(id, schema, values)
+}
+
 /// `DebitTransfer`.
 pub fn debit_transfer(transfer_id: &str, amount_minor: i64, currency: &str) -> Vec<u8> {
     static ID: OnceLock<u32> = OnceLock::new();

@@ -32,10 +32,9 @@ pub fn start(layout: &Layout) {
     });
 }
 
-/// One command: to which account, which one, and its body.
+/// One command: its path, and its body.
 struct Step {
-    account: String,
-    command: &'static str,
+    path: String,
     body: Value,
 }
 
@@ -44,14 +43,22 @@ fn step(number: u64, random: &mut Random) -> Step {
     let opened = usize::try_from(number).ok().filter(|n| *n < OWNERS.len());
     let owner = OWNERS[opened.unwrap_or_else(|| random.below(OWNERS.len()))];
     let amount = 100 * (1 + random.below(500));
-    let (command, body) = if opened.is_some() {
-        ("open", json!({"owner": owner, "currency": "EUR"}))
-    } else if random.below(5) < 3 {
-        ("deposit", json!({"amount_minor": amount, "reference": "demo: salary"}))
-    } else {
-        ("withdraw", json!({"amount_minor": amount / 2, "reference": "demo: groceries"}))
-    };
-    Step { account: format!("demo-{}", owner.to_lowercase()), command, body }
+    let account = |owner: &str| format!("demo-{}", owner.to_lowercase());
+    let to_account = |command, body| Step { path: format!("bank-accounts/{}/{command}", account(owner)), body };
+    if opened.is_some() {
+        return to_account("open", json!({"owner": owner, "currency": "EUR"}));
+    }
+    match random.below(6) {
+        0..=2 => to_account("deposit", json!({"amount_minor": amount, "reference": "demo: salary"})),
+        3..=4 => to_account("withdraw", json!({"amount_minor": amount / 2, "reference": "demo: groceries"})),
+        _ => {
+            let to = account(OWNERS[random.below(OWNERS.len())]);
+            let body = json!({
+                "from": account(owner), "to": to, "amount_minor": amount / 2, "currency": "EUR", "reference": "demo: rent",
+            });
+            Step { path: "transfers".into(), body }
+        }
+    }
 }
 
 struct Client {
@@ -63,8 +70,7 @@ struct Client {
 impl Client {
     /// Sends one command. That a rule refuses it (it is open already, too little money) is fine.
     fn send(&self, port: u16, number: u64, step: &Step) -> Result<()> {
-        let (account, command) = (&step.account, step.command);
-        let url = format!("http://127.0.0.1:{port}/v1/bank-accounts/{account}/{command}");
+        let url = format!("http://127.0.0.1:{port}/v1/{}", step.path);
         let response = self
             .agent
             .post(url)
@@ -103,12 +109,15 @@ mod tests {
         let mut random = Random(7);
         let steps: Vec<_> = (0..100).map(|number| step(number, &mut random)).collect();
         let (opening, moving) = steps.split_at(OWNERS.len());
-        assert!(opening.iter().all(|step| step.command == "open"));
+        let opened: Vec<&str> = opening.iter().map(|step| step.path.strip_suffix("open").unwrap()).collect();
         for step in moving {
-            assert!(opening.iter().any(|open| open.account == step.account));
+            let account = step.body["from"].as_str().map(|id| format!("bank-accounts/{id}/"));
+            let path = account.as_ref().unwrap_or(&step.path);
+            assert!(opened.iter().any(|account| path.starts_with(account)), "{path}");
             assert!(step.body["amount_minor"].as_i64() >= Some(50));
         }
-        assert!(moving.iter().any(|step| step.command == "deposit"));
-        assert!(moving.iter().any(|step| step.command == "withdraw"));
+        for part in ["/deposit", "/withdraw", "transfers"] {
+            assert!(moving.iter().any(|step| step.path.ends_with(part)), "{part}");
+        }
     }
 }

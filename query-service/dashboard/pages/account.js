@@ -258,6 +258,7 @@ function Events({ events, version, pick, older, trimmedTo, error }) {
 }
 
 function amount(type, data, currency) {
-  if (data.amount_minor == null) return '';
-  return change(type === 'MoneyWithdrawn' ? -data.amount_minor : data.amount_minor, currency);
+  // What is only held back, for a transfer, has left with another event.
+  const sign = { MoneyDeposited: 1, MoneyWithdrawn: -1 }[type];
+  return sign ? change(sign * data.amount_minor, currency) : '';
 }

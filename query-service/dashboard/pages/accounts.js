@@ -3,7 +3,7 @@
 import { get, query } from '../api.js';
 import { count, dateTime, money } from '../format.js';
 import { useChanges, useLive } from '../live.js';
-import { Badge, Empty, accountLink, html, isAccountId, useEffect, useRef, useState } from '../ui.js';
+import { Badge, Choice, Empty, accountLink, html, isAccountId, useEffect, useRef, useState } from '../ui.js';
 
 const SORTS = [
   ['id', 'Account', ''],
@@ -90,13 +90,6 @@ function changesList(was, { sequence, view }, chosen) {
 
 function currencies(stats, chosen) {
   return [...new Set([...Object.keys(stats?.currencies ?? {}), chosen].filter(Boolean))].sort();
-}
-
-function Choice({ name, label, value, options, to }) {
-  return html`<label class="field">${label}
-    <select name=${name} value=${value} onChange=${(event) => to({ [name]: event.target.value })}>
-      ${options.map(([key, text]) => html`<option key=${key} value=${key} selected=${key === value}>${text}</option>`)}
-    </select></label>`;
 }
 
 function Owner({ value, to }) {

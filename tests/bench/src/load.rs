@@ -146,7 +146,8 @@ impl<'a> Bulk<'a> {
         Ok(Self { topic, producer })
     }
 
-    fn send(&self, partition: i32, key: &str, id: Uuid, value: &[u8]) -> Result<()> {
+    /// Sends one, and does not wait.
+    pub fn send(&self, partition: i32, key: &str, id: Uuid, value: &[u8]) -> Result<()> {
         let mut text = Uuid::encode_buffer();
         let id: &str = id.hyphenated().encode_lower(&mut text);
         let headers = OwnedHeaders::new_with_capacity(1).insert(Header { key: "ce_id", value: Some(id) });

@@ -6,12 +6,13 @@ use millrace_tests::process::{command, run};
 use serde_json::Value;
 
 const BENCH: &str = env!("CARGO_BIN_EXE_millrace-bench");
-const NAMES: [&str; 23] = [
+const NAMES: [&str; 24] = [
     "write.throughput",
     "write.cpu",
     "write.exactly-once",
     "store.zipf",
     "store.uniform",
+    "transfers.rate",
     "http.p50",
     "http.p99",
     "project.steady",

@@ -6,6 +6,7 @@ mod query;
 mod restart;
 mod store;
 mod takeover;
+mod transfers;
 mod write;
 
 use std::path::PathBuf;
@@ -43,5 +44,13 @@ pub struct Group {
 }
 
 /// All groups.
-pub const GROUPS: &[Group] =
-    &[write::GROUP, store::GROUP, http::GROUP, project::GROUP, query::GROUP, takeover::GROUP, restart::GROUP];
+pub const GROUPS: &[Group] = &[
+    write::GROUP,
+    store::GROUP,
+    transfers::GROUP,
+    http::GROUP,
+    project::GROUP,
+    query::GROUP,
+    takeover::GROUP,
+    restart::GROUP,
+];
