@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use millrace_shared::{
     codec::{Codec, DecodeError, Foreign},
     domain::{AggregateId, AggregateInfo},
-    envelope::{is_command_id, names},
+    envelope::{is_known_command_id, names},
     kafka::{
         bulk::Record,
         topics::{Names, Topic},
@@ -147,7 +147,7 @@ fn sort(outcome: Outcome) -> Incoming {
     if let Err(reason) = AggregateId::new(&outcome.aggregate_id) {
         return Incoming::Unreadable(reason);
     }
-    if !is_command_id(&outcome.command_id) {
+    if !is_known_command_id(&outcome.command_id) {
         return Incoming::Unreadable("its command id is none".into());
     }
     if outcome.reason.as_deref() == Some(problem::KEY_REUSED.name) {

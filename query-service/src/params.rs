@@ -196,7 +196,7 @@ impl<S: Send + Sync> FromRequestParts<S> for CommandInPath {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let Path((id, command_id)) = segments::<(String, String), S>(parts, state).await?;
-        if !millrace_shared::envelope::is_command_id(&command_id) {
+        if !millrace_shared::envelope::is_known_command_id(&command_id) {
             let error = FieldError::new("command_id", "a command id is 1 to 128 visible ASCII characters");
             return Err(Problem::malformed(vec![error]));
         }

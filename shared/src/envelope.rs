@@ -73,7 +73,7 @@ impl CommandHeaders {
             let text = value.map(std::str::from_utf8).transpose().ok().flatten();
             match name {
                 names::ID => {
-                    let id = text.filter(|id| is_command_id(id) || is_step_id(id));
+                    let id = text.filter(|id| is_known_command_id(id));
                     read.id = Some(id.map(str::to_owned).ok_or_else(|| {
                         format!("{} must be 1 to {MAX_ID_BYTES} visible ASCII characters", names::ID)
                     })?);
@@ -235,9 +235,10 @@ pub fn is_command_id(text: &str) -> bool {
     (1..=MAX_ID_BYTES).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-/// A command id of a process: it holds the process' id, so it may be longer than those of callers.
-fn is_step_id(text: &str) -> bool {
-    is_event_id(text) && reserved_prefixes().iter().any(|prefix| text.starts_with(prefix.as_str()))
+/// The same, or one of a process: it holds the process' id, so it may be longer than those of callers.
+pub fn is_known_command_id(text: &str) -> bool {
+    is_command_id(text)
+        || is_event_id(text) && reserved_prefixes().iter().any(|prefix| text.starts_with(prefix.as_str()))
 }
 
 /// `<type>/<id>/<sequence>`.

@@ -71,12 +71,14 @@ fn g11_a_transfer_moves_money_and_says_how_far_it_is() {
     let stats = services.ask("/v1/transfers/stats").send().json();
     assert!(stats["transfers"]["completed"].as_i64() >= Some(1), "{stats}");
     assert!(stats["currencies"]["EUR"]["completed_minor"].as_i64() >= Some(60), "{stats}");
-    // What is over is over: the source keeps nothing ready any more.
-    eventually("settlement", || {
-        let events = services.deployment.events(&from);
-        let last = events.last().expect("there are events");
-        if last.kind == "TransferReleased" { Ok(()) } else { Err(format!("{last:?}")) }
-    });
+    // What is over is over: neither account remembers it any more.
+    for account in [&from, &to] {
+        eventually("settlement", || {
+            let events = services.deployment.events(account);
+            let last = events.last().expect("there are events");
+            if last.kind == "TransferReleased" { Ok(()) } else { Err(format!("{last:?}")) }
+        });
+    }
     services.withdraw(&from, 40);
     services.accepted(&from, "close", &json!({}));
 }
@@ -188,6 +190,36 @@ fn g11_an_account_with_a_debit_under_way_cannot_be_closed() {
 }
 
 #[test]
+fn g13_what_only_transfers_send_is_believed_of_nobody_else() {
+    let services = Services::start(Deployment::new());
+    let from = funded(&services, 60);
+    let producer = Producer::new("murmur2_random");
+    // Without an id, under another one, and under that of another transfer.
+    for (at, id) in [None, Some("my-own"), Some("transfer/another/debit")].iter().enumerate() {
+        let mut draft = Draft::new(&from, commands::debit_transfer("none", 60, "EUR"));
+        if let Some(id) = id {
+            draft = draft.header("ce_id", id);
+        }
+        producer.send(&services.deployment.topic("commands"), &draft);
+        eventually("dead letter", || {
+            let letters = services.deployment.read("dead-letters");
+            if letters.len() > at { Ok(()) } else { Err(letters.len().to_string()) }
+        });
+    }
+    let letter = services.deployment.read("dead-letters").pop().expect("there is one");
+    assert!(letter.header("millrace_error").is_some_and(|why| why.contains("only a process")), "{letter:?}");
+    assert_eq!(balance(&services, &from), json!(60));
+    // An id as long as can be makes command ids that are longer than those of callers.
+    let (to, id) = (services.open("Grace"), "t".repeat(128));
+    let asked = request_at(&services.command.url(), &id, &from, &to, 60).send();
+    assert_eq!(asked.status, 201, "{asked:?}");
+    assert_eq!(services.ended(&id)["status"], "completed");
+    let outcome = services.ask(&format!("/v1/bank-accounts/{to}/commands/transfer%2F{id}%2Fcredit")).send();
+    assert_eq!(outcome.json()["outcome"], "accepted", "{outcome:?}");
+    services.deployment.check_log();
+}
+
+#[test]
 fn g13_a_malformed_transfer_is_refused() {
     let services = Services::shared();
     let url = |id: &str| format!("{}/v1/transfers/{id}/request", services.command.url());
@@ -260,13 +292,23 @@ fn g11_a_transfer_that_is_stuck_is_shown_and_moved() {
     let over = deployment.run_tool(&["transfers", "retry", "--id", "t-none"]);
     assert_eq!(over.code, Some(1));
     assert!(over.errors.contains("no transfer \"t-none\" that waits"), "{}", over.errors);
-    // One that has completed can have its settlement sent again, and nothing comes of it.
-    let again = deployment.run_tool(&["transfers", "retry", "--id", &id]);
+    eventually("settlement", || if deployment.held_transfers() == 0 { Ok(()) } else { Err("held".to_owned()) });
+
+    // Another one has completed, and its target never heard of it: the credit is planted, and what follows is lost with it.
+    let planted = commands::credit_transfer(&id, 5, "EUR");
+    let place = Draft::new(&to, planted).header("ce_id", format!("transfer/{id}/again"));
+    Producer::new("murmur2_random").send(&deployment.topic("commands"), &place);
+    deployment.outcome(&format!("transfer/{id}/again"));
+    let unsettled = || {
+        let shown = list(&["--older-than", "1s", "--settlements", "--json"]);
+        assert_eq!(shown.code, Some(0), "{}", shown.errors);
+        shown.json_lines()
+    };
+    let shown = eventually("transfer that is not settled", || unsettled().pop().ok_or_else(|| "none".to_owned()));
+    assert_eq!((&shown["id"], &shown["waits_for"]), (&json!(id), &json!("settle")), "{shown}");
+    assert_eq!(list(&["--older-than", "1s", "--json"]).output, "", "it has ended");
+    let again = deployment.run_tool(&["transfers", "retry", "--older-than", "1s", "--settlements"]);
     assert_eq!(again.code, Some(0), "{}", again.errors);
-    eventually("retry that is noted", || {
-        let view = services.ask(&format!("/v1/transfers/{id}")).try_send()?.json();
-        if view["version"] == 5 { Ok(()) } else { Err(view.to_string()) }
-    });
-    deployment.money_is_where_transfers_say();
+    eventually("settlement", || if unsettled().is_empty() { Ok(()) } else { Err("held".to_owned()) });
     deployment.verify_transfers();
 }

@@ -96,13 +96,23 @@ pub fn request_transfer(from: &str, to: &str, amount_minor: i64, currency: &str)
 /// `DebitTransfer`.
 pub fn debit_transfer(transfer_id: &str, amount_minor: i64, currency: &str) -> Vec<u8> {
     static ID: OnceLock<u32> = OnceLock::new();
+    movement(&ID, "DebitTransfer", transfer_id, amount_minor, currency)
+}
+
+/// `CreditTransfer`.
+pub fn credit_transfer(transfer_id: &str, amount_minor: i64, currency: &str) -> Vec<u8> {
+    static ID: OnceLock<u32> = OnceLock::new();
+    movement(&ID, "CreditTransfer", transfer_id, amount_minor, currency)
+}
+
+fn movement(id: &OnceLock<u32>, name: &str, transfer_id: &str, amount_minor: i64, currency: &str) -> Vec<u8> {
     let fields = json!([
         {"name": "transfer_id", "type": "string"},
         {"name": "amount_minor", "type": "long"},
         {"name": "currency", "type": "string"},
     ]);
-    let schema = schema("DebitTransfer", &fields);
-    let (id, schema) = registered(&ID, &schema);
+    let schema = schema(name, &fields);
+    let (id, schema) = registered(id, &schema);
     let values = vec![
         ("transfer_id", Avro::String(transfer_id.into())),
         ("amount_minor", Avro::Long(amount_minor)),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use millrace_shared::{
-    domain::{AggregateId, CommandError},
+    domain::{AggregateId, CommandError, process::reserved_prefixes},
     envelope::is_command_id,
 };
 use serde::Deserialize;
@@ -57,6 +57,10 @@ impl Line {
             && !is_command_id(id)
         {
             return Err("command_id: must be 1 to 128 visible ASCII characters".to_owned());
+        }
+        let of = |id: &String| reserved_prefixes().iter().find(|prefix| id.starts_with(prefix.as_str()));
+        if let Some(prefix) = text.command_id.as_ref().and_then(of) {
+            return Err(format!("command_id: ids that begin with {prefix} are Millrace's own"));
         }
         let timestamp_ms = text.time.as_deref().map(millis).transpose()?;
         let data = text.data.map_or("{}", RawValue::get);

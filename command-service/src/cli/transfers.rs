@@ -1,7 +1,7 @@
 //! `command-service transfers`: which transfers have not ended, and how to move one that is stuck.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     io::{self, Write},
     process::ExitCode,
     time::Duration,
@@ -14,6 +14,7 @@ use millrace_shared::{
     config::{self, KafkaSettings, LogSettings, RegistrySettings, Time, duration},
     domain::{
         Aggregate,
+        bank_account::{self, BankAccount},
         transfer::{Command, Event, MoneyTransfer, RetryTransfer, Terms, Transfer},
     },
     envelope::{CommandHeaders, EventMeta, rfc3339_micros},
@@ -60,12 +61,15 @@ enum What {
 
 #[derive(Args)]
 struct Which {
-    /// Only this transfer, also one that has completed: its source may wait for the settlement
+    /// Only this transfer
     #[arg(long, value_name = "ID")]
     id: Option<String>,
     /// Only those to which nothing has happened for so long
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     older_than: Time,
+    /// Also those that have completed, but of which an account still waits to hear: reads all events of the accounts
+    #[arg(long)]
+    settlements: bool,
     /// One JSON object a line, instead of a table
     #[arg(long)]
     json: bool,
@@ -128,7 +132,7 @@ impl Open {
         match &self.state {
             Transfer::Requested(terms) | Transfer::Debited(terms) | Transfer::Completed(terms) => Some(terms),
             Transfer::Refunding { terms, .. } => Some(terms),
-            Transfer::Unknown | Transfer::Refused | Transfer::Compensated => None,
+            Transfer::Unknown | Transfer::Refused { .. } | Transfer::Compensated => None,
         }
     }
 
@@ -138,7 +142,7 @@ impl Open {
             Transfer::Debited(_) => "credit",
             Transfer::Refunding { .. } => "refund",
             Transfer::Completed(_) => "settle",
-            Transfer::Unknown | Transfer::Refused | Transfer::Compensated => "nothing",
+            Transfer::Unknown | Transfer::Refused { .. } | Transfer::Compensated => "nothing",
         }
     }
 }
@@ -149,8 +153,13 @@ async fn work(which: Which, registry_url: &str, retry: bool) -> Result<(), Error
     let codec = Codec::<Event>::reading(registry.clone())?;
     let runtime = Handle::current();
     let (reading, of) = (names.clone(), which.kafka.clone());
+    let accounts = which.settlements.then(|| Codec::<bank_account::Event>::reading(registry.clone())).transpose()?;
     let wanted = which.id.clone();
-    let (mut open, unreadable) = blocking(move || read(&of, &reading, &codec, wanted.as_deref(), &runtime)).await?;
+    let read = move || {
+        let held = accounts.map_or_else(|| Ok(HashSet::new()), |codec| held(&of, &reading, &codec, &runtime))?;
+        read(&of, &reading, &codec, |id| wanted.as_ref().is_none_or(|wanted| wanted == id), &held, &runtime)
+    };
+    let (mut open, unreadable) = blocking(read).await?;
     let before = Timestamp::now() - which.older_than.0;
     match &which.id {
         Some(id) if open.is_empty() => return Err(Error::NotOpen(id.clone())),
@@ -189,12 +198,35 @@ async fn work(which: Which, registry_url: &str, retry: bool) -> Result<(), Error
     if unreadable > 0 { Err(Error::Unreadable(unreadable)) } else { Ok(()) }
 }
 
-/// Folds all transfers and keeps those that wait for something; of completed ones only the one that is asked for.
+/// Transfers that accounts remember.
+fn held(
+    kafka: &KafkaSettings,
+    names: &Names,
+    codec: &Codec<bank_account::Event>,
+    runtime: &Handle,
+) -> Result<HashSet<String>, Error> {
+    let topic = names.topic(BankAccount::TYPE, Topic::Events);
+    // An account holds a transfer once; two take part in it.
+    let mut held = HashSet::<(Vec<u8>, String)>::new();
+    read_whole::<KafkaError>(kafka, &topic, |record| {
+        let account = || record.key().unwrap_or_default().to_vec();
+        match codec.decode(record.value().unwrap_or_default(), Foreign::Resolve, runtime) {
+            Ok(bank_account::Event::TransferHeld(event)) => _ = held.insert((account(), event.transfer_id)),
+            Ok(bank_account::Event::TransferReleased(event)) => _ = held.remove(&(account(), event.transfer_id)),
+            Ok(_) | Err(_) => {}
+        }
+        Ok(())
+    })?;
+    Ok(held.into_iter().map(|(_, transfer)| transfer).collect())
+}
+
+/// Folds all transfers and keeps those that wait for something; of completed ones those that accounts still remember.
 fn read(
     kafka: &KafkaSettings,
     names: &Names,
     codec: &Codec<Event>,
-    wanted: Option<&str>,
+    wanted: impl Fn(&str) -> bool,
+    held: &HashSet<String>,
     runtime: &Handle,
 ) -> Result<(Vec<Open>, u64), Error> {
     topics::check(&kafka.kafka_bootstrap, names, &[MoneyTransfer::TYPE], kafka.partitions, |_| {
@@ -204,7 +236,7 @@ fn read(
     let (mut open, mut unreadable) = (BTreeMap::<String, Open>::new(), 0);
     read_whole::<KafkaError>(kafka, &topic, |record| {
         let id = record.key().and_then(|key| std::str::from_utf8(key).ok()).unwrap_or_default();
-        if wanted.is_some_and(|wanted| wanted != id) {
+        if !wanted(id) {
             return Ok(());
         }
         let meta = EventMeta::read(record.headers());
@@ -223,8 +255,8 @@ fn read(
         transfer.since = meta.time;
         match transfer.state {
             Transfer::Unknown | Transfer::Requested(_) | Transfer::Debited(_) | Transfer::Refunding { .. } => {}
-            Transfer::Completed(_) if wanted.is_some() => {}
-            Transfer::Completed(_) | Transfer::Refused | Transfer::Compensated => drop(open.remove(id)),
+            Transfer::Completed(_) if held.contains(id) => {}
+            Transfer::Completed(_) | Transfer::Refused { .. } | Transfer::Compensated => drop(open.remove(id)),
         }
         Ok(())
     })?;

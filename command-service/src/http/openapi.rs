@@ -37,7 +37,7 @@ impl Visitor for Commands {
         for (at, command) in docs.commands.iter().enumerate() {
             let id = format!("{}-{}", A::TYPE, command.name);
             let one = self::command::<A>(&id, &docs, command, &refusals).id(docs.noun);
-            let one = if at == 0 { created(one, command) } else { one };
+            let one = if at == 0 { created::<A>(one, &docs, command) } else { one };
             self.0.add(HttpMethod::Post, &format!("/v1/{}/{{id}}/{}", A::COLLECTION, command.name), one);
         }
         if let Some(first) = docs.commands.first() {
@@ -45,7 +45,7 @@ impl Visitor for Commands {
                 "The id is made here: of the caller and the `Idempotency-Key` where there is one, so that a repeat does \
                  not make a second one; else a new one each time.",
             );
-            self.0.add(HttpMethod::Post, &format!("/v1/{}", A::COLLECTION), created(new, first));
+            self.0.add(HttpMethod::Post, &format!("/v1/{}", A::COLLECTION), created::<A>(new, &docs, first));
         }
     }
 }
@@ -104,8 +104,9 @@ fn command<A: Aggregate>(id: &str, docs: &Docs, command: &CommandDocs, refusals:
         .problems(&refusals.iter().collect::<Vec<_>>())
 }
 
-fn created(operation: Operation, command: &CommandDocs) -> Operation {
-    let body = Described { schema: outcome_schema().into(), example: outcome("bank-account", "AccountOpened", 1) };
+fn created<A: Aggregate>(operation: Operation, docs: &Docs, command: &CommandDocs) -> Operation {
+    let event = docs.events.first().map_or("", |event| event.name);
+    let body = Described { schema: outcome_schema().into(), example: outcome(A::TYPE, event, 1) };
     operation.json(201, &format!("{}: it was created.", command.summary), &body)
 }
 

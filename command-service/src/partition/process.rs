@@ -36,7 +36,8 @@ impl<A: Aggregate> Partition<A> {
         }
         for (sequence, event) in (first..).zip(events) {
             for errand in caught(|| Ok(A::react(id, event)))? {
-                let kind = self.kind_of(errand.aggregate_type);
+                // Answers of the own type conclude nothing.
+                let kind = self.kind_of(errand.aggregate_type).filter(|_| errand.aggregate_type != A::TYPE);
                 let kind = kind.ok_or_else(|| format!("nobody serves {}, for {errand:?}", errand.aggregate_type))?;
                 let step = StepId { aggregate_type: A::TYPE, aggregate_id: id, step: errand.step };
                 all.push(Consequence {
@@ -53,23 +54,32 @@ impl<A: Aggregate> Partition<A> {
 
     /// What a process is told when this is the outcome of an errand of its. An outcome that is not remembered may be another
     /// one next time, so it tells nothing.
+    ///
+    /// Its command id tells the answer: another one to the same step is another command.
     pub(super) fn conclusion(&self, outcome: &Outcome) -> Result<Option<Consequence>, String> {
         let Some((kind, step)) = self.step(&outcome.command_id).filter(|_| is_remembered(outcome)) else {
             return Ok(None);
         };
-        let answer = match outcome.outcome {
-            Verdict::Accepted => Answer::Accepted,
-            Verdict::Rejected => Answer::Refused(outcome.reason.as_deref().unwrap_or_default()),
+        let (answer, told) = match outcome.outcome {
+            Verdict::Accepted => (Answer::Accepted, "accepted"),
+            Verdict::Rejected => (Answer::Refused(outcome.reason.as_deref().unwrap_or_default()), "refused"),
         };
         let value = caught(|| self.settings.types[kind].conclude(step.step, answer))?;
         let cause = (outcome.version > 0).then(|| format!("{}/{}/{}", A::TYPE, outcome.aggregate_id, outcome.version));
         Ok(value.map(|value| Consequence {
             kind,
             aggregate_id: step.aggregate_id.to_owned(),
-            command_id: outcome.command_id.clone(),
+            command_id: format!("{}-{told}", outcome.command_id),
             cause,
             value,
         }))
+    }
+
+    /// Whether a command that only a process may send has come under another command id than one of its steps.
+    pub(super) fn is_forged(&self, command: &Readable<A::Command>) -> bool {
+        let id = command.aggregate_id.as_str();
+        let Some(sender) = A::sender(id, &command.command) else { return false };
+        StepId::parse(&command.command_id).is_none_or(|step| (step.aggregate_type, step.aggregate_id) != sender)
     }
 
     /// Which step of a process of another type a command id stands for, and the type's index.

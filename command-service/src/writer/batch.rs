@@ -204,9 +204,12 @@ impl Writer {
         }
     }
 
+    /// Whether a partition writes there. Of commands nobody knows who wrote them: what is forwarded, and what follows on an
+    /// event or an outcome, comes from other partitions.
     fn is_of(&self, slot: Slot, topic: &str, partition: i32) -> bool {
         let kind = &self.types[slot.kind];
-        slot.partition == partition && Topic::ALL.iter().any(|which| kind.topic(*which) == topic)
+        let own = Topic::ALL.iter().filter(|which| **which != Topic::Commands);
+        slot.partition == partition && own.map(|which| kind.topic(*which)).any(|own| own == topic)
     }
 
     /// One transaction, and another one when the first was aborted: after a broker has refused a record for its own sake,

@@ -16,7 +16,7 @@ pub use docs::{CommandDocs, Described, Docs, EventDocs};
 pub use fields::{CommandError, Fields};
 
 use jiff::Timestamp;
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -95,6 +95,11 @@ pub trait Aggregate: Sized + Send + Sync + 'static {
 
     /// What the API's description says of it.
     fn docs() -> Docs;
+
+    /// Type and id of the process that alone may send a command, where only one may: under the command ids of its steps.
+    fn sender<'a>(_id: &'a str, _command: &'a Self::Command) -> Option<(&'static str, &'a str)> {
+        None
+    }
 
     /// Whether it is a process: whether it reacts.
     const IS_PROCESS: bool = false;
@@ -290,7 +295,8 @@ impl AggregateInfo {
 
 /// The id of an aggregate: 1 to 128 of `A-Z a-z 0-9 . _ : -`, but not `.`, `..`, `stats`, `changes`, which mean
 /// something else in paths.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct AggregateId(Box<str>);
 
 impl AggregateId {
@@ -333,6 +339,14 @@ impl AggregateId {
 impl std::fmt::Display for AggregateId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+impl TryFrom<String> for AggregateId {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        Self::new(&text)
     }
 }
 

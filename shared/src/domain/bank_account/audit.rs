@@ -45,7 +45,7 @@ pub(super) fn audit(account: &Account, event: &Event) -> Result<(), String> {
             }
         }
         Event::TransferHeld(held) => match open.held.of(&held.transfer_id) {
-            _ if !(1..=MAX_AMOUNT_MINOR).contains(&held.amount_minor) => {
+            _ if !(0..=MAX_AMOUNT_MINOR).contains(&held.amount_minor) => {
                 Err(format!("{} is no amount", held.amount_minor))
             }
             None => Ok(()),

@@ -5,10 +5,10 @@ use utoipa::ToSchema;
 
 use super::{
     docs,
-    values::{Amount, Currency, Owner, Reference},
+    values::{Amount, Currency, CurrencyCode, Owner, Reference},
 };
 use crate::{
-    domain::{CommandError, Fields},
+    domain::{AggregateId, CommandError, Fields},
     records,
 };
 
@@ -76,36 +76,36 @@ pub struct CloseAccount {}
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DebitTransfer {
     /// Id of the transfer.
-    pub transfer_id: String,
+    pub transfer_id: AggregateId,
     /// How much.
     pub amount_minor: Amount,
     /// In which currency.
-    pub currency: Currency,
+    pub currency: CurrencyCode,
 }
 
-/// Pays in what a transfer moves.
+/// Pays in what a transfer moves, and remembers the transfer until it is settled.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CreditTransfer {
     /// Id of the transfer.
-    pub transfer_id: String,
+    pub transfer_id: AggregateId,
     /// How much.
     pub amount_minor: Amount,
     /// In which currency.
-    pub currency: Currency,
+    pub currency: CurrencyCode,
 }
 
 /// Pays back what was taken out for a transfer that came to nothing.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RefundTransfer {
     /// Id of the transfer.
-    pub transfer_id: String,
+    pub transfer_id: AggregateId,
 }
 
 /// Forgets a transfer that has arrived.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SettleTransfer {
     /// Id of the transfer.
-    pub transfer_id: String,
+    pub transfer_id: AggregateId,
 }
 
 pub(super) fn read(name: &str, mut fields: Fields) -> Result<Command, CommandError> {
@@ -129,4 +129,15 @@ fn payment(fields: &mut Fields) -> Option<(Amount, Option<Reference>)> {
     let amount = fields.required("amount_minor");
     let reference = fields.optional("reference");
     amount.map(|amount| (amount, reference))
+}
+
+/// The transfer on whose behalf a command is sent.
+pub(super) fn transfer_of(command: &Command) -> Option<&AggregateId> {
+    match command {
+        Command::DebitTransfer(debit) => Some(&debit.transfer_id),
+        Command::CreditTransfer(credit) => Some(&credit.transfer_id),
+        Command::RefundTransfer(refund) => Some(&refund.transfer_id),
+        Command::SettleTransfer(settle) => Some(&settle.transfer_id),
+        Command::OpenAccount(_) | Command::Deposit(_) | Command::Withdraw(_) | Command::CloseAccount(_) => None,
+    }
 }

@@ -7,9 +7,9 @@ use super::{
     events::{AccountClosed, AccountOpened, Event, MoneyDeposited, MoneyWithdrawn, TransferHeld, TransferReleased},
     held::Held,
     state::{Account, Open},
-    values::{Currency, MAX_BALANCE_MINOR},
+    values::{CurrencyCode, MAX_BALANCE_MINOR},
 };
-use crate::domain::Refusal;
+use crate::domain::{AggregateId, Refusal};
 
 /// Why a rule refuses a command. The names are part of the contract.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -49,7 +49,7 @@ pub enum Rejection {
         /// The transfer's.
         requested: String,
     },
-    /// Money that was taken out for a transfer may come back.
+    /// The account takes part in a transfer that has not ended.
     TransferPending {
         /// So many transfers are under way.
         pending: i64,
@@ -61,8 +61,12 @@ pub enum Rejection {
     },
     /// The transfer was debited before, and has not ended.
     TransferAlreadyDebited,
+    /// The transfer was paid in before, and has not ended.
+    TransferAlreadyCredited,
     /// Nothing is kept ready for this transfer.
     TransferNotDebited,
+    /// The account takes no part in this transfer, or it has ended.
+    TransferNotPending,
 }
 
 pub(super) const REFUSALS: &[Refusal] = &[
@@ -105,19 +109,29 @@ pub(super) const REFUSALS: &[Refusal] = &[
     Refusal {
         name: "transfer-pending",
         title: "A transfer is under way",
-        meaning: "Money was taken out for `pending` transfers that have not ended, and may come back. Close the account \
-                  when they have.",
+        meaning: "The account takes part in `pending` transfers that have not ended. Close it when they have: a transfer \
+                  takes some milliseconds.",
     },
     Refusal {
         name: "too-many-transfers",
         title: "Too many transfers of the account are under way",
-        meaning: "An account takes part in at most `limit` transfers at a time as their source. Try again when some of \
-                  them have ended.",
+        meaning: "The account takes part in `limit` transfers that have not ended. Try again when some of them have.",
     },
     Refusal {
         name: "transfer-already-debited",
         title: "The transfer was debited before",
         meaning: "The money was taken out already, and the transfer has not ended. Only Millrace itself is answered so.",
+    },
+    Refusal {
+        name: "transfer-already-credited",
+        title: "The transfer was credited before",
+        meaning: "The money was paid in already, and the transfer has not ended. Only Millrace itself is answered so.",
+    },
+    Refusal {
+        name: "transfer-not-pending",
+        title: "The account takes no part in the transfer",
+        meaning: "Nothing is remembered of this transfer: it never came here, or it has ended. Only Millrace itself is \
+                  answered so.",
     },
     Refusal {
         name: "transfer-not-debited",
@@ -153,29 +167,33 @@ pub(super) fn decide(account: &Account, command: &Command) -> Result<Vec<Event>,
         Command::CloseAccount(_) => Ok(vec![Event::AccountClosed(AccountClosed {})]),
         Command::DebitTransfer(debit) => {
             let amount_minor = debit.amount_minor.minor();
-            if open.held.of(&debit.transfer_id).is_some() {
+            if open.held.of(debit.transfer_id.as_str()).is_some() {
                 return Err(Rejection::TransferAlreadyDebited);
             }
-            if open.held.len() >= Held::MAX {
-                return Err(Rejection::TooManyTransfers { limit: Held::MAX as i64 });
-            }
+            room_for_one_more(open, Held::MAX_TO_PAY)?;
             same_currency(open, debit.currency)?;
-            let held = TransferHeld { transfer_id: debit.transfer_id.clone(), amount_minor };
-            Ok(vec![taken_out(open, amount_minor, reference(&debit.transfer_id))?, Event::TransferHeld(held)])
+            let withdrawn = taken_out(open, amount_minor, reference(&debit.transfer_id))?;
+            Ok(vec![withdrawn, held(&debit.transfer_id, amount_minor)])
         }
         Command::CreditTransfer(credit) => {
+            if open.held.of(credit.transfer_id.as_str()).is_some() {
+                return Err(Rejection::TransferAlreadyCredited);
+            }
+            room_for_one_more(open, Held::MAX_TO_BE_PAID)?;
             same_currency(open, credit.currency)?;
-            Ok(vec![paid_in(open, credit.amount_minor.minor(), reference(&credit.transfer_id))?])
+            let deposited = paid_in(open, credit.amount_minor.minor(), reference(&credit.transfer_id))?;
+            Ok(vec![deposited, held(&credit.transfer_id, 0)])
         }
         Command::RefundTransfer(refund) => {
-            let amount_minor = open.held.of(&refund.transfer_id).ok_or(Rejection::TransferNotDebited)?;
+            let held = open.held.of(refund.transfer_id.as_str()).filter(|amount_minor| *amount_minor > 0);
+            let amount_minor = held.ok_or(Rejection::TransferNotDebited)?;
             // There is room for it: it was kept.
             let deposited = MoneyDeposited { amount_minor, reference: reference(&refund.transfer_id) };
             Ok(vec![Event::MoneyDeposited(deposited), released(&refund.transfer_id)])
         }
-        Command::SettleTransfer(settle) => match open.held.of(&settle.transfer_id) {
+        Command::SettleTransfer(settle) => match open.held.of(settle.transfer_id.as_str()) {
             Some(_) => Ok(vec![released(&settle.transfer_id)]),
-            None => Err(Rejection::TransferNotDebited),
+            None => Err(Rejection::TransferNotPending),
         },
     }
 }
@@ -202,20 +220,28 @@ fn taken_out(open: &Open, requested_minor: i64, reference: Option<String>) -> Re
     Ok(Event::MoneyWithdrawn(MoneyWithdrawn { amount_minor: requested_minor, reference }))
 }
 
-fn same_currency(open: &Open, requested: Currency) -> Result<(), Rejection> {
-    match open.currency.as_str() == requested.code() {
+fn same_currency(open: &Open, requested: CurrencyCode) -> Result<(), Rejection> {
+    match open.currency == requested {
         true => Ok(()),
         false => Err(Rejection::CurrencyMismatch {
             currency: open.currency.as_str().to_owned(),
-            requested: requested.code().to_owned(),
+            requested: requested.as_str().to_owned(),
         }),
     }
 }
 
-fn reference(transfer_id: &str) -> Option<String> {
+fn room_for_one_more(open: &Open, limit: usize) -> Result<(), Rejection> {
+    if open.held.len() < limit { Ok(()) } else { Err(Rejection::TooManyTransfers { limit: limit as i64 }) }
+}
+
+fn reference(transfer_id: &AggregateId) -> Option<String> {
     Some(format!("transfer:{transfer_id}"))
 }
 
-fn released(transfer_id: &str) -> Event {
-    Event::TransferReleased(TransferReleased { transfer_id: transfer_id.to_owned() })
+fn held(transfer_id: &AggregateId, amount_minor: i64) -> Event {
+    Event::TransferHeld(TransferHeld { transfer_id: transfer_id.clone().into(), amount_minor })
+}
+
+fn released(transfer_id: &AggregateId) -> Event {
+    Event::TransferReleased(TransferReleased { transfer_id: transfer_id.clone().into() })
 }

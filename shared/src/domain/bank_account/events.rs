@@ -16,9 +16,9 @@ records! {
         MoneyWithdrawn { MoneyWithdrawn = "schemas/events/MoneyWithdrawn.v1.avsc" },
         /// It was closed.
         AccountClosed { AccountClosed = "schemas/events/AccountClosed.v1.avsc" },
-        /// What was taken out for a transfer may come back.
+        /// A transfer that has moved money is remembered until it ends.
         TransferHeld { TransferHeld = "schemas/events/TransferHeld.v1.avsc" },
-        /// It has come back, or won't.
+        /// It has ended.
         TransferReleased { TransferReleased = "schemas/events/TransferReleased.v1.avsc" },
     }
 }
@@ -56,13 +56,13 @@ pub struct MoneyWithdrawn {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct AccountClosed {}
 
-/// Follows on the withdrawal for a transfer: until it is released the account can't be closed, and keeps room for the money
-/// to come back.
+/// Follows on what was moved for a transfer: until it is released the account remembers the transfer and can't be closed, and
+/// keeps room for what may come back.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct TransferHeld {
     /// Id of the transfer.
     pub transfer_id: String,
-    /// How much was taken out, in minor units.
+    /// What may come back, in minor units: what was taken out, or nothing where it was paid in.
     pub amount_minor: i64,
 }
 

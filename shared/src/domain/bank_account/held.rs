@@ -1,16 +1,19 @@
-//! Transfers that took money out of an account and have not ended.
+//! Transfers that an account takes part in and that have not ended.
 
 use std::collections::BTreeMap;
 
 use serde::{Serialize, Serializer};
 
-/// Amounts in minor units, by the transfer's id. Nearly always there is none, so it takes no more than a pointer then.
+/// What may come back, in minor units, by the transfer's id: nothing at a target, which only remembers that it was paid.
+/// Nearly always there is none, so it takes no more than a pointer then.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Held(Option<Box<BTreeMap<Box<str>, i64>>>);
 
 impl Held {
-    /// As many transfers of one account may be under way.
-    pub const MAX: usize = 1_000;
+    /// As many transfers may be under way before an account pays for no other.
+    pub const MAX_TO_PAY: usize = 1_000;
+    /// The same for being paid: a state must fit into a snapshot.
+    pub const MAX_TO_BE_PAID: usize = 5_000;
 
     pub(super) fn insert(&mut self, transfer_id: &str, amount_minor: i64) {
         self.0.get_or_insert_default().insert(transfer_id.into(), amount_minor);
@@ -23,7 +26,7 @@ impl Held {
         self.0.take_if(|held| held.is_empty());
     }
 
-    /// How much was taken out for a transfer.
+    /// What may come back of a transfer that is under way.
     pub fn of(&self, transfer_id: &str) -> Option<i64> {
         self.0.as_ref()?.get(transfer_id).copied()
     }

@@ -69,4 +69,8 @@ impl Aggregate for BankAccount {
     fn docs() -> Docs {
         docs::docs()
     }
+
+    fn sender<'a>(_: &'a str, command: &'a Command) -> Option<(&'static str, &'a str)> {
+        commands::transfer_of(command).map(|id| (super::transfer::MoneyTransfer::TYPE, id.as_str()))
+    }
 }

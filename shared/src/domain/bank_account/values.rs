@@ -94,7 +94,8 @@ impl Currency {
 }
 
 /// The code of a currency that may have been superseded since; the account that has it is old.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(from = "String")]
 pub struct CurrencyCode([u8; 3]);
 
 impl CurrencyCode {
@@ -107,6 +108,12 @@ impl CurrencyCode {
 impl From<&str> for CurrencyCode {
     fn from(code: &str) -> Self {
         Self(code.as_bytes().try_into().unwrap_or(*b"???"))
+    }
+}
+
+impl From<String> for CurrencyCode {
+    fn from(code: String) -> Self {
+        Self::from(code.as_str())
     }
 }
 

@@ -29,8 +29,19 @@ pub(super) fn audit(transfer: &Transfer, event: &Event) -> Result<(), String> {
             told(terms, &e.from, &e.to, e.amount_minor, &e.currency)
         }
         (Transfer::Requested(_), Event::TransferRefused(_)) => Ok(()),
-        (Transfer::Debited(terms), Event::TransferCompleted(completed)) if completed.from == terms.from => Ok(()),
-        (Transfer::Debited(terms), Event::RefundOrdered(ordered)) if ordered.from == terms.from => Ok(()),
+        (Transfer::Debited(terms), Event::TransferCompleted(completed))
+            if completed.from == terms.from && completed.to == terms.to =>
+        {
+            Ok(())
+        }
+        (Transfer::Debited(terms), Event::RefundOrdered(ordered)) if ordered.from == terms.from && !ordered.late => {
+            Ok(())
+        }
+        (Transfer::Refused { terms, .. }, Event::RefundOrdered(ordered))
+            if ordered.from == terms.from && ordered.late =>
+        {
+            Ok(())
+        }
         (Transfer::Refunding { reason, .. }, Event::TransferCompensated(compensated)) => {
             if *reason == compensated.reason { Ok(()) } else { Err("its reason is not that of the refund".into()) }
         }

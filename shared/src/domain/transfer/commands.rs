@@ -3,10 +3,10 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{docs, values::AccountId};
+use super::{docs, values::Reason};
 use crate::{
     domain::{
-        CommandError, Fields,
+        AggregateId, CommandError, Fields,
         bank_account::{Amount, Currency, Reference},
     },
     records,
@@ -37,10 +37,10 @@ records! {
 pub struct RequestTransfer {
     /// Id of the account that pays.
     #[schema(schema_with = docs::account)]
-    pub from: AccountId,
+    pub from: AggregateId,
     /// Id of the account that is paid.
     #[schema(schema_with = docs::account)]
-    pub to: AccountId,
+    pub to: AggregateId,
     /// How much.
     #[schema(schema_with = docs::amount)]
     pub amount_minor: Amount,
@@ -60,7 +60,7 @@ pub struct RecordDebit {}
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RefuseTransfer {
     /// Name of the problem.
-    pub reason: String,
+    pub reason: Reason,
 }
 
 /// The target was credited.
@@ -71,7 +71,7 @@ pub struct CompleteTransfer {}
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct OrderRefund {
     /// Name of the problem.
-    pub reason: String,
+    pub reason: Reason,
 }
 
 /// The source was refunded.

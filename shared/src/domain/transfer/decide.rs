@@ -61,13 +61,14 @@ pub(super) fn decide(transfer: &Transfer, command: &Command) -> Result<Event, Re
             Ok(Event::TransferDebited(TransferDebited { from, to, amount_minor, currency }))
         }
         (Transfer::Requested(_), Command::RefuseTransfer(refuse)) => {
-            Ok(Event::TransferRefused(TransferRefused { reason: refuse.reason.clone() }))
+            Ok(Event::TransferRefused(TransferRefused { reason: refuse.reason.clone().into() }))
         }
+        (Transfer::Refused { terms, reason }, Command::RecordDebit(_)) => Ok(refund(terms, reason.clone(), true)),
         (Transfer::Debited(terms), Command::CompleteTransfer(_)) => {
-            Ok(Event::TransferCompleted(TransferCompleted { from: terms.from.clone() }))
+            Ok(Event::TransferCompleted(TransferCompleted { from: terms.from.clone(), to: terms.to.clone() }))
         }
         (Transfer::Debited(terms), Command::OrderRefund(order)) => {
-            Ok(Event::RefundOrdered(RefundOrdered { from: terms.from.clone(), reason: order.reason.clone() }))
+            Ok(refund(terms, order.reason.clone().into(), false))
         }
         (Transfer::Refunding { reason, .. }, Command::RecordRefund(_)) => {
             Ok(Event::TransferCompensated(TransferCompensated { reason: reason.clone() }))
@@ -99,6 +100,10 @@ fn requested(request: &RequestTransfer) -> Result<Event, Rejection> {
         currency: request.currency.code().to_owned(),
         reference: request.reference.clone().map(String::from),
     }))
+}
+
+fn refund(terms: &Terms, reason: String, late: bool) -> Event {
+    Event::RefundOrdered(RefundOrdered { from: terms.from.clone(), reason, late })
 }
 
 fn retried(step: Step, terms: &Terms) -> Event {

@@ -36,9 +36,12 @@ pub(super) fn docs() -> Docs {
         events: vec![
             event::<TransferRequested>("TransferRequested", with("reference", json!("rent"))),
             event::<TransferDebited>("TransferDebited", terms.clone()),
-            event::<TransferCompleted>("TransferCompleted", json!({"from": "acc-42"})),
+            event::<TransferCompleted>("TransferCompleted", json!({"from": "acc-42", "to": "acc-43"})),
             event::<TransferRefused>("TransferRefused", json!({"reason": "insufficient-funds"})),
-            event::<RefundOrdered>("RefundOrdered", json!({"from": "acc-42", "reason": "account-closed"})),
+            event::<RefundOrdered>(
+                "RefundOrdered",
+                json!({"from": "acc-42", "reason": "account-closed", "late": false}),
+            ),
             event::<TransferCompensated>("TransferCompensated", json!({"reason": "account-closed"})),
             event::<TransferRetried>("TransferRetried", with("step", json!("credit"))),
         ],

@@ -60,8 +60,10 @@ pub struct TransferDebited {
 /// The target was paid.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct TransferCompleted {
-    /// Id of the account that has paid, and needs to keep nothing ready any more.
+    /// Id of the account that has paid. Both need to remember it no longer.
     pub from: String,
+    /// Id of the account that was paid.
+    pub to: String,
 }
 
 /// The source refused, and nothing has moved.
@@ -78,6 +80,8 @@ pub struct RefundOrdered {
     pub from: String,
     /// Name of the problem.
     pub reason: String,
+    /// Whether the transfer was refused already: the source refused once, forgot it, and paid when it was asked again.
+    pub late: bool,
 }
 
 /// The source has its money back.

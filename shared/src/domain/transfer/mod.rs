@@ -28,7 +28,7 @@ pub use events::{
 pub use process::Step;
 pub use snapshot::Snapshot;
 pub use state::{Terms, Transfer};
-pub use values::AccountId;
+pub use values::Reason;
 pub use view::{Status, TransferView, Transfers};
 
 use super::{
@@ -72,6 +72,17 @@ impl Aggregate for MoneyTransfer {
 
     fn docs() -> Docs {
         docs::docs()
+    }
+
+    fn sender<'a>(id: &'a str, command: &'a Command) -> Option<(&'static str, &'a str)> {
+        match command {
+            Command::RequestTransfer(_) | Command::RetryTransfer(_) => None,
+            Command::RecordDebit(_)
+            | Command::RefuseTransfer(_)
+            | Command::CompleteTransfer(_)
+            | Command::OrderRefund(_)
+            | Command::RecordRefund(_) => Some((Self::TYPE, id)),
+        }
     }
 
     const IS_PROCESS: bool = true;

@@ -3,10 +3,8 @@
 //! ```text
 //! TransferRequested ─ debit ─► source ─┬─ accepted ─► TransferDebited ─ credit ─► target ─┬─ accepted ─► TransferCompleted
 //!                                      └─ refused ──► TransferRefused                     └─ refused ──► RefundOrdered
-//! TransferCompleted ─ settle ─► source                  RefundOrdered ─ refund ─► source ─── accepted ─► TransferCompensated
+//! TransferCompleted ─ settle ─► both                    RefundOrdered ─ refund ─► source ─── accepted ─► TransferCompensated
 //! ```
-
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -14,10 +12,12 @@ use utoipa::ToSchema;
 use super::{
     commands::{Command, CompleteTransfer, OrderRefund, RecordDebit, RecordRefund, RefuseTransfer},
     events::Event,
+    values::Reason,
 };
 use crate::domain::{
+    AggregateId,
     bank_account::{
-        self, Amount, BankAccount, CreditTransfer, Currency, DebitTransfer, RefundTransfer, SettleTransfer,
+        self, Amount, BankAccount, CreditTransfer, CurrencyCode, DebitTransfer, RefundTransfer, SettleTransfer,
     },
     process::{Answer, Errand},
 };
@@ -32,7 +32,7 @@ pub enum Step {
     Credit,
     /// The source is to get its money back.
     Refund,
-    /// The source needs to keep nothing ready any more.
+    /// Both need to remember the transfer no longer.
     Settle,
 }
 
@@ -49,61 +49,63 @@ impl Step {
 
 /// What is asked of which account after an event.
 pub(super) fn react(id: &str, event: &Event) -> Vec<Errand> {
-    let errand = match event {
-        Event::TransferRequested(requested) => debit(id, &requested.from, requested.amount_minor, &requested.currency),
-        Event::TransferDebited(debited) => credit(id, &debited.to, debited.amount_minor, &debited.currency),
-        Event::TransferCompleted(completed) => Some(settle(id, &completed.from)),
-        Event::RefundOrdered(ordered) => Some(refund(id, &ordered.from)),
-        Event::TransferRefused(_) | Event::TransferCompensated(_) => None,
-        Event::TransferRetried(retried) => match retried.step {
-            Step::Debit => debit(id, &retried.from, retried.amount_minor, &retried.currency),
-            Step::Credit => credit(id, &retried.to, retried.amount_minor, &retried.currency),
-            Step::Refund => Some(refund(id, &retried.from)),
-            Step::Settle => Some(settle(id, &retried.from)),
-        },
+    // No other id was ever requested, nor another amount: such an event was not written by Millrace.
+    let Ok(transfer) = AggregateId::new(id) else { return Vec::new() };
+    let refund = |from: &str| {
+        let refund = RefundTransfer { transfer_id: transfer.clone() };
+        vec![errand(from, Step::Refund, bank_account::Command::RefundTransfer(refund))]
     };
-    errand.into_iter().collect()
+    let settle = |from: &str, to: &str| {
+        let settle = || bank_account::Command::SettleTransfer(SettleTransfer { transfer_id: transfer.clone() });
+        [from, to].map(|account| errand(account, Step::Settle, settle())).into()
+    };
+    match event {
+        Event::TransferRequested(asked) => debit(&transfer, &asked.from, asked.amount_minor, &asked.currency),
+        Event::TransferDebited(debited) => credit(&transfer, &debited.to, debited.amount_minor, &debited.currency),
+        Event::TransferCompleted(completed) => settle(&completed.from, &completed.to),
+        Event::RefundOrdered(ordered) => refund(&ordered.from),
+        Event::TransferRefused(_) | Event::TransferCompensated(_) => Vec::new(),
+        Event::TransferRetried(retried) => match retried.step {
+            Step::Debit => debit(&transfer, &retried.from, retried.amount_minor, &retried.currency),
+            Step::Credit => credit(&transfer, &retried.to, retried.amount_minor, &retried.currency),
+            Step::Refund => refund(&retried.from),
+            Step::Settle => settle(&retried.from, &retried.to),
+        },
+    }
 }
 
 /// What an account's answer means for the transfer.
 pub(super) fn conclude(step: &str, answer: Answer<'_>) -> Option<Command> {
+    let why = |reason: &str| Reason::try_from(reason.to_owned()).ok();
     match (step, answer) {
-        // It was remembered for longer than its answer.
+        // An account remembers what it did for a transfer for longer than its answer.
         ("debit", Answer::Accepted | Answer::Refused("transfer-already-debited")) => {
             Some(Command::RecordDebit(RecordDebit {}))
         }
-        ("debit", Answer::Refused(reason)) => {
-            Some(Command::RefuseTransfer(RefuseTransfer { reason: reason.to_owned() }))
+        ("debit", Answer::Refused(reason)) => Some(Command::RefuseTransfer(RefuseTransfer { reason: why(reason)? })),
+        ("credit", Answer::Accepted | Answer::Refused("transfer-already-credited")) => {
+            Some(Command::CompleteTransfer(CompleteTransfer {}))
         }
-        ("credit", Answer::Accepted) => Some(Command::CompleteTransfer(CompleteTransfer {})),
-        ("credit", Answer::Refused(reason)) => Some(Command::OrderRefund(OrderRefund { reason: reason.to_owned() })),
-        ("refund", Answer::Accepted) => Some(Command::RecordRefund(RecordRefund {})),
-        // A refund is never refused: the source has remembered it, and kept room for it. Nobody waits for a settlement.
+        ("credit", Answer::Refused(reason)) => Some(Command::OrderRefund(OrderRefund { reason: why(reason)? })),
+        // The source has remembered it and kept room for it: what it refuses was done before.
+        ("refund", Answer::Accepted | Answer::Refused(_)) => Some(Command::RecordRefund(RecordRefund {})),
+        // Nobody waits for a settlement.
         _ => None,
     }
 }
 
-/// `None` for terms that no request could have: somebody else has written this event.
-fn debit(id: &str, from: &str, amount_minor: i64, currency: &str) -> Option<Errand> {
-    let (amount_minor, currency) = (Amount::try_from(amount_minor).ok()?, Currency::from_str(currency).ok()?);
-    let debit = DebitTransfer { transfer_id: id.to_owned(), amount_minor, currency };
-    Some(errand(from, Step::Debit, bank_account::Command::DebitTransfer(debit)))
+fn debit(transfer: &AggregateId, from: &str, amount_minor: i64, currency: &str) -> Vec<Errand> {
+    let (transfer_id, currency) = (transfer.clone(), CurrencyCode::from(currency));
+    let debit =
+        Amount::try_from(amount_minor).map(|amount_minor| DebitTransfer { transfer_id, amount_minor, currency });
+    debit.map(|debit| errand(from, Step::Debit, bank_account::Command::DebitTransfer(debit))).into_iter().collect()
 }
 
-fn credit(id: &str, to: &str, amount_minor: i64, currency: &str) -> Option<Errand> {
-    let (amount_minor, currency) = (Amount::try_from(amount_minor).ok()?, Currency::from_str(currency).ok()?);
-    let credit = CreditTransfer { transfer_id: id.to_owned(), amount_minor, currency };
-    Some(errand(to, Step::Credit, bank_account::Command::CreditTransfer(credit)))
-}
-
-fn refund(id: &str, from: &str) -> Errand {
-    let refund = RefundTransfer { transfer_id: id.to_owned() };
-    errand(from, Step::Refund, bank_account::Command::RefundTransfer(refund))
-}
-
-fn settle(id: &str, from: &str) -> Errand {
-    let settle = SettleTransfer { transfer_id: id.to_owned() };
-    errand(from, Step::Settle, bank_account::Command::SettleTransfer(settle))
+fn credit(transfer: &AggregateId, to: &str, amount_minor: i64, currency: &str) -> Vec<Errand> {
+    let (transfer_id, currency) = (transfer.clone(), CurrencyCode::from(currency));
+    let credit =
+        Amount::try_from(amount_minor).map(|amount_minor| CreditTransfer { transfer_id, amount_minor, currency });
+    credit.map(|credit| errand(to, Step::Credit, bank_account::Command::CreditTransfer(credit))).into_iter().collect()
 }
 
 fn errand(account: &str, step: Step, command: bank_account::Command) -> Errand {

@@ -26,7 +26,7 @@ pub struct Transfer {
     pub amount_minor: i64,
     /// ISO 4217 code.
     pub currency: String,
-    /// Of a refund that is under way.
+    /// Of a refusal, or of a refund that is under way.
     pub reason: String,
 }
 
@@ -58,7 +58,7 @@ impl From<&state::Transfer> for Snapshot {
             state::Transfer::Debited(terms) => (Status::Debited, Some(terms), ""),
             state::Transfer::Refunding { terms, reason } => (Status::Refunding, Some(terms), reason.as_str()),
             state::Transfer::Completed(terms) => (Status::Completed, Some(terms), ""),
-            state::Transfer::Refused => (Status::Refused, None, ""),
+            state::Transfer::Refused { terms, reason } => (Status::Refused, Some(terms), reason.as_str()),
             state::Transfer::Compensated => (Status::Compensated, None, ""),
         };
         let text = |of: fn(&Terms) -> &String| terms.map(of).cloned().unwrap_or_default();
@@ -83,7 +83,7 @@ impl From<Snapshot> for state::Transfer {
             Status::Debited => Self::Debited(terms),
             Status::Refunding => Self::Refunding { terms, reason },
             Status::Completed => Self::Completed(terms),
-            Status::Refused => Self::Refused,
+            Status::Refused => Self::Refused { terms, reason },
             Status::Compensated => Self::Compensated,
         }
     }

@@ -26,7 +26,13 @@ pub enum Transfer {
     /// The target was paid.
     Completed(Terms),
     /// The source refused.
-    Refused,
+    Refused {
+        /// What was asked for.
+        #[serde(flatten)]
+        terms: Terms,
+        /// Why.
+        reason: String,
+    },
     /// The source has its money back.
     Compensated,
 }
@@ -56,15 +62,18 @@ impl Transfer {
             }),
             (Self::Requested(terms), Event::TransferDebited(_)) => Self::Debited(terms),
             (Self::Debited(terms), Event::TransferCompleted(_)) => Self::Completed(terms),
-            (Self::Debited(terms), Event::RefundOrdered(ordered)) => {
+            (Self::Debited(terms) | Self::Refused { terms, .. }, Event::RefundOrdered(ordered)) => {
                 Self::Refunding { terms, reason: ordered.reason.clone() }
             }
-            (_, Event::TransferRefused(_)) => Self::Refused,
+            (Self::Requested(terms), Event::TransferRefused(refused)) => {
+                Self::Refused { terms, reason: refused.reason.clone() }
+            }
             (_, Event::TransferCompensated(_)) => Self::Compensated,
             (
                 state,
                 Event::TransferDebited(_)
                 | Event::TransferCompleted(_)
+                | Event::TransferRefused(_)
                 | Event::RefundOrdered(_)
                 | Event::TransferRetried(_),
             ) => state,

@@ -2,30 +2,25 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::AggregateId;
-
-/// Id of a bank account.
+/// Name of a problem, for which an account refused: 1 to 64 of `a-z -`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct AccountId(String);
+pub struct Reason(String);
 
-impl AccountId {
-    /// The text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl TryFrom<String> for AccountId {
+impl TryFrom<String> for Reason {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        AggregateId::new(&text).map(|id| Self(id.into()))
+        let allowed = |byte: u8| byte.is_ascii_lowercase() || byte == b'-';
+        if (1..=64).contains(&text.len()) && text.bytes().all(allowed) {
+            return Ok(Self(text));
+        }
+        Err("is no name of a problem".to_owned())
     }
 }
 
-impl From<AccountId> for String {
-    fn from(id: AccountId) -> Self {
-        id.0
+impl From<Reason> for String {
+    fn from(reason: Reason) -> Self {
+        reason.0
     }
 }

@@ -151,7 +151,7 @@ impl Projection for Transfers {
                 TransferView { reason: Some(refused.reason.clone()), ..at(view, Status::Refused) }
             }
             (Some(view), Event::RefundOrdered(ordered)) => {
-                TransferView { reason: Some(ordered.reason.clone()), ..view }
+                TransferView { reason: Some(ordered.reason.clone()), ..at(view, Status::Debited) }
             }
             (Some(view), Event::TransferCompensated(_)) => at(view, Status::Compensated),
             (Some(view), Event::TransferRetried(_)) => view,
@@ -175,6 +175,7 @@ impl Projection for Transfers {
                 moved(Some(Status::Debited), Status::Completed);
                 add(format!("currencies/{}/completed_minor", after.currency), after.amount_minor.into());
             }
+            Event::RefundOrdered(ordered) if ordered.late => moved(Some(Status::Refused), Status::Debited),
             Event::RefundOrdered(_) | Event::TransferRetried(_) => {}
         }
     }
