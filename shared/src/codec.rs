@@ -60,11 +60,20 @@ pub enum Foreign {
     Refuse,
 }
 
+/// A value that was read.
+#[derive(Debug)]
+pub struct Recorded<R> {
+    /// What it is at present.
+    pub value: R,
+    /// The record type that lies in the topic, unqualified.
+    pub name: &'static str,
+}
+
 /// Encodes and decodes one set of records.
 pub struct Codec<R> {
     registry: Registry,
     /// By record type; empty in a codec that only reads.
-    write_ids: Vec<u32>,
+    write_ids: Vec<Option<u32>>,
     writers: Vec<GenericDatumWriter<'static>>,
     /// By record type and version.
     readers: Vec<Vec<GenericDatumReader<'static>>>,
@@ -119,21 +128,23 @@ impl<R: Records> Codec<R> {
         Self::reading(Registry::new("http://registry.invalid")?)
     }
 
-    /// A codec that also writes: registers every version of every record under the subjects of `topic`
+    /// A codec that also writes: registers every version of every record that is written under the subjects of `topic`
     /// (TopicRecordName). `guarded`: the registry is told to refuse incompatible versions.
     pub async fn registering(registry: Registry, topic: &str, guarded: bool) -> Result<Self, registry::Error> {
         let mut codec = Self::reading(registry)?;
         for record in R::TYPES {
             let subject = format!("{topic}-{}.{}", R::NAMESPACE, record.name);
             let mut ids = Vec::new();
-            if guarded {
+            if record.is_retired {
+                // Where such records lie, the release that wrote them has registered them.
+            } else if guarded {
                 ids = codec.registry.register_compatible(&subject, record.versions).await?;
             } else {
                 for schema in record.versions {
                     ids.push(codec.registry.register(&subject, schema).await?);
                 }
             }
-            codec.write_ids.extend(ids.last());
+            codec.write_ids.push(ids.last().copied());
         }
         Ok(codec)
     }
@@ -141,7 +152,7 @@ impl<R: Records> Codec<R> {
     /// A codec whose schema ids are 1, 2, 3, … in the order of the records: for tests that talk to no registry.
     pub fn unregistered(registry: Registry) -> Result<Self, registry::Error> {
         let mut codec = Self::reading(registry)?;
-        codec.write_ids = (1..).take(R::TYPES.len()).collect();
+        codec.write_ids = (1..).map(Some).take(R::TYPES.len()).collect();
         let known = codec
             .schemas
             .iter()
@@ -160,6 +171,8 @@ impl<R: Records> Codec<R> {
         let id = self
             .write_ids
             .get(index)
+            .copied()
+            .flatten()
             .ok_or_else(|| <apache_avro::Error as serde::ser::Error>::custom("this codec only reads"))?;
         out.push(0);
         out.extend_from_slice(&id.to_be_bytes());
@@ -180,6 +193,17 @@ impl<R: Records> Codec<R> {
 
     /// Reads a value. May ask the registry, so it must not run on a thread of the async runtime.
     pub fn decode(&self, bytes: &[u8], foreign: Foreign, runtime: &tokio::runtime::Handle) -> Result<R, DecodeError> {
+        self.decode_recorded(bytes, foreign, runtime).map(|recorded| recorded.value)
+    }
+
+    /// The same, and as what it was recorded: the record types that are read and those that values have at present are not
+    /// the same where some were retired.
+    pub fn decode_recorded(
+        &self,
+        bytes: &[u8],
+        foreign: Foreign,
+        runtime: &tokio::runtime::Handle,
+    ) -> Result<Recorded<R>, DecodeError> {
         if bytes.len() > MAX_VALUE_BYTES {
             return Err(DecodeError::Malformed(format!("value of {} bytes, {MAX_VALUE_BYTES} at most", bytes.len())));
         }
@@ -195,7 +219,7 @@ impl<R: Records> Codec<R> {
                 let reader = &self.readers[*index][*version];
                 let value = R::read(*index, *version, reader, &mut datum).map_err(malformed)?;
                 finished(datum)?;
-                Ok(value)
+                Ok(Recorded { value, name: R::TYPES[*index].name })
             }
             Known::Newer { index, .. } if foreign == Foreign::Refuse => {
                 Err(DecodeError::UnknownVersion(format!("{}.{}", R::NAMESPACE, R::TYPES[*index].name)))
@@ -207,7 +231,8 @@ impl<R: Records> Codec<R> {
                 self.writers[*index].write_value(&mut ours, resolved).map_err(malformed)?;
                 let version = self.schemas[*index].len() - 1;
                 let reader = &self.readers[*index][version];
-                R::read(*index, version, reader, &mut ours.as_slice()).map_err(malformed)
+                let value = R::read(*index, version, reader, &mut ours.as_slice()).map_err(malformed)?;
+                Ok(Recorded { value, name: R::TYPES[*index].name })
             }
             Known::UnknownRecord(name) => Err(DecodeError::UnknownRecord(name.clone())),
             Known::Useless(reason) => Err(DecodeError::Malformed(reason.clone())),

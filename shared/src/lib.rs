@@ -6,6 +6,7 @@
 
 pub mod auth;
 pub mod codec;
+pub mod compatibility;
 pub mod config;
 pub mod domain;
 pub mod envelope;

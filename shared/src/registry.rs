@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use apache_avro::Schema;
 use schema_registry_converter::{
     async_impl::schema_registry::{SrSettings, get_schema_by_id, post_schema},
     error::SRCError,
     schema_registry_common::{SchemaType, SuppliedSchema},
 };
+
+use crate::compatibility;
 
 /// Longest wait for one answer of the registry.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -44,7 +47,7 @@ impl From<reqwest::Error> for Error {
 pub struct Registry {
     url: String,
     settings: SrSettings,
-    /// For the two calls that schema_registry_converter lacks: compatibility levels and the list of subjects.
+    /// For what schema_registry_converter lacks: compatibility levels, lists of subjects and of versions.
     client: reqwest::Client,
 }
 
@@ -62,17 +65,62 @@ impl Registry {
 
     /// Registers the versions of a schema, oldest first, and has the registry refuse any that is not compatible with
     /// all of them in both directions. Returns the id of each. Doing it again changes nothing.
+    ///
+    /// # Errors
+    /// Also when others are there that aren't compatible with ours, from a time when the registry did not refuse them.
     pub async fn register_compatible(&self, subject: &str, versions: &[&str]) -> Result<Vec<u32>, Error> {
         // Apicurio knows no setting for a subject that has no schema yet: the first version has to be there first.
         let guarded = self.require_full_transitive(subject).await?;
         let mut ids = Vec::new();
         for schema in versions {
-            ids.push(self.register(subject, schema).await?);
+            match self.register(subject, schema).await {
+                // The registry's own words name no field.
+                Err(error @ Error::Incompatible { .. }) => {
+                    self.require_compatible(subject, versions).await?;
+                    return Err(error);
+                }
+                registered => ids.push(registered?),
+            }
             if ids.len() == 1 && !guarded && !self.require_full_transitive(subject).await? {
                 return Err(Error::Unavailable(format!("no compatibility level can be set for subject {subject}")));
             }
         }
+        let recorded: Vec<u32> = self.ask(&format!("/subjects/{subject}/versions")).await?;
+        if recorded.len() > ids.len() {
+            self.require_compatible(subject, versions).await?;
+        }
         Ok(ids)
+    }
+
+    /// Holds our versions of a schema against all that the registry has.
+    async fn require_compatible(&self, subject: &str, versions: &[&str]) -> Result<(), Error> {
+        #[derive(serde::Deserialize)]
+        struct Version {
+            schema: String,
+        }
+        let parse = |text: &str| {
+            Schema::parse_str(text).map_err(|error| Error::Incompatible {
+                subject: subject.to_owned(),
+                detail: format!("a schema can't be parsed: {error}"),
+            })
+        };
+        let recorded: Vec<u32> = self.ask(&format!("/subjects/{subject}/versions")).await?;
+        for number in recorded {
+            let found: Version = self.ask(&format!("/subjects/{subject}/versions/{number}")).await?;
+            let found = parse(&found.schema)?;
+            for (ours, text) in (1..).zip(versions) {
+                compatibility::check(&found, &parse(text)?).map_err(|reason| Error::Incompatible {
+                    subject: subject.to_owned(),
+                    detail: format!("our version {ours} against version {number} there: {reason}"),
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn ask<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
+        let answer = self.client.get(format!("{}{path}", self.url)).send().await?.error_for_status()?;
+        Ok(answer.json().await?)
     }
 
     /// Registers one schema as it is; the compatibility level of the subject is left alone.

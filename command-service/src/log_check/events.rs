@@ -69,7 +69,7 @@ impl<A: Aggregate> PartitionCheck<'_, A> {
             return Ok(());
         }
         let value = record.value().unwrap_or_default();
-        let event = match self.kind.events.decode(value, Foreign::Resolve, &self.check.runtime) {
+        let event = match self.kind.events.decode_recorded(value, Foreign::Resolve, &self.check.runtime) {
             Ok(event) => Some(event),
             Err(DecodeError::Unavailable(reason)) => return Err(Error::Schema(reason)),
             Err(error) => {
@@ -78,7 +78,7 @@ impl<A: Aggregate> PartitionCheck<'_, A> {
             }
         };
         if let Some(event) = &event {
-            let name = format!("{}.{}", A::Event::NAMESPACE, event.name());
+            let name = format!("{}.{}", A::Event::NAMESPACE, event.name);
             if let Err(reason) = headers::of_event(record, A::TYPE, id, &name, &meta) {
                 self.found(Kind::Headers, record, Some(id), reason);
             }
@@ -87,9 +87,9 @@ impl<A: Aggregate> PartitionCheck<'_, A> {
         if !self.follows(record, number, &meta) {
             return Ok(());
         }
-        self.fold(record, number, event.as_ref());
+        self.fold(record, number, event.as_ref().map(|event| &event.value));
         if let Some(event) = event {
-            self.join(record.offset(), number, &meta, event.name());
+            self.join(record.offset(), number, &meta, event.name);
         }
         Ok(())
     }

@@ -7,8 +7,14 @@ use std::{
 };
 
 use millrace_shared::{
+    codec::Codec,
     domain::{Aggregate, Projection, Sort},
-    views::{BY_ID, Keys, Parked, history::Base, meta},
+    records::Records,
+    views::{
+        BY_ID, Keys, Parked,
+        history::{Base, renewed},
+        meta,
+    },
 };
 use redis::{Pipeline, RedisResult, Value, from_redis_value};
 
@@ -172,7 +178,8 @@ fn base_at<P: Projection>(json: Option<&[u8]>) -> u64 {
 }
 
 /// What Redis has of some aggregates of a partition at one instant.
-pub fn aggregates<V>(
+pub fn aggregates<V, E: Records>(
+    codec: &Codec<E>,
     store: &mut Store,
     keys: &Keys,
     ranks: &Ranks<V>,
@@ -198,7 +205,7 @@ pub fn aggregates<V>(
         all.push(Found {
             offset,
             view: answers.next()?,
-            history: answers.bytes_list()?,
+            history: answers.bytes_list()?.iter().map(|entry| renewed(codec, entry).into_owned()).collect(),
             base: answers.next()?,
             parked: answers.next::<Option<String>>()?.map(|json| parse_parked(keys, &json)).transpose()?,
             scores: ranks.keys.iter().map(|_| answers.next()).collect::<Result<_, _>>()?,
@@ -218,6 +225,7 @@ impl Found {
 /// Looks at aggregates without stopping the world: returns whether each is in Redis as expected. One that is not may
 /// have moved on.
 pub fn are_as_expected<A: Aggregate>(
+    codec: &Codec<A::Event>,
     store: &mut Store,
     keys: &Keys,
     ranks: &Ranks<View<A>>,
@@ -243,7 +251,7 @@ pub fn are_as_expected<A: Aggregate>(
     let scores: Vec<Vec<Option<f64>>> = ranks.keys.iter().map(|_| answers.next()).collect::<Result<_, _>>()?;
     let mut all = Vec::with_capacity(expected.len());
     for (at, (_, expected)) in expected.iter().enumerate() {
-        let mut same = super::compare::same_history(&expected.history, answers.take()?);
+        let mut same = super::compare::same_history(codec, &expected.history, answers.take()?);
         same &= expected.same_base(bases[at].as_deref());
         match &expected.view {
             Some(view) => {

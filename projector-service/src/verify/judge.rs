@@ -129,7 +129,7 @@ impl<A: Aggregate> Judge<'_, A> {
     ) -> Result<Vec<Seen<View<A>>>, Error> {
         let wanted: Vec<_> = group.iter().map(|suspect| (&*suspect.id, &suspect.filters)).collect();
         let mut all: HashMap<Box<str>, Found> = HashMap::new();
-        let found = found::aggregates(&mut self.store, keys, ranks, &wanted)?;
+        let found = found::aggregates(self.context.events.codec(), &mut self.store, keys, ranks, &wanted)?;
         let offset = found.first().map_or(from, |found| found.offset);
         if offset < from {
             return Err(Error::OtherLog(format!(

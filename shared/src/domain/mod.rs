@@ -9,6 +9,7 @@ mod docs;
 mod fields;
 pub mod kit;
 pub mod process;
+pub mod recorded;
 pub mod transfer;
 mod views;
 

@@ -2,7 +2,9 @@
 //!
 //! `format (1) | sequence (LEB128) | time in µs (8, big-endian) | length of command id (1) | command id | record (1) |
 //! version of its schema (1) | Avro datum`. It is read without the registry: record and version are indexes into the
-//! domain's [`records!`](crate::records!) list, which is therefore only ever appended to.
+//! domain's [`records!`](crate::records!) list, which is therefore only ever appended to (retired types keep their places).
+
+use std::borrow::Cow;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -47,29 +49,58 @@ pub fn pack<R: Records>(codec: &Codec<R>, meta: &EventMeta, event: &R) -> Result
 
 /// Unpacks an event; `None` when it was packed by a later release, or is damaged.
 pub fn unpack<R: Records>(codec: &Codec<R>, packed: &[u8]) -> Option<(EventMeta, R)> {
-    let (&format, mut rest) = packed.split_first()?;
-    if format != FORMAT {
-        return None;
-    }
-    let mut take = |count: usize| {
-        let (taken, after) = rest.split_at_checked(count)?;
-        rest = after;
-        Some(taken)
-    };
-    let (mut sequence, mut shift) = (0u64, 0u32);
-    loop {
-        let byte = take(1)?[0];
-        sequence |= u64::from(byte & 0x7f).checked_shl(shift)?;
-        if byte < 0x80 {
-            break;
-        }
-        shift += 7;
-    }
-    let time = i64::from_be_bytes(take(8)?.try_into().ok()?);
-    let length = take(1)?[0];
-    let command_id = String::from_utf8(take(length.into())?.to_vec()).ok()?;
-    let (index, version) = (take(1)?[0], take(1)?[0]);
-    let event = codec.decode_datum(index.into(), version.into(), rest)?;
-    let time = Timestamp::from_microsecond(time).ok()?;
+    let Parts { sequence, time, command_id, index, version, datum } = Parts::of(packed)?;
+    let event = codec.decode_datum(index, version, datum)?;
+    let (time, command_id) = (Timestamp::from_microsecond(time).ok()?, String::from_utf8(command_id.to_vec()).ok()?);
     Some((EventMeta { sequence, time, command_id }, event))
+}
+
+/// The event as this release packs it: an earlier one has used what was the last version of its record then.
+pub fn renewed<'a, R: Records>(codec: &Codec<R>, packed: &'a [u8]) -> Cow<'a, [u8]> {
+    let of_today = |parts: Parts<'_>| {
+        R::TYPES.get(parts.index).is_some_and(|record| !record.is_retired && record.versions.len() == parts.version + 1)
+    };
+    if Parts::of(packed).is_some_and(of_today) {
+        return packed.into();
+    }
+    let renewed = unpack(codec, packed).and_then(|(meta, event)| pack(codec, &meta, &event).ok());
+    renewed.map_or(packed.into(), Cow::from)
+}
+
+/// What lies in a packed event.
+struct Parts<'a> {
+    sequence: u64,
+    time: i64,
+    command_id: &'a [u8],
+    index: usize,
+    version: usize,
+    datum: &'a [u8],
+}
+
+impl<'a> Parts<'a> {
+    fn of(packed: &'a [u8]) -> Option<Self> {
+        let (&format, mut rest) = packed.split_first()?;
+        if format != FORMAT {
+            return None;
+        }
+        let mut take = |count: usize| {
+            let (taken, after) = rest.split_at_checked(count)?;
+            rest = after;
+            Some(taken)
+        };
+        let (mut sequence, mut shift) = (0u64, 0u32);
+        loop {
+            let byte = take(1)?[0];
+            sequence |= u64::from(byte & 0x7f).checked_shl(shift)?;
+            if byte < 0x80 {
+                break;
+            }
+            shift += 7;
+        }
+        let time = i64::from_be_bytes(take(8)?.try_into().ok()?);
+        let length = take(1)?[0];
+        let command_id = take(length.into())?;
+        let (index, version) = (take(1)?[0].into(), take(1)?[0].into());
+        Some(Self { sequence, time, command_id, index, version, datum: rest })
+    }
 }

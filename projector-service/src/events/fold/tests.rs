@@ -83,7 +83,7 @@ fn opened(id: &str) -> Incoming<Event> {
 }
 
 fn deposited(id: &str, sequence: u64, amount_minor: i64) -> Incoming<Event> {
-    event(id, sequence, Event::MoneyDeposited(MoneyDeposited { amount_minor, reference: None }))
+    event(id, sequence, Event::MoneyDeposited(MoneyDeposited { amount_minor, reference: None, channel: None }))
 }
 
 fn withdrawn(id: &str, sequence: u64, amount_minor: i64) -> Incoming<Event> {

@@ -18,7 +18,7 @@ fn opened(owner: &str) -> AccountEvent {
 }
 
 fn deposited(amount_minor: i64) -> AccountEvent {
-    AccountEvent::MoneyDeposited(MoneyDeposited { amount_minor, reference: None })
+    AccountEvent::MoneyDeposited(MoneyDeposited { amount_minor, reference: None, channel: None })
 }
 
 fn read<T: serde::de::DeserializeOwned>(stored: &BTreeMap<String, Vec<u8>>) -> Loaded<T> {

@@ -5,7 +5,8 @@ use utoipa::ToSchema;
 
 use super::{
     docs,
-    values::{Amount, Currency, CurrencyCode, Owner, Reference},
+    upcasts::v1,
+    values::{Amount, Channel, Currency, CurrencyCode, Owner, Reference},
 };
 use crate::{
     domain::{AggregateId, CommandError, Fields},
@@ -18,7 +19,10 @@ records! {
         /// Open it.
         OpenAccount { OpenAccount = "schemas/commands/OpenAccount.v1.avsc" },
         /// Pay in.
-        Deposit { Deposit = "schemas/commands/Deposit.v1.avsc" },
+        Deposit {
+            v1::Deposit = "schemas/commands/Deposit.v1.avsc",
+            Deposit = "schemas/commands/Deposit.v2.avsc",
+        },
         /// Take out.
         Withdraw { Withdraw = "schemas/commands/Withdraw.v1.avsc" },
         /// Close it.
@@ -54,6 +58,9 @@ pub struct Deposit {
     /// What for.
     #[schema(schema_with = docs::reference, required = false)]
     pub reference: Option<Reference>,
+    /// By which way it comes.
+    #[schema(schema_with = docs::channel, required = false)]
+    pub channel: Option<Channel>,
 }
 
 /// Takes money out.
@@ -115,7 +122,8 @@ pub(super) fn read(name: &str, mut fields: Fields) -> Result<Command, CommandErr
             owner.zip(currency).map(|(owner, currency)| Command::OpenAccount(OpenAccount { owner, currency }))
         }
         "deposit" => {
-            payment(&mut fields).map(|(amount_minor, reference)| Command::Deposit(Deposit { amount_minor, reference }))
+            let (payment, channel) = (payment(&mut fields), fields.optional("channel"));
+            payment.map(|(amount_minor, reference)| Command::Deposit(Deposit { amount_minor, reference, channel }))
         }
         "withdraw" => payment(&mut fields)
             .map(|(amount_minor, reference)| Command::Withdraw(Withdraw { amount_minor, reference })),

@@ -152,7 +152,8 @@ pub(super) fn decide(account: &Account, command: &Command) -> Result<Vec<Event>,
         Command::OpenAccount(_) => Err(Rejection::AccountAlreadyOpen),
         Command::Deposit(deposit) => {
             let reference = deposit.reference.clone().map(String::from);
-            Ok(vec![paid_in(open, deposit.amount_minor.minor(), reference)?])
+            let channel = deposit.channel.clone().map(String::from);
+            Ok(vec![paid_in(open, MoneyDeposited { amount_minor: deposit.amount_minor.minor(), reference, channel })?])
         }
         Command::Withdraw(withdraw) => {
             let reference = withdraw.reference.clone().map(String::from);
@@ -181,14 +182,14 @@ pub(super) fn decide(account: &Account, command: &Command) -> Result<Vec<Event>,
             }
             room_for_one_more(open, Held::MAX_TO_BE_PAID)?;
             same_currency(open, credit.currency)?;
-            let deposited = paid_in(open, credit.amount_minor.minor(), reference(&credit.transfer_id))?;
+            let deposited = paid_in(open, moved_in(credit.amount_minor.minor(), &credit.transfer_id))?;
             Ok(vec![deposited, held(&credit.transfer_id, 0)])
         }
         Command::RefundTransfer(refund) => {
             let held = open.held.of(refund.transfer_id.as_str()).filter(|amount_minor| *amount_minor > 0);
             let amount_minor = held.ok_or(Rejection::TransferNotDebited)?;
             // There is room for it: it was kept.
-            let deposited = MoneyDeposited { amount_minor, reference: reference(&refund.transfer_id) };
+            let deposited = moved_in(amount_minor, &refund.transfer_id);
             Ok(vec![Event::MoneyDeposited(deposited), released(&refund.transfer_id)])
         }
         Command::SettleTransfer(settle) => match open.held.of(settle.transfer_id.as_str()) {
@@ -202,14 +203,14 @@ fn opened(open: &OpenAccount) -> Event {
     Event::AccountOpened(AccountOpened { owner: open.owner.clone().into(), currency: open.currency.code().to_owned() })
 }
 
-fn paid_in(open: &Open, requested_minor: i64, reference: Option<String>) -> Result<Event, Rejection> {
-    let balance_minor = open.balance_minor;
+fn paid_in(open: &Open, deposited: MoneyDeposited) -> Result<Event, Rejection> {
+    let (balance_minor, requested_minor) = (open.balance_minor, deposited.amount_minor);
     // What may come back counts as well, so that it always can.
     if balance_minor + open.held.total_minor() + requested_minor > MAX_BALANCE_MINOR {
         let limit_minor = MAX_BALANCE_MINOR;
         return Err(Rejection::BalanceLimitExceeded { balance_minor, requested_minor, limit_minor });
     }
-    Ok(Event::MoneyDeposited(MoneyDeposited { amount_minor: requested_minor, reference }))
+    Ok(Event::MoneyDeposited(deposited))
 }
 
 fn taken_out(open: &Open, requested_minor: i64, reference: Option<String>) -> Result<Event, Rejection> {
@@ -236,6 +237,10 @@ fn room_for_one_more(open: &Open, limit: usize) -> Result<(), Rejection> {
 
 fn reference(transfer_id: &AggregateId) -> Option<String> {
     Some(format!("transfer:{transfer_id}"))
+}
+
+fn moved_in(amount_minor: i64, transfer_id: &AggregateId) -> MoneyDeposited {
+    MoneyDeposited { amount_minor, reference: reference(transfer_id), channel: None }
 }
 
 fn held(transfer_id: &AggregateId, amount_minor: i64) -> Event {

@@ -8,7 +8,7 @@ use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, SchemaFormat, SchemaTy
 use super::{
     AccountView, CloseAccount, Deposit, OpenAccount, Status, Withdraw,
     events::{AccountClosed, AccountOpened, MoneyDeposited, MoneyWithdrawn, TransferHeld, TransferReleased},
-    values::{Currency, MAX_AMOUNT_MINOR, MAX_OWNER_CHARACTERS, MAX_REFERENCE_CHARACTERS},
+    values::{Currency, MAX_AMOUNT_MINOR, MAX_CHANNEL_BYTES, MAX_OWNER_CHARACTERS, MAX_REFERENCE_CHARACTERS},
 };
 use crate::domain::docs::{Described, Docs, by_currency, command, counts, described, event, object, total};
 
@@ -20,13 +20,20 @@ pub(super) fn docs() -> Docs {
         noun: "bank account",
         commands: vec![
             command::<OpenAccount>("open", "Opens an account", json!({"owner": "Ada", "currency": "EUR"})),
-            command::<Deposit>("deposit", "Pays in", json!({"amount_minor": 10_000, "reference": "salary"})),
+            command::<Deposit>(
+                "deposit",
+                "Pays in",
+                json!({"amount_minor": 10_000, "reference": "salary", "channel": "online"}),
+            ),
             command::<Withdraw>("withdraw", "Takes out", json!({"amount_minor": 5_000, "reference": "rent"})),
             command::<CloseAccount>("close", "Closes an account whose balance is 0", json!({})),
         ],
         events: vec![
             event::<AccountOpened>("AccountOpened", json!({"owner": "Ada", "currency": "EUR"})),
-            event::<MoneyDeposited>("MoneyDeposited", json!({"amount_minor": 10_000, "reference": "salary"})),
+            event::<MoneyDeposited>(
+                "MoneyDeposited",
+                json!({"amount_minor": 10_000, "reference": "salary", "channel": "online"}),
+            ),
             event::<MoneyWithdrawn>("MoneyWithdrawn", json!({"amount_minor": 5_000, "reference": null})),
             event::<AccountClosed>("AccountClosed", json!({})),
             event::<TransferHeld>("TransferHeld", json!({"transfer_id": "t-7", "amount_minor": 5_000})),
@@ -87,6 +94,14 @@ pub(in crate::domain) fn reference() -> ObjectBuilder {
     ObjectBuilder::new()
         .schema_type(SchemaType::from_iter([Type::String, Type::Null]))
         .max_length(Some(MAX_REFERENCE_CHARACTERS))
+}
+
+pub(super) fn channel() -> ObjectBuilder {
+    ObjectBuilder::new()
+        .schema_type(SchemaType::from_iter([Type::String, Type::Null]))
+        .min_length(Some(1))
+        .max_length(Some(MAX_CHANNEL_BYTES))
+        .pattern(Some("^[a-z0-9._-]+$"))
 }
 
 pub(in crate::domain) fn currency() -> ObjectBuilder {

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::upcasts::v1;
 use crate::records;
 
 records! {
@@ -11,7 +12,10 @@ records! {
         /// It was opened.
         AccountOpened { AccountOpened = "schemas/events/AccountOpened.v1.avsc" },
         /// Money was paid in.
-        MoneyDeposited { MoneyDeposited = "schemas/events/MoneyDeposited.v1.avsc" },
+        MoneyDeposited {
+            v1::MoneyDeposited = "schemas/events/MoneyDeposited.v1.avsc",
+            MoneyDeposited = "schemas/events/MoneyDeposited.v2.avsc",
+        },
         /// Money was taken out.
         MoneyWithdrawn { MoneyWithdrawn = "schemas/events/MoneyWithdrawn.v1.avsc" },
         /// It was closed.
@@ -20,6 +24,7 @@ records! {
         TransferHeld { TransferHeld = "schemas/events/TransferHeld.v1.avsc" },
         /// It has ended.
         TransferReleased { TransferReleased = "schemas/events/TransferReleased.v1.avsc" },
+        retired BalanceChanged { v1::BalanceChanged = "schemas/events/BalanceChanged.v1.avsc" },
     }
 }
 
@@ -40,6 +45,9 @@ pub struct MoneyDeposited {
     /// What for.
     #[schema(required)]
     pub reference: Option<String>,
+    /// By which way it came.
+    #[schema(required)]
+    pub channel: Option<String>,
 }
 
 /// Money was taken out.

@@ -1,7 +1,8 @@
 //! Bank accounts: open, pay in, take out, close.
 //!
-//! Read `commands.rs`, `events.rs`, `state.rs` (with `held.rs`), `decide.rs`, `audit.rs`, `snapshot.rs`, then `view.rs` and `owners.rs`; `docs.rs` is
-//! what the API's description says of them.
+//! Read `commands.rs`, `events.rs`, `state.rs` (with `held.rs`), `decide.rs`, `audit.rs`, `snapshot.rs`, then `view.rs` and
+//! `owners.rs`; `upcasts.rs` is what commands and events were in earlier releases, `docs.rs` what the API's description says
+//! of them.
 
 mod audit;
 mod commands;
@@ -14,6 +15,7 @@ mod snapshot;
 mod state;
 #[cfg(test)]
 mod tests;
+mod upcasts;
 mod values;
 mod view;
 
@@ -27,7 +29,8 @@ pub use held::Held;
 pub use owners::{Holding, Owned, Owners};
 pub use snapshot::Snapshot;
 pub use state::{Account, Open};
-pub use values::{Amount, Currency, CurrencyCode, MAX_BALANCE_MINOR, Owner, Reference};
+pub use upcasts::v1;
+pub use values::{Amount, Channel, Currency, CurrencyCode, MAX_BALANCE_MINOR, Owner, Reference};
 pub use view::{AccountView, BankAccounts, Status};
 
 use super::{Aggregate, CommandError, Docs, Fields, Refusal};

@@ -8,6 +8,7 @@ pub const MAX_AMOUNT_MINOR: i64 = 1_000_000_000_000_000;
 pub const MAX_BALANCE_MINOR: i64 = 9_000_000_000_000_000;
 pub(super) const MAX_OWNER_CHARACTERS: usize = 200;
 pub(super) const MAX_REFERENCE_CHARACTERS: usize = 140;
+pub(super) const MAX_CHANNEL_BYTES: usize = 40;
 
 /// An amount of money in minor units (cents), 1 to 10^15.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
@@ -79,6 +80,29 @@ impl TryFrom<String> for Reference {
 impl From<Reference> for String {
     fn from(reference: Reference) -> Self {
         reference.0
+    }
+}
+
+/// By which way money comes, such as `branch` or `card`: 1 to 40 of `a-z 0-9 . _ -`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Channel(String);
+
+impl TryFrom<String> for Channel {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte);
+        if (1..=MAX_CHANNEL_BYTES).contains(&text.len()) && text.bytes().all(allowed) {
+            return Ok(Self(text));
+        }
+        Err(format!("must be 1 to {MAX_CHANNEL_BYTES} of a-z 0-9 . _ -"))
+    }
+}
+
+impl From<Channel> for String {
+    fn from(channel: Channel) -> Self {
+        channel.0
     }
 }
 
@@ -163,4 +187,4 @@ macro_rules! serialize_as_inner {
         }
     )+ };
 }
-serialize_as_inner!(Amount, Owner, Reference);
+serialize_as_inner!(Amount, Owner, Reference, Channel);
