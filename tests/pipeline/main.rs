@@ -6,6 +6,7 @@ mod answers;
 mod changes;
 mod checkpoints;
 mod dashboard;
+mod evolution;
 mod garbage;
 mod import;
 mod limits;

@@ -22,8 +22,10 @@ fn open_deposit_withdraw_and_rebuild_the_balance_from_the_log_alone() {
     assert_eq!(opened.must("content-type"), "application/json");
     assert_eq!(opened.header("idempotency-replayed"), None);
 
-    let deposited =
-        services.command(&id, "deposit", &json!({"amount_minor": 10000, "reference": "salary"})).key("second").send();
+    let deposited = services
+        .command(&id, "deposit", &json!({"amount_minor": 10000, "reference": "salary", "channel": "online"}))
+        .key("second")
+        .send();
     assert_eq!(deposited.status, 200, "{deposited:?}");
     assert_eq!(deposited.header("location"), None, "{deposited:?}");
     assert_eq!(deposited.must("etag"), "\"2\"");
@@ -41,7 +43,7 @@ fn open_deposit_withdraw_and_rebuild_the_balance_from_the_log_alone() {
         events.iter().map(|event| (event.kind.as_str(), event.fields.clone())).collect::<Vec<_>>(),
         [
             ("AccountOpened", json!({"owner": "Ada Ångström", "currency": "EUR"})),
-            ("MoneyDeposited", json!({"amount_minor": 10000, "reference": "salary"})),
+            ("MoneyDeposited", json!({"amount_minor": 10000, "reference": "salary", "channel": "online"})),
             ("MoneyWithdrawn", json!({"amount_minor": 5000, "reference": null})),
         ]
     );

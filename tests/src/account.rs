@@ -48,6 +48,8 @@ impl Event {
         match self.kind.as_str() {
             "MoneyDeposited" => amount(),
             "MoneyWithdrawn" => -amount(),
+            // Of an earlier release.
+            "BalanceChanged" => self.fields["by_minor"].as_i64().expect("it says by how much"),
             _ => 0,
         }
     }
@@ -106,7 +108,7 @@ impl Folded {
         self.balance += event.change_minor();
         assert!((0..=MAX_BALANCE_MINOR).contains(&self.balance), "{id} has {} after {event:?}", self.balance);
         match event.kind.as_str() {
-            "AccountOpened" => {}
+            "AccountOpened" | "BalanceChanged" => {}
             "MoneyDeposited" | "MoneyWithdrawn" => {
                 assert!(event.fields["amount_minor"].as_i64() >= Some(1), "{event:?}");
             }
