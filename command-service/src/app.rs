@@ -13,6 +13,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use millrace_shared::{
     codec::Codec,
     config::{self, CommandSettings, KafkaSettings},
+    domain::{AggregateInfo, Domains},
     kafka::{
         self,
         topics::{self, Names, Shape},
@@ -121,7 +122,7 @@ impl App {
     }
 
     /// Serves until told to end.
-    pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
+    pub async fn run<D: Domains>(self, shutdown: CancellationToken) -> Result<(), Error> {
         let names = Names::new(&self.settings.kafka.topic_prefix);
         // Health is answered from the start, and until the very end.
         let ops_end = CancellationToken::new();
@@ -129,7 +130,7 @@ impl App {
         let ops = tokio::spawn(serve::http(self.ops, ops_router, Limits::OPERATIONS, ops_end.clone()));
         tokio::spawn(probe_kafka(self.settings.kafka.kafka_bootstrap.clone(), self.health.clone(), shutdown.clone()));
 
-        let prepared = prepare(&self.settings, &names, &self.registry, &shutdown).await?;
+        let prepared = prepare::<D>(&self.settings, &names, &self.registry, &shutdown).await?;
         let Some((types, topic_ids)) = prepared else { return Ok(()) };
         self.health.set("schemas", Ok(()));
         let outcomes = Codec::<OutcomeRecord>::reading(self.registry.clone())?;
@@ -162,7 +163,7 @@ impl App {
         tokio::spawn(trimmer.run(shutdown.clone()));
         tracing::info!(http = %self.http.local_addr()?, "serving");
         // The listener ends first: requests that wait are still answered. Then the threads.
-        let served = serve::http(self.http, router(api)?, self.settings.http.limits(), shutdown.clone()).await;
+        let served = serve::http(self.http, router::<D>(api)?, self.settings.http.limits(), shutdown.clone()).await;
         shutdown.cancel();
         end.cancel();
         let ended = tokio::time::timeout(END_TIMEOUT, blocking(move || pipeline.join())).await;
@@ -341,7 +342,7 @@ fn cores() -> usize {
 }
 
 /// Waits for Kafka and the registry, creates topics and registers schemas; `None` when told to end meanwhile.
-async fn prepare(
+async fn prepare<D: Domains>(
     settings: &CommandSettings,
     names: &Names,
     registry: &Registry,
@@ -353,8 +354,7 @@ async fn prepare(
         idempotency_window: settings.window.idempotency_window.0,
         commands_retention: settings.commands_retention.0,
     };
-    let types: Vec<&'static str> =
-        millrace_shared::domain::AggregateInfo::all().iter().map(|info| info.aggregate_type).collect();
+    let types: Vec<&'static str> = AggregateInfo::all::<D>().iter().map(|info| info.aggregate_type).collect();
     let ensured = wait_for("Kafka", shutdown, || {
         let (bootstrap, names, types) = (settings.kafka.kafka_bootstrap.clone(), names.clone(), types.clone());
         let shape = shape.clone();
@@ -373,7 +373,7 @@ async fn prepare(
         return Ok(None);
     }
     let registered = wait_for("the schema registry", shutdown, || async {
-        build_all(registry, names).await.map_err(|error| match error {
+        build_all::<D>(registry, names).await.map_err(|error| match error {
             registry::Error::Unavailable(reason) => Attempt::Again(reason),
             error => Attempt::Fatal(error),
         })

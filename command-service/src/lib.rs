@@ -22,6 +22,7 @@ pub mod http;
 pub mod intake;
 pub mod log_check;
 pub mod partition;
+mod program;
 pub mod record;
 pub mod store;
 pub mod submit;
@@ -29,3 +30,5 @@ pub mod trimmer;
 pub mod types;
 pub mod waiters;
 pub mod writer;
+
+pub use program::main;

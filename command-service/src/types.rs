@@ -5,9 +5,8 @@ use std::{pin::Pin, sync::Arc};
 use millrace_shared::{
     codec::{Codec, DecodeError, Foreign},
     domain::{
-        Aggregate, AggregateInfo, CommandError, Fields, Visitor,
+        Aggregate, AggregateInfo, CommandError, Domains, Fields, Visitor,
         process::{Answer, Errand},
-        visit_all,
     },
     fingerprint::{Fingerprint, fingerprint},
     kafka::topics::{Names, Topic},
@@ -166,7 +165,10 @@ impl<A: Aggregate> CommandType for TypeOf<A> {
 }
 
 /// Registers the schemas of all types.
-pub async fn build_all(registry: &Registry, names: &Names) -> Result<Vec<Arc<dyn CommandType>>, registry::Error> {
+pub async fn build_all<D: Domains>(
+    registry: &Registry,
+    names: &Names,
+) -> Result<Vec<Arc<dyn CommandType>>, registry::Error> {
     type Building = Pin<Box<dyn Future<Output = Result<Arc<dyn CommandType>, registry::Error>> + Send>>;
     struct Collect<'a> {
         registry: &'a Registry,
@@ -180,7 +182,7 @@ pub async fn build_all(registry: &Registry, names: &Names) -> Result<Vec<Arc<dyn
         }
     }
     let mut collect = Collect { registry, names, building: Vec::new() };
-    visit_all(&mut collect);
+    D::visit_all(&mut collect);
     let mut types = Vec::new();
     for building in collect.building {
         types.push(building.await?);

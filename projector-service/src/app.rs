@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr, sync::Arc, thread::JoinHandle, time::Duration};
 use metrics_exporter_prometheus::PrometheusHandle;
 use millrace_shared::{
     config::{self, ProjectorSettings},
-    domain::AggregateInfo,
+    domain::{AggregateInfo, Domains},
     kafka::{topics::Names, watcher},
     ops::{self, Health},
     registry::{self, Registry},
@@ -76,7 +76,7 @@ impl App {
     }
 
     /// Runs until `shutdown`.
-    pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
+    pub async fn run<D: Domains>(self, shutdown: CancellationToken) -> Result<(), Error> {
         let health = Health::default();
         health.expect(parts::KAFKA);
         health.expect(parts::REDIS);
@@ -90,7 +90,7 @@ impl App {
             served.clone(),
         ));
         let project = Project { settings: self.settings, redis: self.redis, registry: self.registry, health, board };
-        let result = project.run(shutdown).await;
+        let result = project.run::<D>(shutdown).await;
         served.cancel();
         if let Ok(ended) = ops.await {
             ended?;
@@ -108,11 +108,11 @@ struct Project {
 }
 
 impl Project {
-    async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
+    async fn run<D: Domains>(self, shutdown: CancellationToken) -> Result<(), Error> {
         let Self { settings, redis, registry, health, board } = self;
         let kafka = &settings.kafka;
         let names = Names::new(&kafka.topic_prefix);
-        let types: Vec<&str> = AggregateInfo::all().iter().map(|info| info.aggregate_type).collect();
+        let types: Vec<&str> = AggregateInfo::all::<D>().iter().map(|info| info.aggregate_type).collect();
         let store = || Store::new(redis.clone(), settings.redis.timeout());
         let there = startup::redis(store, settings.redis.redis_cluster, &shutdown).await?
             && startup::registry(&registry, &shutdown).await?
@@ -139,7 +139,7 @@ impl Project {
             roster: roster.clone(),
         };
         let mut threads = Vec::new();
-        let (crew, leaving) = (Crew::new(means, settings.clone()), shutdown.clone());
+        let (crew, leaving) = (Crew::new::<D>(means, settings.clone()), shutdown.clone());
         let topics = crew.topics();
         threads.push(thread("crew", &ended, move || crew.run(&leaving))?);
 

@@ -13,7 +13,7 @@ use std::{
 use millrace_shared::{
     codec::Codec,
     config::ProjectorSettings,
-    domain::{Aggregate, AggregateInfo, Grouping, Visitor, visit_all},
+    domain::{Aggregate, AggregateInfo, Domains, Grouping, Visitor},
     kafka::{
         bulk::BulkReader,
         reader_config,
@@ -176,9 +176,9 @@ impl Visitor for Crew {
 
 impl Crew {
     /// Nobody works yet.
-    pub fn new(means: Means, settings: ProjectorSettings) -> Self {
+    pub fn new<D: Domains>(means: Means, settings: ProjectorSettings) -> Self {
         let mut crew = Self { means, settings, posts: Vec::new(), dismissed: Vec::new() };
-        for kind in Kind::all() {
+        for kind in Kind::all::<D>() {
             crew.posts.push(Post {
                 projection: Some(kind.name),
                 topic: crew.means.names.topic(kind.aggregate_type, Topic::Events),
@@ -186,7 +186,7 @@ impl Crew {
                 at_work: BTreeMap::new(),
             });
         }
-        visit_all(&mut crew);
+        D::visit_all(&mut crew);
         crew
     }
 

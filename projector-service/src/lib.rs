@@ -20,6 +20,7 @@ pub mod membership;
 pub mod monitor;
 pub mod outcomes;
 mod partition;
+mod program;
 pub mod projections;
 pub mod roster;
 pub mod startup;
@@ -27,3 +28,5 @@ pub mod store;
 pub mod target;
 pub mod verify;
 pub mod worker;
+
+pub use program::main;

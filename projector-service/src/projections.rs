@@ -1,7 +1,7 @@
 //! The projections that there are, each as what can be done with it by name.
 
 use millrace_shared::{
-    domain::{Aggregate, Grouping, GroupingVisitor, Projection, Visitor, visit_all, visit_groupings},
+    domain::{Aggregate, Domains, Grouping, GroupingVisitor, Projection, Visitor},
     views::Keys,
 };
 
@@ -39,7 +39,7 @@ pub struct Kind {
 
 impl Kind {
     /// All.
-    pub fn all() -> Vec<Self> {
+    pub fn all<D: Domains>() -> Vec<Self> {
         struct Collect(Vec<Kind>);
         impl Visitor for Collect {
             fn visit<A: Aggregate>(&mut self) {
@@ -68,14 +68,14 @@ impl Kind {
             }
         }
         let mut all = Collect(Vec::new());
-        visit_all(&mut all);
-        visit_groupings(&mut all);
+        D::visit_all(&mut all);
+        D::visit_groupings(&mut all);
         all.0
     }
 
     /// The one of this name.
-    pub fn find(name: &str) -> Option<Self> {
-        Self::all().into_iter().find(|kind| kind.name == name)
+    pub fn find<D: Domains>(name: &str) -> Option<Self> {
+        Self::all::<D>().into_iter().find(|kind| kind.name == name)
     }
 
     /// The keys of a version, by partition.

@@ -11,7 +11,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use millrace_shared::{
     auth,
     config::{self, QuerySettings},
-    domain::{Aggregate, AggregateInfo, Grouping, GroupingVisitor, Visitor, visit_all, visit_groupings},
+    domain::{Aggregate, AggregateInfo, Domains, Grouping, GroupingVisitor, Visitor},
     http,
     kafka::topics::{self, Names, Said, Topic},
     ops::{self, Health, PROBE_INTERVAL},
@@ -108,14 +108,14 @@ impl App {
     }
 
     /// Runs until `shutdown`. Queries are answered from the start; without Redis by `unavailable`.
-    pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
+    pub async fn run<D: Domains>(self, shutdown: CancellationToken) -> Result<(), Error> {
         let health = Health::default();
         health.expect(REDIS);
         let kafka = &self.settings.kafka;
         let names = Names::new(&kafka.topic_prefix);
         let mut places =
             Places { names: &names, partitions: kafka.partitions, topics: Vec::new(), letters: Vec::new() };
-        visit_all(&mut places);
+        D::visit_all(&mut places);
         let timeout = self.settings.redis.timeout();
         let store = Store::new(self.redis.clone(), timeout)?;
         let feed = Arc::new(Feed::new(matches!(self.redis, Address::One(_))));
@@ -141,7 +141,8 @@ impl App {
             shutdown: shutdown.clone(),
         };
         let system = (health.clone(), letters);
-        let router = router(&means, &streams, system, (self.token.as_deref(), self.cors), self.settings.http.sizes())?;
+        let router =
+            router::<D>(&means, &streams, system, (self.token.as_deref(), self.cors), self.settings.http.sizes())?;
 
         if let Address::One(client) = self.redis {
             tokio::spawn(feed.run(client, timeout, shutdown.clone()));
@@ -149,7 +150,7 @@ impl App {
         tokio::spawn(probe(store, health.clone(), shutdown.clone()));
         tokio::spawn(probe_registry(self.registry, health.clone(), shutdown.clone()));
         let ops = serve::http(self.ops, ops::router(health, self.metrics), serve::Limits::OPERATIONS, shutdown.clone());
-        let shape = check_shape(kafka.kafka_bootstrap.clone(), names, kafka.partitions, shutdown.clone());
+        let shape = check_shape::<D>(kafka.kafka_bootstrap.clone(), names, kafka.partitions, shutdown.clone());
         let queries = serve::http(self.http, router, self.settings.http.limits(), shutdown);
         tokio::try_join!(async { Ok(ops.await?) }, async { Ok(queries.await?) }, shape)?;
         Ok(())
@@ -157,7 +158,7 @@ impl App {
 }
 
 /// All routes, with everything around them.
-fn router(
+fn router<D: Domains>(
     means: &Means,
     streams: &changes::Means,
     (health, letters): (Health, DeadLetters),
@@ -165,13 +166,13 @@ fn router(
     sizes: http::Sizes,
 ) -> Result<Router, Error> {
     let mut routes = Routes { means, streams, router: Router::new(), described: Vec::new(), failed: None };
-    visit_all(&mut routes);
-    visit_groupings(&mut routes);
+    D::visit_all(&mut routes);
+    D::visit_groupings(&mut routes);
     if let Some(error) = routes.failed {
         return Err(error.into());
     }
-    let general = routes::general(Projections { means: means.clone(), all: routes.described }, health, letters);
-    let description = millrace_shared::openapi::router(&openapi::describe(token.is_some(), means.limits))?;
+    let general = routes::general::<D>(Projections { means: means.clone(), all: routes.described }, health, letters);
+    let description = millrace_shared::openapi::router(&openapi::describe::<D>(token.is_some(), means.limits))?;
     let router = routes.router.merge(general).merge(description);
     let router = http::complete(auth::require(router, token), "query", sizes);
     // Small answers grow by it; streams of events are never collected, so they aren't compressed.
@@ -186,13 +187,13 @@ fn router(
 }
 
 /// Compares the number of partitions with that of the topics, as soon as Kafka can be asked; queries go on meanwhile.
-async fn check_shape(
+async fn check_shape<D: Domains>(
     bootstrap: String,
     names: Names,
     partitions: i32,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    let types: Vec<_> = AggregateInfo::all().iter().map(|info| info.aggregate_type).collect();
+    let types: Vec<_> = AggregateInfo::all::<D>().iter().map(|info| info.aggregate_type).collect();
     while !shutdown.is_cancelled() {
         let (bootstrap, names, types) = (bootstrap.clone(), names.clone(), types.clone());
         let check = move || topics::check(&bootstrap, &names, &types, partitions, |_| Said::Configured);

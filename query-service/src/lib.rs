@@ -18,7 +18,10 @@ pub mod feed;
 pub mod openapi;
 pub mod params;
 pub mod past;
+mod program;
 pub mod routes;
 pub mod scan;
 pub mod service;
 pub mod store;
+
+pub use program::main;

@@ -1,42 +1,9 @@
-//! query-service: see the library's documentation and README.
+//! query-service with the domains that come with Millrace: see the library's documentation and README.
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use millrace_shared::{config, serve, telemetry};
-use query_service::app::{App, Error};
-
-/// Serves the views in Redis over HTTP
-#[derive(Parser)]
-#[command(version)]
-struct Cli {
-    #[command(flatten)]
-    settings: config::QuerySettings,
-}
+use millrace_shared::domain::Bundled;
 
 fn main() -> ExitCode {
-    let (Cli { settings }, listed) = config::parse();
-    match serve::run(run(settings, &listed)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(Error::Config(error)) => config::exit_with(&error),
-        Err(error) => {
-            tracing::error!("query-service ends: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-async fn run(settings: config::QuerySettings, listed: &str) -> Result<(), Error> {
-    if settings.log.check_config {
-        settings.api.token(settings.http_addr)?;
-        settings.redis.address()?;
-        settings.registry.url()?;
-        print!("{listed}");
-        return Ok(());
-    }
-    let metrics = telemetry::init(&settings.log).map_err(|error| config::Error(error.to_string()))?;
-    let shutdown = serve::shutdown_on_signals()?;
-    let app = App::build(settings, metrics).await?;
-    tracing::info!(http = %app.http_addr()?, operations = %app.ops_addr()?, "query-service {}", env!("CARGO_PKG_VERSION"));
-    app.run(shutdown).await
+    query_service::main::<Bundled>()
 }

@@ -1,7 +1,7 @@
 //! What the API's description says of the queries.
 
 use millrace_shared::{
-    domain::{Aggregate, Described, Docs, Grouping, GroupingVisitor, Projection, Visitor, visit_all, visit_groupings},
+    domain::{Aggregate, Described, Docs, Domains, Grouping, GroupingVisitor, Projection, Visitor},
     openapi::{Description, Operation, anything, number, text, time},
     problem::{HISTORY_TRIMMED, MALFORMED, NOT_FOUND, OVERLOADED, REBUILDING, STALE, UNAVAILABLE},
 };
@@ -23,10 +23,10 @@ const STALE_HEADER: &str = "Millrace-Stale";
 const PARKED_HEADER: &str = "Millrace-Parked";
 
 /// Of all that is served.
-pub fn describe(authenticated: bool, limits: Limits) -> OpenApi {
+pub fn describe<D: Domains>(authenticated: bool, limits: Limits) -> OpenApi {
     let mut queries = Queries(Description::new("Millrace: queries", ABOUT, authenticated), limits);
-    visit_all(&mut queries);
-    visit_groupings(&mut queries);
+    D::visit_all(&mut queries);
+    D::visit_groupings(&mut queries);
     queries.general();
     queries.0.build()
 }

@@ -6,6 +6,8 @@
 //! deserialise into a struct with a reader schema, and reading by the writer's schema is seven times as fast.) A record
 //! type that is no longer written stays listed as well, as `retired`: its last version converts into the set.
 
+#[doc(hidden)]
+pub use apache_avro;
 use apache_avro::{reader::datum::GenericDatumReader, writer::datum::GenericDatumWriter};
 
 /// One record type and all versions of its schema.
@@ -120,22 +122,22 @@ macro_rules! records {
 
             fn write(
                 &self,
-                writer: &::apache_avro::writer::datum::GenericDatumWriter<'_>,
+                writer: &$crate::records::apache_avro::writer::datum::GenericDatumWriter<'_>,
                 out: &mut Vec<u8>,
-            ) -> Result<(), ::apache_avro::Error> {
+            ) -> Result<(), $crate::records::apache_avro::Error> {
                 match self { $( Self::$record(record) => writer.write_ser(out, record).map(|_| ()) ),+ }
             }
 
             fn read(
                 index: usize,
                 version: usize,
-                reader: &::apache_avro::reader::datum::GenericDatumReader<'_>,
+                reader: &$crate::records::apache_avro::reader::datum::GenericDatumReader<'_>,
                 datum: &mut &[u8],
-            ) -> Result<Self, ::apache_avro::Error> {
+            ) -> Result<Self, $crate::records::apache_avro::Error> {
                 type Read = fn(
-                    &::apache_avro::reader::datum::GenericDatumReader<'_>,
+                    &$crate::records::apache_avro::reader::datum::GenericDatumReader<'_>,
                     &mut &[u8],
-                ) -> Result<$set, ::apache_avro::Error>;
+                ) -> Result<$set, $crate::records::apache_avro::Error>;
                 const READ: &[&[Read]] = &[ $( $crate::records!(@read $set $make [] $( $version ),+) ),+ ];
                 READ[index][version](reader, datum)
             }

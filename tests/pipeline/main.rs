@@ -11,6 +11,7 @@ mod garbage;
 mod import;
 mod limits;
 mod log_check;
+mod loyalty;
 mod openapi;
 mod owners;
 mod pages;

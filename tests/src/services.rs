@@ -42,6 +42,8 @@ pub struct Deployment {
     pub env: BTreeMap<String, String>,
     /// Where the programs of the services are, unless it is where our own is.
     pub bin_dir: Option<PathBuf>,
+    /// What the programs' names begin with, before `command-service` and so on.
+    pub programs: &'static str,
     query_port: u16,
 }
 
@@ -69,7 +71,7 @@ impl Deployment {
             ("MILLRACE_SESSION_TIMEOUT_MS", "6000".to_owned()),
         ];
         let env = env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        Self { prefix, partitions, env, bin_dir: None, query_port }
+        Self { prefix, partitions, env, bin_dir: None, programs: "", query_port }
     }
 
     /// A fresh one with the services' own defaults: what is measured is what users get.
@@ -125,6 +127,12 @@ impl Deployment {
     /// A query-service on another port.
     pub fn query_service_at(&self, port: u16) -> Service {
         Service::start(self, "query-service", &format!("q{port}"), Some(port))
+    }
+
+    /// The path of a service's program.
+    pub fn program(&self, kind: &str) -> PathBuf {
+        let name = format!("{}{kind}", self.programs);
+        self.bin_dir.as_ref().map_or_else(|| binary(&name), |dir| dir.join(&name))
     }
 
     /// Everything that is committed in a topic.
@@ -200,7 +208,7 @@ impl Service {
             set("MILLRACE_DATA_DIR", deployment.data_dir());
         }
         let log = Stack::shared().log(&format!("{}-{kind}-{instance}", deployment.prefix));
-        let program = deployment.bin_dir.as_ref().map_or_else(|| binary(kind), |dir| dir.join(kind));
+        let program = deployment.program(kind);
         let process = Self::spawn(&program, &env, &log);
         let mut service = Self { kind, log, http, ops, env, program, process };
         service.wait_ready();

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::{
     Deployment,
-    process::{binary, command, run},
+    process::{command, run},
 };
 
 /// Longest time for what a test writes.
@@ -47,7 +47,7 @@ impl Deployment {
 
     #[track_caller]
     fn run_tool_of(&self, service: &str, args: &[&str]) -> Ran {
-        let mut program = command(binary(service));
+        let mut program = command(self.program(service));
         // Variables that only a running service looks at do no harm: the tool takes the same environment.
         program.args(args).env("MILLRACE_DATA_DIR", self.data_dir()).envs(&self.env);
         let output = run(program, LIMIT);

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, process::ExitCode, time::Instant};
 use clap::Args;
 use millrace_shared::{
     config::{self, KafkaSettings, LogSettings, RegistrySettings, WindowSettings},
+    domain::Domains,
     kafka::topics::Names,
     registry::Registry,
     serve::blocking,
@@ -42,7 +43,7 @@ pub struct Arguments {
 }
 
 /// Runs it. Exit status 0: nothing was found; 1: findings; 2: the log can't be checked.
-pub async fn run(arguments: Arguments) -> ExitCode {
+pub async fn run<D: Domains>(arguments: Arguments) -> ExitCode {
     let registry = match arguments.registry.url() {
         Ok(url) => Registry::new(&url),
         Err(error) => config::exit_with(&error),
@@ -60,7 +61,7 @@ pub async fn run(arguments: Arguments) -> ExitCode {
     };
     let only = arguments.aggregate_type;
     let checked = match registry {
-        Ok(registry) => blocking(move || check.run(&registry, only.as_deref())).await,
+        Ok(registry) => blocking(move || check.run::<D>(&registry, only.as_deref())).await,
         Err(error) => Err(error.into()),
     };
     let reports = match checked {

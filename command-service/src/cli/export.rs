@@ -9,6 +9,7 @@ use std::{
 use clap::Args;
 use millrace_shared::{
     config::{self, KafkaSettings, LogSettings, RegistrySettings},
+    domain::Domains,
     envelope::{EventMeta, rfc3339_micros},
     kafka::{
         bulk::Record,
@@ -43,12 +44,12 @@ pub struct Arguments {
 }
 
 /// Runs it. Exit status 0: everything was printed; 1: something can't be read; 2: wrong settings.
-pub async fn run(arguments: Arguments) -> ExitCode {
+pub async fn run<D: Domains>(arguments: Arguments) -> ExitCode {
     let url = arguments.registry.url().unwrap_or_else(|error| config::exit_with(&error));
     if let Err(error) = telemetry::init(&LogSettings { log: "warn".into(), ..arguments.log.clone() }) {
         config::exit_with(&error);
     }
-    match export(arguments, url).await {
+    match export::<D>(arguments, url).await {
         Ok(0) => ExitCode::SUCCESS,
         Ok(unreadable) => {
             eprintln!("error: {unreadable} records can't be read");
@@ -77,9 +78,9 @@ enum Error {
     NoType(String),
 }
 
-async fn export(arguments: Arguments, registry_url: String) -> Result<u64, Error> {
+async fn export<D: Domains>(arguments: Arguments, registry_url: String) -> Result<u64, Error> {
     let names = Names::new(&arguments.kafka.topic_prefix);
-    let types = build_all(&Registry::new(&registry_url)?, &names).await?;
+    let types = build_all::<D>(&Registry::new(&registry_url)?, &names).await?;
     let kind = types
         .into_iter()
         .find(|kind| kind.info().aggregate_type == arguments.aggregate)

@@ -18,6 +18,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use millrace_shared::{
     codec::{Codec, Foreign},
     config::{self, KafkaSettings, LogSettings, RegistrySettings},
+    domain::Domains,
     envelope::{CommandHeaders, names},
     fingerprint::Fingerprint,
     kafka::{
@@ -72,7 +73,7 @@ pub struct Arguments {
 }
 
 /// Runs it. Exit status 0: every line was decided; 1: bad lines, or commands without outcome; 2: wrong settings.
-pub async fn run(arguments: Arguments) -> ExitCode {
+pub async fn run<D: Domains>(arguments: Arguments) -> ExitCode {
     let registry = match arguments.registry.url() {
         Ok(url) => Registry::new(&url),
         Err(error) => config::exit_with(&error),
@@ -86,7 +87,7 @@ pub async fn run(arguments: Arguments) -> ExitCode {
     };
     let names = Names::new(&arguments.kafka.topic_prefix);
     let types = match registry {
-        Ok(registry) => build_all(&registry, &names).await.map(|types| (registry, types)),
+        Ok(registry) => build_all::<D>(&registry, &names).await.map(|types| (registry, types)),
         Err(error) => Err(error),
     };
     let (registry, types) = match types {

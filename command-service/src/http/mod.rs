@@ -14,7 +14,7 @@ use axum::{
 };
 use millrace_shared::{
     auth,
-    domain::{AggregateId, AggregateInfo, CommandError},
+    domain::{AggregateId, AggregateInfo, CommandError, Domains},
     http::{Sizes, complete, internal},
     outcome::Verdict,
     problem::{self, FieldError, OUTCOME_UNKNOWN, OVERLOADED, Problem, UNAVAILABLE, UNKNOWN_COMMAND},
@@ -53,7 +53,7 @@ pub struct Api {
 ///
 /// # Errors
 /// When their description is no JSON, which is our fault.
-pub fn router(api: Api) -> Result<Router, serde_json::Error> {
+pub fn router<D: Domains>(api: Api) -> Result<Router, serde_json::Error> {
     let api = Arc::new(api);
     let mut router = Router::new();
     for (kind, served) in api.types.iter().enumerate() {
@@ -81,7 +81,7 @@ pub fn router(api: Api) -> Result<Router, serde_json::Error> {
     };
     let (token, sizes) = (api.token.clone(), api.sizes);
     let router = router.route("/problems/{name}", get(problems)).with_state(api);
-    let description = millrace_shared::openapi::router(&openapi::describe(token.is_some()))?;
+    let description = millrace_shared::openapi::router(&openapi::describe::<D>(token.is_some()))?;
     Ok(complete(auth::require(router.merge(description), token.as_deref()), "command", sizes))
 }
 

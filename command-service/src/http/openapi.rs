@@ -1,7 +1,7 @@
 //! What the API's description says of the commands.
 
 use millrace_shared::{
-    domain::{Aggregate, CommandDocs, Described, Docs, Visitor, process::reserved_prefixes, visit_all},
+    domain::{Aggregate, CommandDocs, Described, Docs, Domains, Visitor, process::reserved_prefixes},
     openapi::{Description, Operation, anything, boolean, number, text},
     problem::{
         KEY_REUSED, Kind, MALFORMED, OUTCOME_UNKNOWN, OVERLOADED, REQUEST_TIMEOUT, TOO_LARGE, UNAVAILABLE,
@@ -19,9 +19,9 @@ const ABOUT: &str = "Sends commands to aggregates. A command is answered when it
                      gets the same answer. `token` is what queries take in `after=`.";
 
 /// Of all types that are served.
-pub fn describe(authenticated: bool) -> OpenApi {
+pub fn describe<D: Domains>(authenticated: bool) -> OpenApi {
     let mut commands = Commands(Description::new("Millrace: commands", ABOUT, authenticated));
-    visit_all(&mut commands);
+    D::visit_all(&mut commands);
     commands.0.build()
 }
 

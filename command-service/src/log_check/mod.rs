@@ -35,7 +35,7 @@ use std::{
 
 use millrace_shared::{
     codec::Codec,
-    domain::{Aggregate, Visitor, visit_all},
+    domain::{Aggregate, Domains, Visitor},
     kafka::{
         Logged, REQUEST_TIMEOUT, client_config,
         source::{self, Progress, Source},
@@ -102,7 +102,11 @@ pub struct Check {
 
 impl Check {
     /// Checks an aggregate type, or all; one report for each. Blocks.
-    pub fn run(&self, registry: &Registry, only: Option<&str>) -> Result<Vec<(&'static str, Report)>, Error> {
+    pub fn run<D: Domains>(
+        &self,
+        registry: &Registry,
+        only: Option<&str>,
+    ) -> Result<Vec<(&'static str, Report)>, Error> {
         struct Collect<'a> {
             registry: &'a Registry,
             names: &'a Names,
@@ -115,7 +119,7 @@ impl Check {
             }
         }
         let mut collect = Collect { registry, names: &self.names, types: Vec::new() };
-        visit_all(&mut collect);
+        D::visit_all(&mut collect);
         let mut types = collect.types.into_iter().collect::<Result<Vec<_>, _>>()?;
         let served: Vec<_> = types.iter().map(|made| made.name()).collect();
         types.retain(|made| only.is_none_or(|only| only == made.name()));

@@ -5,6 +5,7 @@ use std::{process::ExitCode, time::Instant};
 use clap::Args;
 use millrace_shared::{
     config::{self, LogSettings},
+    domain::Domains,
     kafka::topics::Names,
     registry::Registry,
     serve::blocking,
@@ -43,7 +44,7 @@ pub struct Arguments {
 }
 
 /// Runs it. Exit status 0: no differences; 1: differences; 2: the views can't be verified.
-pub async fn run(arguments: Arguments) -> ExitCode {
+pub async fn run<D: Domains>(arguments: Arguments) -> ExitCode {
     let ToolSettings { kafka, registry, redis, log } = arguments.settings;
     let url = registry.url().unwrap_or_else(|error| config::exit_with(&error));
     let client = redis.address().unwrap_or_else(|error| config::exit_with(&error));
@@ -63,7 +64,7 @@ pub async fn run(arguments: Arguments) -> ExitCode {
                 memory_bytes: usize::try_from(arguments.memory_bytes).unwrap_or(usize::MAX),
                 runtime: Handle::current(),
             };
-            blocking(move || run_and_repair(&verify, &arguments.projection, arguments.repair)).await
+            blocking(move || run_and_repair::<D>(&verify, &arguments.projection, arguments.repair)).await
         }
         Err(error) => Err(Error::from(error)),
     };
@@ -83,16 +84,16 @@ pub async fn run(arguments: Arguments) -> ExitCode {
 }
 
 /// Verifies, repairs where that is wanted and needed, and verifies again then.
-fn run_and_repair(verify: &Verify, projection: &str, repair: bool) -> Result<Summary, Error> {
+fn run_and_repair<D: Domains>(verify: &Verify, projection: &str, repair: bool) -> Result<Summary, Error> {
     let started = Instant::now();
-    let (summary, repaired) = verify.run(projection, repair, &print)?;
+    let (summary, repaired) = verify.run::<D>(projection, repair, &print)?;
     summarise(&summary, started.elapsed().as_secs_f64());
     if !repair || summary.found.is_empty() {
         return Ok(summary);
     }
     eprintln!("rewritten: {} aggregates, {} counters; verifying again", repaired.aggregates, repaired.counters);
     let started = Instant::now();
-    let (summary, _) = verify.run(projection, false, &print)?;
+    let (summary, _) = verify.run::<D>(projection, false, &print)?;
     summarise(&summary, started.elapsed().as_secs_f64());
     Ok(summary)
 }

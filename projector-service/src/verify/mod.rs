@@ -35,7 +35,7 @@ use std::{
 
 use millrace_shared::{
     codec::Codec,
-    domain::{Aggregate, Grouping, GroupingVisitor, Projection, Visitor, visit_all, visit_groupings},
+    domain::{Aggregate, Domains, Grouping, GroupingVisitor, Projection, Visitor},
     fast_hash::FastMap,
     kafka::{
         REQUEST_TIMEOUT,
@@ -210,7 +210,12 @@ pub type Tell<'a> = &'a (dyn Fn(&Difference) + Sync);
 
 impl Verify {
     /// Verifies a projection, by its name without version, and rewrites what is wrong when that is wanted. Blocks.
-    pub fn run(&self, projection: &str, repair: bool, tell: Tell<'_>) -> Result<(Summary, Repaired), Error> {
+    pub fn run<D: Domains>(
+        &self,
+        projection: &str,
+        repair: bool,
+        tell: Tell<'_>,
+    ) -> Result<(Summary, Repaired), Error> {
         struct Find<'a> {
             verify: &'a Verify,
             tell: Tell<'a>,
@@ -241,8 +246,8 @@ impl Verify {
             }
         }
         let mut find = Find { verify: self, tell, wanted: projection, repair, names: Vec::new(), ran: None };
-        visit_all(&mut find);
-        visit_groupings(&mut find);
+        D::visit_all(&mut find);
+        D::visit_groupings(&mut find);
         find.ran.unwrap_or_else(|| Err(Error::NoProjection(projection.to_owned(), find.names.join(", "))))
     }
 

@@ -21,7 +21,7 @@ use axum::{
     routing::get,
 };
 use millrace_shared::{
-    domain::{Aggregate, AggregateInfo, Grouping, Projection},
+    domain::{Aggregate, AggregateInfo, Domains, Grouping, Projection},
     ops::Health,
     problem,
 };
@@ -62,13 +62,13 @@ pub fn of_groups<G: Grouping>(groups: group::Groups<G>) -> Router {
 }
 
 /// What belongs to no aggregate type.
-pub fn general(projections: Projections, health: Health, letters: DeadLetters) -> Router {
+pub fn general<D: Domains>(projections: Projections, health: Health, letters: DeadLetters) -> Router {
     Router::new()
         .route("/v1/projections", get(projections::get))
         .with_state(Arc::new(projections))
         .route(
             "/problems/{name}",
-            get(|TextInPath(name): TextInPath| async move { problem::page(&AggregateInfo::all(), &name) }),
+            get(|TextInPath(name): TextInPath| async move { problem::page(&AggregateInfo::all::<D>(), &name) }),
         )
         .merge(system::routes(health, letters))
         .merge(dashboard::routes())

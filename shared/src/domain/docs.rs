@@ -53,7 +53,8 @@ pub struct Docs {
     pub stats: Described,
 }
 
-pub(super) fn command<T: ToSchema>(name: &'static str, summary: &'static str, example: Value) -> CommandDocs {
+/// A command, as its type says.
+pub fn command<T: ToSchema>(name: &'static str, summary: &'static str, example: Value) -> CommandDocs {
     let mut body = described::<T>(example);
     if let RefOr::T(Schema::Object(object)) = &mut body.schema {
         // Unknown fields are refused.
@@ -62,11 +63,13 @@ pub(super) fn command<T: ToSchema>(name: &'static str, summary: &'static str, ex
     CommandDocs { name, summary, body }
 }
 
-pub(super) fn event<T: ToSchema>(name: &'static str, example: Value) -> EventDocs {
+/// An event, as its type says.
+pub fn event<T: ToSchema>(name: &'static str, example: Value) -> EventDocs {
     EventDocs { name, data: described::<T>(example) }
 }
 
-pub(super) fn described<T: ToSchema>(example: Value) -> Described {
+/// A document, as its type says.
+pub fn described<T: ToSchema>(example: Value) -> Described {
     Described { schema: T::schema(), example }
 }
 

@@ -2,10 +2,10 @@
 //!
 //! A domain is one folder: its commands and events with their Avro schemas, its state with `evolve`, its rules in
 //! `decide`, its views. All of it is pure: no I/O, no clock, no randomness; time and ids come in as arguments. To add
-//! one, write the folder and add its line to [`visit_all`].
+//! one, write the folder and add its line to a list of [`Domains`].
 
 pub mod bank_account;
-mod docs;
+pub mod docs;
 mod fields;
 pub mod kit;
 pub mod process;
@@ -24,15 +24,28 @@ use std::collections::BTreeMap;
 use crate::{envelope::EventMeta, records::Records};
 use process::{Answer, Errand};
 
-/// Calls the visitor once for each aggregate type that is served: the one place that lists the domains.
-pub fn visit_all(visitor: &mut impl Visitor) {
-    visitor.visit::<bank_account::BankAccount>();
-    visitor.visit::<transfer::MoneyTransfer>();
+/// What a program serves: the one place that lists it. Each program names its own ([`Bundled`] are those of Millrace's).
+pub trait Domains: Send + Sync + 'static {
+    /// Calls the visitor once for each aggregate type.
+    fn visit_all(visitor: &mut impl Visitor);
+
+    /// Calls the visitor once for each further projection.
+    fn visit_groupings(_visitor: &mut impl GroupingVisitor) {}
 }
 
-/// Calls the visitor once for each further projection: the one place that lists them.
-pub fn visit_groupings(visitor: &mut impl GroupingVisitor) {
-    visitor.visit::<bank_account::Owners>();
+/// The domains that come with Millrace.
+#[derive(Clone, Copy, Debug)]
+pub struct Bundled;
+
+impl Domains for Bundled {
+    fn visit_all(visitor: &mut impl Visitor) {
+        visitor.visit::<bank_account::BankAccount>();
+        visitor.visit::<transfer::MoneyTransfer>();
+    }
+
+    fn visit_groupings(visitor: &mut impl GroupingVisitor) {
+        visitor.visit::<bank_account::Owners>();
+    }
 }
 
 /// Something that is done for every further projection, with its types known.
@@ -281,7 +294,7 @@ impl AggregateInfo {
     }
 
     /// Of all types that are served.
-    pub fn all() -> Vec<Self> {
+    pub fn all<D: Domains>() -> Vec<Self> {
         struct Collect(Vec<AggregateInfo>);
         impl Visitor for Collect {
             fn visit<A: Aggregate>(&mut self) {
@@ -289,7 +302,7 @@ impl AggregateInfo {
             }
         }
         let mut all = Collect(Vec::new());
-        visit_all(&mut all);
+        D::visit_all(&mut all);
         all.0
     }
 }
@@ -390,7 +403,7 @@ mod tests {
                 parse::<A::Snapshot>();
             }
         }
-        visit_all(&mut Parse);
+        Bundled::visit_all(&mut Parse);
         parse::<crate::outcome::OutcomeRecord>();
         parse::<crate::snapshot::CheckpointRecord>();
     }

@@ -5,9 +5,9 @@
 //! [`Aggregate::react`] and [`Aggregate::conclude`]. The writer calls them while it writes the event or the outcome, and
 //! what follows is part of the same transaction: it is sent exactly when, and as often as, its cause is in the log.
 
-use std::{any::Any, fmt, sync::LazyLock};
+use std::{any::Any, fmt, sync::OnceLock};
 
-use super::{Aggregate, AggregateInfo};
+use super::{Aggregate, AggregateInfo, Bundled, Domains};
 
 /// A command to another aggregate that follows on an event of a process.
 pub struct Errand {
@@ -73,13 +73,22 @@ impl fmt::Display for StepId<'_> {
     }
 }
 
+static RESERVED: OnceLock<Vec<String>> = OnceLock::new();
+
+/// Reserves command ids for the processes that this program serves. To be called once, before anything is read.
+pub fn reserve<D: Domains>() {
+    // A program that serves others than it has begun with would be a fault of ours.
+    assert!(RESERVED.set(prefixes::<D>()).is_ok(), "command ids are reserved twice, or too late");
+}
+
 /// What the command ids of processes begin with: callers can't choose such ids.
 pub fn reserved_prefixes() -> &'static [String] {
-    static PREFIXES: LazyLock<Vec<String>> = LazyLock::new(|| {
-        let all = AggregateInfo::all();
-        all.iter().filter(|info| info.is_process).map(|info| format!("{}/", info.aggregate_type)).collect()
-    });
-    &PREFIXES
+    RESERVED.get_or_init(prefixes::<Bundled>)
+}
+
+fn prefixes<D: Domains>() -> Vec<String> {
+    let all = AggregateInfo::all::<D>();
+    all.iter().filter(|info| info.is_process).map(|info| format!("{}/", info.aggregate_type)).collect()
 }
 
 #[cfg(test)]

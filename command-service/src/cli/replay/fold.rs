@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use millrace_shared::{
     codec::{Codec, DecodeError, Foreign},
-    domain::{Aggregate, Visitor, visit_all},
+    domain::{Aggregate, Domains, Visitor},
     envelope::{EventMeta, names},
     kafka::bulk::Record,
     records::Records,
@@ -89,7 +89,10 @@ pub trait Fold: Send {
 }
 
 /// The fold of an aggregate of a type, at its beginning; `None`: there is no such type.
-pub fn fold_of(aggregate_type: &str, registry: &Registry) -> Option<Result<Box<dyn Fold>, registry::Error>> {
+pub fn fold_of<D: Domains>(
+    aggregate_type: &str,
+    registry: &Registry,
+) -> Option<Result<Box<dyn Fold>, registry::Error>> {
     struct Find<'a> {
         aggregate_type: &'a str,
         registry: &'a Registry,
@@ -104,7 +107,7 @@ pub fn fold_of(aggregate_type: &str, registry: &Registry) -> Option<Result<Box<d
         }
     }
     let mut find = Find { aggregate_type, registry, found: None };
-    visit_all(&mut find);
+    D::visit_all(&mut find);
     find.found
 }
 

@@ -10,7 +10,7 @@ use clap::Args;
 use jiff::Timestamp;
 use millrace_shared::{
     config::{self, DataSettings, KafkaSettings, LogSettings, RegistrySettings},
-    domain::{AggregateId, AggregateInfo},
+    domain::{AggregateId, AggregateInfo, Domains},
     envelope::{EventMeta, rfc3339_micros},
     kafka::{
         partition_of,
@@ -81,16 +81,16 @@ fn time(text: &str) -> Result<Timestamp, String> {
 }
 
 /// Runs it. Exit status 0: everything was printed; 1: something is missing or can't be read; 2: a setting is wrong.
-pub async fn run(arguments: Arguments) -> ExitCode {
+pub async fn run<D: Domains>(arguments: Arguments) -> ExitCode {
     let url = arguments.registry.url().unwrap_or_else(|error| config::exit_with(&error));
     if let Err(error) = telemetry::init(&LogSettings { log: "warn".into(), ..arguments.log.clone() }) {
         config::exit_with(&error);
     }
-    let made = Registry::new(&url).map(|registry| (fold_of(&arguments.aggregate, &registry), registry));
+    let made = Registry::new(&url).map(|registry| (fold_of::<D>(&arguments.aggregate, &registry), registry));
     let (fold, registry) = match made {
         Ok((Some(Ok(fold)), registry)) => (fold, registry),
         Ok((None, _)) => {
-            let known: Vec<_> = AggregateInfo::all().iter().map(|info| info.aggregate_type).collect();
+            let known: Vec<_> = AggregateInfo::all::<D>().iter().map(|info| info.aggregate_type).collect();
             let known = known.join(", ");
             config::exit_with(&format_args!("there is no aggregate type {:?}; there is {known}", arguments.aggregate))
         }

@@ -14,7 +14,7 @@ use std::{
 use clap::{Args, Subcommand};
 use millrace_shared::{
     config::{self, LogSettings, ViewSettings},
-    domain::{Aggregate, Grouping, GroupingVisitor, Projection, Visitor, visit_all, visit_groupings},
+    domain::{Aggregate, Domains, Grouping, GroupingVisitor, Projection, Visitor},
     kafka::{source, topics::Names},
     ops::Health,
     registry::{self, Registry},
@@ -145,7 +145,7 @@ enum Error {
 }
 
 /// Runs it.
-pub async fn run(arguments: Arguments) -> ExitCode {
+pub async fn run<D: Domains>(arguments: Arguments) -> ExitCode {
     let log = match &arguments.what {
         What::List { tool, .. } | What::Show { tool, .. } | What::Replay { tool, .. } | What::Discard { tool, .. } => {
             tool.log.clone()
@@ -155,7 +155,7 @@ pub async fn run(arguments: Arguments) -> ExitCode {
         config::exit_with(&error);
     }
     let runtime = Handle::current();
-    match blocking(move || work(arguments.what, &runtime)).await {
+    match blocking(move || work::<D>(arguments.what, &runtime)).await {
         Ok(0) => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
         Err(Error::Config(error)) => config::exit_with(&error),
@@ -169,18 +169,18 @@ pub async fn run(arguments: Arguments) -> ExitCode {
 }
 
 /// Returns how many of the aggregates that were to be replayed still wait.
-fn work(what: What, runtime: &Handle) -> Result<usize, Error> {
+fn work<D: Domains>(what: What, runtime: &Handle) -> Result<usize, Error> {
     match what {
-        What::List { json, tool } => list(&tool, json).map(|()| 0),
+        What::List { json, tool } => list::<D>(&tool, json).map(|()| 0),
         What::Show { of, json, tool } => {
-            let mut desk = desk_of(&of.projection, &tool, None, runtime)?;
+            let mut desk = desk_of::<D>(&of.projection, &tool, None, runtime)?;
             for (partition, _) in desk.places(Some(slice::from_ref(&of.id)))? {
                 desk.show(partition, &of.id, &mut |event| print::waiting(&event, json))?;
             }
             Ok(0)
         }
         What::Replay { projection, which, at_a_time, views, tool } => {
-            let mut desk = desk_of(&projection, &tool, Some(&views), runtime)?;
+            let mut desk = desk_of::<D>(&projection, &tool, Some(&views), runtime)?;
             let mut left = 0;
             for (partition, ids) in desk.places((!which.all).then_some(&which.id))? {
                 for (id, replayed) in desk.replay(partition, ids, at_a_time)? {
@@ -191,7 +191,7 @@ fn work(what: What, runtime: &Handle) -> Result<usize, Error> {
             Ok(left)
         }
         What::Discard { of, tool } => {
-            let mut desk = desk_of(&of.projection, &tool, None, runtime)?;
+            let mut desk = desk_of::<D>(&of.projection, &tool, None, runtime)?;
             for (partition, _) in desk.places(Some(slice::from_ref(&of.id)))? {
                 print::discarded(&of.id, &desk.discard(partition, &of.id)?)?;
             }
@@ -200,12 +200,12 @@ fn work(what: What, runtime: &Handle) -> Result<usize, Error> {
     }
 }
 
-fn list(tool: &ToolSettings, json: bool) -> Result<(), Error> {
+fn list<D: Domains>(tool: &ToolSettings, json: bool) -> Result<(), Error> {
     let names = Names::new(&tool.kafka.topic_prefix);
     let mut places = Places { names: &names, partitions: tool.kafka.partitions, all: Vec::new() };
-    visit_all(&mut places);
+    D::visit_all(&mut places);
     let mut store = Store::new(tool.redis.address()?, tool.redis.timeout());
-    for kind in Kind::all() {
+    for kind in Kind::all::<D>() {
         let active = store.versions(names.redis_prefix(), kind.name)?.active;
         let keys = kind.keys(names.redis_prefix(), active, tool.kafka.partitions);
         places.all.extend((0..).zip(keys).map(|(partition, keys)| (kind.name.to_owned(), partition, keys)));
@@ -281,7 +281,7 @@ struct Replayed {
     left: Option<Parked>,
 }
 
-fn desk_of(
+fn desk_of<D: Domains>(
     projection: &str,
     tool: &ToolSettings,
     views: Option<&ViewSettings>,
@@ -332,8 +332,8 @@ fn desk_of(
         roster: Roster::default(),
     };
     let mut find = Find { projection, means: &means, found: None, known: Vec::new() };
-    visit_all(&mut find);
-    visit_groupings(&mut find);
+    D::visit_all(&mut find);
+    D::visit_groupings(&mut find);
     find.found.unwrap_or_else(|| {
         let known = find.known.join(", ");
         Err(config::Error(format!("there is no projection {projection:?} of aggregates; there is {known}")).into())

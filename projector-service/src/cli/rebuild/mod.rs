@@ -14,7 +14,7 @@ mod switch;
 use std::{process::ExitCode, time::Duration};
 
 use clap::Args;
-use millrace_shared::{config, serve::blocking};
+use millrace_shared::{config, domain::Domains, serve::blocking};
 
 use super::ToolSettings;
 use crate::{app, crew::Means, events::Limits, projections::Kind, store};
@@ -94,9 +94,9 @@ pub struct Rebuild {
 }
 
 /// Runs it.
-pub async fn run(arguments: Arguments) -> ExitCode {
+pub async fn run<D: Domains>(arguments: Arguments) -> ExitCode {
     arguments.settings.start_log();
-    match blocking(move || work(&arguments)).await {
+    match blocking(move || work::<D>(&arguments)).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(Error::Service(app::Error::Config(error))) => config::exit_with(&error),
@@ -107,9 +107,9 @@ pub async fn run(arguments: Arguments) -> ExitCode {
     }
 }
 
-fn work(arguments: &Arguments) -> Result<bool, Error> {
-    let Some(kind) = Kind::find(&arguments.projection) else {
-        let all: Vec<&str> = Kind::all().iter().map(|kind| kind.name).collect();
+fn work<D: Domains>(arguments: &Arguments) -> Result<bool, Error> {
+    let Some(kind) = Kind::find::<D>(&arguments.projection) else {
+        let all: Vec<&str> = Kind::all::<D>().iter().map(|kind| kind.name).collect();
         let text = format!("there is no projection {:?}, but {}", arguments.projection, all.join(", "));
         return Err(Error::Refused(text));
     };

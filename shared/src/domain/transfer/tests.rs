@@ -345,7 +345,7 @@ proptest! {
             let account = world.accounts.entry(id.into()).or_default();
             let opened = AccountOpened { owner: "Ada".into(), currency: currency.into() };
             account.evolve(&bank_account::Event::AccountOpened(opened));
-            let deposited = MoneyDeposited { amount_minor: 100, reference: None };
+            let deposited = MoneyDeposited { amount_minor: 100, reference: None, channel: None };
             account.evolve(&bank_account::Event::MoneyDeposited(deposited));
         }
         let names = ["a", "b", "c", "d", "e"];

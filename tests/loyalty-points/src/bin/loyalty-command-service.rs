@@ -1,0 +1,5 @@
+//! command-service for loyalty points.
+
+fn main() -> std::process::ExitCode {
+    command_service::main::<loyalty_points::Served>()
+}
