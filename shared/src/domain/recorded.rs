@@ -46,21 +46,26 @@ pub struct Line {
 #[track_caller]
 pub fn check<A: Aggregate>(schemas: &str) {
     let docs = A::docs();
+    let examples = docs.commands.iter().map(|command| &command.body.example);
+    let examples = examples.chain(docs.events.iter().map(|event| &event.data.example)).chain([&docs.view.example]);
+    // Of what is not described: fields of a name are mostly alike.
+    let any =
+        || Some(examples.clone().filter_map(Value::as_object).flatten().map(|(n, v)| (n.clone(), v.clone())).collect());
     let event = |name: &str| {
         let found = docs.events.iter().find(|event| event.name == name);
-        found.map(|event| event.data.example.clone())
+        found.map(|event| event.data.example.clone()).or_else(any)
     };
     let command = |name: &str| {
         let found = docs.commands.iter().find(|command| {
             let fields = Fields::parse(command.body.example.to_string().as_bytes());
             fields.and_then(|fields| A::command(command.name, fields)).is_ok_and(|command| command.name() == name)
         });
-        found.map(|command| command.body.example.clone())
+        found.map(|command| command.body.example.clone()).or_else(any)
     };
     let mut folder = Folder::open(Path::new(schemas));
     folder.hold::<A::Command>(command);
     folder.hold::<A::Event>(event);
-    folder.hold::<A::Snapshot>(|_| None);
+    folder.hold::<A::Snapshot>(|_| any());
     folder.finish();
 }
 
