@@ -38,7 +38,7 @@ impl fmt::Debug for Errand {
     }
 }
 
-/// What came of an errand. An answer that may be another one next time is none: see `PASSING_REASONS` in command-service.
+/// What came of an errand. What is not remembered (`internal`, `unavailable`) may be another answer next time, and is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer<'a> {
     /// It was done.

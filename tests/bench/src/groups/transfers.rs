@@ -62,7 +62,7 @@ fn run(settings: &Settings, _: &[&'static str]) -> Result<Vec<Figure>> {
     }
     let settings = json!({
         "transfers": transfers, "accounts": accounts, "partitions": Scene::PARTITIONS,
-        "commands_of_a_transfer": "request, debit, its answer, credit, its answer, settlement",
+        "commands_of_a_transfer": "request, debit, its answer, credit, its answer, two settlements",
     });
     Ok(vec![Figure::new(RATE, "transfers/s", rounds, settings)])
 }
