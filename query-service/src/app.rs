@@ -178,7 +178,7 @@ fn router<D: Domains>(
     // Small answers grow by it; streams of events are never collected, so they aren't compressed.
     let worth = DefaultPredicate::new().and(SizeAbove::new(COMPRESSED_BYTES));
     let compression = CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(worth);
-    let router = router.layer(middleware::from_fn(caching::complete)).layer(compression);
+    let router = router.layer((compression, middleware::from_fn(caching::complete)));
     // Outside of everything: a browser's preflight carries no token.
     Ok(match cors {
         Some(cors) => router.layer(cors),

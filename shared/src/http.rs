@@ -1,6 +1,12 @@
 //! What every HTTP listener of ours does alike: limits, problems instead of bare errors, metrics, an access log.
 
-use std::{any::Any, time::Instant};
+use std::{
+    any::Any,
+    collections::HashMap,
+    panic::AssertUnwindSafe,
+    sync::{Arc, PoisonError, RwLock},
+    time::Instant,
+};
 
 use axum::{
     Router,
@@ -9,7 +15,8 @@ use axum::{
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
-use tower_http::catch_panic::CatchPanicLayer;
+use futures_util::FutureExt;
+use metrics::{Counter, Histogram};
 use uuid::Uuid;
 
 use crate::problem::{FieldError, INTERNAL, METHOD_NOT_ALLOWED, NOT_FOUND, Problem};
@@ -25,19 +32,18 @@ pub struct Sizes {
 
 /// Completes the routes of a service: unknown paths and methods, panics and oversized requests are answered by problem
 /// documents, and every request is counted under `millrace_<service>_http_…`. To be called when all routes are there.
-pub fn complete(router: Router, service: &'static str, sizes: Sizes) -> Router {
-    let requests = format!("millrace_{service}_http_requests_total");
-    let seconds = format!("millrace_{service}_http_request_seconds");
+pub fn complete(router: Router, service: &str, sizes: Sizes) -> Router {
+    let meters = Arc::new(Meters {
+        requests: format!("millrace_{service}_http_requests_total"),
+        seconds: format!("millrace_{service}_http_request_seconds"),
+        known: RwLock::default(),
+    });
     router
         .fallback(|| async { Problem::new(&NOT_FOUND, "there is nothing at this address") })
         // axum adds the header `Allow`.
         .method_not_allowed_fallback(|| async { Problem::new(&METHOD_NOT_ALLOWED, "this address has other methods") })
-        .layer(middleware::from_fn(move |request, next| limit(sizes, request, next)))
-        .layer(CatchPanicLayer::custom(panicked))
-        .layer(middleware::from_fn(move |request, next| {
-            let (requests, seconds) = (requests.clone(), seconds.clone());
-            async move { observe(requests, seconds, request, next).await }
-        }))
+        // All in one: axum copies every layer, with those within, for each request.
+        .layer(middleware::from_fn(move |request, next| observe(meters.clone(), sizes, request, next)))
 }
 
 /// Our own fault: logs the cause under an id and answers with the id only.
@@ -56,39 +62,77 @@ fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
     internal(&format_args!("a panic: {text}")).into_response()
 }
 
-async fn limit(sizes: Sizes, request: Request, next: Next) -> Response {
+/// What is wrong with the size of a request.
+fn oversized(sizes: Sizes, request: &Request) -> Option<Problem> {
     let uri = request.uri();
     let uri_bytes = uri.path().len() + uri.query().map_or(0, |query| query.len() + 1);
-    if uri_bytes > sizes.uri {
-        let detail = format!("path and query are {uri_bytes} bytes, {} at most", sizes.uri);
-        return Problem::malformed(vec![FieldError::new("", detail)]).into_response();
-    }
     let header_bytes: usize = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
-    if header_bytes > sizes.headers {
-        let detail = format!("the headers are {header_bytes} bytes, {} at most", sizes.headers);
-        return Problem::malformed(vec![FieldError::new("", detail)]).into_response();
-    }
-    next.run(request).await
+    let detail = if uri_bytes > sizes.uri {
+        format!("path and query are {uri_bytes} bytes, {} at most", sizes.uri)
+    } else if header_bytes > sizes.headers {
+        format!("the headers are {header_bytes} bytes, {} at most", sizes.headers)
+    } else {
+        return None;
+    };
+    Some(Problem::malformed(vec![FieldError::new("", detail)]))
 }
 
-async fn observe(requests: String, seconds: String, request: Request, next: Next) -> Response {
+async fn observe(meters: Arc<Meters>, sizes: Sizes, request: Request, next: Next) -> Response {
     let begun = Instant::now();
     let method = known_method(request.method());
-    let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
+    let route = request.extensions().get::<MatchedPath>().cloned();
     let path = tracing::enabled!(tracing::Level::DEBUG).then(|| request.uri().path().to_owned());
-    let response = next.run(request).await;
+    let response = match oversized(sizes, &request) {
+        Some(problem) => problem.into_response(),
+        None => AssertUnwindSafe(next.run(request)).catch_unwind().await.unwrap_or_else(panicked),
+    };
     let (status, took) = (response.status(), begun.elapsed().as_secs_f64());
     if let Some(path) = path {
         tracing::debug!(method, path, status = status.as_u16(), seconds = took, "answered");
     }
-    metrics::counter!(requests, "method" => method, "route" => route.clone(), "status" => status_text(status))
-        .increment(1);
-    metrics::histogram!(seconds, "method" => method, "route" => route).record(took);
+    meters.count(route.as_ref().map_or("none", MatchedPath::as_str), method, status, took);
     response
 }
 
-fn status_text(status: StatusCode) -> String {
-    status.as_str().to_owned()
+/// Counts requests. Looking a metric up by its labels costs as much as much of what is done for a request, so those that
+/// were used are kept: there are only so many.
+struct Meters {
+    requests: String,
+    seconds: String,
+    known: RwLock<HashMap<String, Vec<Known>>>,
+}
+
+/// Those of one route.
+struct Known {
+    method: &'static str,
+    status: StatusCode,
+    requests: Counter,
+    seconds: Histogram,
+}
+
+impl Meters {
+    fn count(&self, route: &str, method: &'static str, status: StatusCode, seconds: f64) {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let mut of_route = known.get(route).into_iter().flatten();
+        if let Some(known) = of_route.find(|known| known.status == status && known.method == method) {
+            return known.count(seconds);
+        }
+        drop(known);
+        let (name, labels) = (route.to_owned(), [("method", method.to_owned()), ("route", route.to_owned())]);
+        let histogram = metrics::histogram!(self.seconds.clone(), &labels);
+        let [method_label, route_label] = labels;
+        let labels = [method_label, route_label, ("status", status.as_str().to_owned())];
+        let known = Known { method, status, requests: metrics::counter!(self.requests.clone(), &labels), seconds: histogram };
+        known.count(seconds);
+        self.known.write().unwrap_or_else(PoisonError::into_inner).entry(name).or_default().push(known);
+    }
+}
+
+impl Known {
+    fn count(&self, seconds: f64) {
+        self.requests.increment(1);
+        self.seconds.record(seconds);
+    }
 }
 
 /// A caller may invent methods; each would be another time series.
