@@ -8,6 +8,7 @@ use driver::{Browser, DESKTOP, PHONE};
 use millrace_tests::{
     Deployment, Services, eventually,
     kafka::{Draft, Producer},
+    redis::Redis,
     services::new_id,
     wait::same,
 };
@@ -174,6 +175,37 @@ fn g09_the_page_says_that_the_connection_is_lost_and_recovers() {
     services.projector.thaw();
     browser.wait_until("no notice", "!document.querySelector('.notice')");
     browser.wait_for_text("[data-currency=EUR]", |text| text.contains("€15.02"));
+}
+
+#[test]
+fn g09_the_page_says_that_redis_is_gone_and_recovers() {
+    let mut redis = Redis::start();
+    let services = Services::start(Deployment::new().with("MILLRACE_REDIS_URL", redis.url.clone()));
+    let id = services.open("Ada");
+    services.deposit(&id, 1_000);
+    let browser = Browser::start();
+    browser.open(&services.query.url());
+    wait_live(&browser);
+    browser.wait_for_text("[data-currency=EUR]", |text| text.contains("€10.00"));
+    browser.console_is_empty();
+
+    redis.kill();
+    browser.wait_for_text(".notices", |text| text.contains("Redis"));
+    browser.wait_until(
+        "Redis marked as gone",
+        "!document.querySelector('[data-part=redis]').innerText.includes('answers')",
+    );
+    // What was known stays, and commands go on meanwhile.
+    browser.wait_for_text("[data-currency=EUR]", |text| text.contains("€10.00"));
+    services.deposit(&id, 500);
+    redis.start_again();
+    wait_live(&browser);
+    browser.wait_for_text("[data-part=redis]", |text| text.contains("answers"));
+    browser.wait_for_text("[data-currency=EUR]", |text| text.contains("€15.00"));
+    browser.wait_until("no notice", "!document.querySelector('.notice')");
+    services.deposit(&id, 1);
+    browser.wait_for_text("[data-currency=EUR]", |text| text.contains("€15.01"));
+    console_tells_only(&browser, "503");
 }
 
 #[test]
