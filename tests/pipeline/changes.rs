@@ -2,6 +2,8 @@
 
 use std::{
     collections::BTreeMap,
+    io::Write,
+    net::TcpStream,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
@@ -411,4 +413,51 @@ fn g16_two_thousand_idle_streams_cost_20_kilobytes_each_and_nobody_else_notices(
         0.0 => Ok(()),
         open => Err(open.to_string()),
     });
+}
+
+#[test]
+fn g16_those_who_never_read_cost_little_and_hold_up_nobody() {
+    const STREAMS: usize = 100;
+    const MIB: u64 = 1 << 20;
+    let services = Services::start(Deployment::new().with("MILLRACE_HTTP_TIMEOUT_MS", "5000"));
+    let url = services.query.url();
+    // Long names make for long events: a socket takes some megabytes, of each stream.
+    let id = new_id();
+    open_at(&services.command, &id, &"\u{1f40c}".repeat(200));
+    services.view_is_the_fold_of_the_log(&id);
+    let mut quick = Stream::open(&url, ALL, None);
+    quick.last_id();
+    let before = services.query.peak_memory();
+    let idle: Vec<Idle> = (0..STREAMS).map(|_| Idle::open(&url, ALL)).collect();
+    // Others ask for long answers and don't read them either, or send nothing at all.
+    let host = url.trim_start_matches("http://");
+    let silent: Vec<TcpStream> = (0..2 * STREAMS)
+        .map(|number| {
+            let mut socket = TcpStream::connect(host).expect("it listens");
+            let asked = format!("GET /v1/bank-accounts/{id}/history?limit=1000 HTTP/1.1\r\nHost: {host}\r\n\r\n");
+            socket.write_all(&asked.as_bytes()[..if number % 2 == 0 { asked.len() } else { 20 }]).expect("it is taken");
+            socket
+        })
+        .collect();
+    pay_often(&services, &id, 8_000);
+    let mut told = quick.until(&id, 8_001);
+    // Each of these is on its way before the next one comes.
+    for sequence in 8_002..8_202 {
+        let begun = Instant::now();
+        services.deposit(&id, 1);
+        told.extend(quick.until(&id, sequence));
+        let view = services.ask(&format!("/v1/bank-accounts/{id}")).send();
+        assert_eq!(view.json()["version"].as_u64(), Some(sequence), "{view:?}");
+        assert!(begun.elapsed() < Duration::from_secs(5), "the others are held up: {:?}", begun.elapsed());
+    }
+    assert_eq!(sequences(&told)[&id], (2..8_202).collect::<Vec<u64>>(), "the others don't notice");
+    eventually("ends of all streams that nobody reads", || match services.query.metric("millrace_query_streams") {
+        1.0 => Ok(()),
+        open => Err(open.to_string()),
+    });
+    let grown = services.query.peak_memory().saturating_sub(before) / MIB;
+    println!("{grown} MiB");
+    // What is kept for those who are slow is there once; for each of them it would be a gigabyte.
+    assert!(grown < 100, "{grown} MiB for {STREAMS} streams");
+    drop((idle, silent));
 }

@@ -47,7 +47,7 @@ pub(super) async fn run<A: Aggregate>(hub: Arc<Hub<A>>) {
             follow(&hub).await
         };
         let followed = tokio::select! {
-            () = hub.means.shutdown.cancelled() => return,
+            () = hub.means.shutdown.cancelled() => return hub.end(),
             followed = read => followed,
         };
         // Whoever has joined joins again, and sees whether he can go on from where he is.

@@ -122,12 +122,22 @@ impl<A: Aggregate> Stream<A> {
                 self.quiet_until = Instant::now() + KEEP_ALIVE;
                 return Some(bytes);
             }
-            let quiet_until = self.quiet_until;
-            let stepped = tokio::select! {
+            let is_live = matches!(self.phase, Phase::Live { .. });
+            if shutdown.is_cancelled() {
                 // Whoever listens connects again, to whoever is there then.
-                () = shutdown.cancelled() => return None,
-                // A step that is given up has done nothing yet.
-                stepped = timeout_at(quiet_until, self.step()) => stepped,
+                return None;
+            }
+            let quiet_until = self.quiet_until;
+            // A step that is given up has done nothing yet.
+            let step = timeout_at(quiet_until, self.step());
+            let stepped = if is_live {
+                // At the end the task closes what it hands out; thousands who wait for one thing more get in each other's way.
+                step.await
+            } else {
+                tokio::select! {
+                    () = shutdown.cancelled() => return None,
+                    stepped = step => stepped,
+                }
             };
             match stepped {
                 Ok(Ok(true)) => {}
