@@ -1,5 +1,5 @@
 //! `sse`: changes of everything to many streams. The next changes are handed out when everybody has got all but the last
-//! ones, so that nobody is too slow and no server waits.
+//! few, so that nobody is too slow and no server waits.
 
 use std::{
     fs,
@@ -24,7 +24,7 @@ use crate::{
 /// Changes that are handed out at once.
 pub const BATCH: usize = 64;
 /// Such that are under way.
-const UNDER_WAY: u64 = 2;
+const UNDER_WAY: u64 = 4;
 /// What a stream may take, in kB.
 const LIMIT_KB: f64 = 20.0;
 const PATH: &str = "/v1/bank-accounts/changes";
