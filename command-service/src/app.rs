@@ -149,6 +149,7 @@ impl App {
             types: types.clone(),
             submitter: pipeline.submitter(&self.settings, shutdown.clone())?,
             query_url: self.settings.query_url.clone(),
+            deployment: names.redis_prefix().to_owned(),
             token: self.token,
             body_timeout: self.settings.http.limits().timeout,
             sizes: self.settings.http.sizes(),

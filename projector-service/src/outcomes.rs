@@ -133,7 +133,7 @@ impl Target for Outcomes {
         items: Vec<At<Incoming>>,
         _: &mut Store,
     ) -> Result<Batch, Error> {
-        Ok(fold(keys, &self.domain, self.window, Timestamp::now(), memory, items))
+        Ok(fold(keys, (&self.domain, &self.redis_prefix), self.window, Timestamp::now(), memory, items))
     }
 
     fn written(&self, keys: &Keys, store: &mut Store) -> Result<(), Error> {
@@ -158,7 +158,7 @@ fn sort(outcome: Outcome) -> Incoming {
 
 fn fold(
     keys: &Keys,
-    domain: &AggregateInfo,
+    (domain, deployment): (&AggregateInfo, &str),
     window: Duration,
     now: Timestamp,
     memory: &mut Option<Parked>,
@@ -182,7 +182,7 @@ fn fold(
                     continue;
                 }
                 let key = keys.outcome(&outcome.aggregate_id, &outcome.command_id);
-                let body = outcome.stored_body(domain).to_string();
+                let body = outcome.stored_body(domain, deployment).to_string();
                 let size = key.len() * 2 + body.len() + OVERHEAD_BYTES;
                 bytes += size;
                 order.push([format!("{size} {key}").into_bytes()]);
@@ -232,7 +232,7 @@ mod tests {
         let now = Timestamp::from_microsecond(NOW).unwrap();
         let mut memory = None;
         let domain = AggregateInfo::of::<BankAccount>();
-        let batch = fold(&keys, &domain, Duration::from_secs(60), now, &mut memory, items);
+        let batch = fold(&keys, (&domain, ""), Duration::from_secs(60), now, &mut memory, items);
         (batch, memory)
     }
 

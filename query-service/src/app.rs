@@ -131,6 +131,7 @@ impl App {
                 list: self.settings.max_list_items.into(),
                 history: self.settings.max_history_items.into(),
                 wait: Duration::from_millis(self.settings.max_wait_ms),
+                statement: self.settings.max_statement_entries as usize,
             },
         };
         let (most, per_caller) = (self.settings.max_streams, self.settings.max_streams_per_caller);
@@ -178,7 +179,7 @@ fn router<D: Domains>(
     // Small answers grow by it; streams of events are never collected, so they aren't compressed.
     let worth = DefaultPredicate::new().and(SizeAbove::new(COMPRESSED_BYTES));
     let compression = CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(worth);
-    let router = router.layer((compression, middleware::from_fn(caching::complete)));
+    let router = router.layer((middleware::from_fn(caching::complete), compression));
     // Outside of everything: a browser's preflight carries no token.
     Ok(match cors {
         Some(cors) => router.layer(cors),

@@ -8,6 +8,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use millrace_shared::problem::{FieldError, Problem};
 use sha2::{Digest, Sha256};
 
 /// An `ETag` by content.
@@ -22,6 +23,12 @@ pub async fn complete(request: Request, next: Next) -> Response {
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     let known = Known::of(request.headers());
     let mut response = next.run(request).await;
+    if response.status() == StatusCode::NOT_ACCEPTABLE {
+        // Of the layer that compresses, without a body.
+        let error =
+            FieldError::new("Accept-Encoding", "answers are sent as they are, or by gzip: one must be accepted");
+        response = Problem::malformed(vec![error]).into_response();
+    }
     let answered = response.status() == StatusCode::OK;
     if !response.headers().contains_key(header::CACHE_CONTROL) {
         // Problems pass. Views may be kept, but not by those in between: some are for their callers only.
@@ -33,6 +40,7 @@ pub async fn complete(request: Request, next: Next) -> Response {
         let mut headers = std::mem::take(response.headers_mut());
         headers.remove(header::CONTENT_TYPE);
         headers.remove(header::CONTENT_LENGTH);
+        headers.remove(header::CONTENT_ENCODING);
         return (StatusCode::NOT_MODIFIED, headers, Body::empty()).into_response();
     }
     response

@@ -24,10 +24,10 @@ pub struct Cursors {
 }
 
 impl Cursors {
-    /// Those of the list with this version of a projection, order and filters.
-    pub fn new(projection: &str, version: u32, sort: &str, filters: &[(&str, &str)]) -> Self {
+    /// Those of a deployment's list with this version of a projection, order and filters.
+    pub fn new(deployment: &str, projection: &str, version: u32, sort: &str, filters: &[(&str, &str)]) -> Self {
         // Debug's quotes keep two lists from being spelled alike.
-        Self { list: format!("{projection} {sort} {filters:?}"), version }
+        Self { list: format!("{deployment} {projection} {sort} {filters:?}"), version }
     }
 
     /// The text that callers see.
@@ -83,15 +83,16 @@ mod tests {
 
     #[test]
     fn a_cursor_belongs_to_its_list() {
-        let cursors = Cursors::new("bank-accounts", 1, "-balance_minor", &[("owner", "Ada")]);
+        let cursors = Cursors::new("x.", "bank-accounts", 1, "-balance_minor", &[("owner", "Ada")]);
         let place = Place { score: -42, id: "acc-1".into() };
         let text = cursors.encode(&place);
         assert_eq!(cursors.decode(&text), Ok(place));
         for other in [
-            Cursors::new("others", 1, "-balance_minor", &[("owner", "Ada")]),
-            Cursors::new("bank-accounts", 1, "balance_minor", &[("owner", "Ada")]),
-            Cursors::new("bank-accounts", 1, "-balance_minor", &[("owner", "Bob")]),
-            Cursors::new("bank-accounts", 1, "-balance_minor", &[]),
+            Cursors::new("y.", "bank-accounts", 1, "-balance_minor", &[("owner", "Ada")]),
+            Cursors::new("x.", "others", 1, "-balance_minor", &[("owner", "Ada")]),
+            Cursors::new("x.", "bank-accounts", 1, "balance_minor", &[("owner", "Ada")]),
+            Cursors::new("x.", "bank-accounts", 1, "-balance_minor", &[("owner", "Bob")]),
+            Cursors::new("x.", "bank-accounts", 1, "-balance_minor", &[]),
         ] {
             assert!(other.decode(&text).is_err(), "{other:?}");
         }
@@ -99,14 +100,14 @@ mod tests {
 
     #[test]
     fn g10_a_cursor_of_another_version_is_told_so() {
-        let old = Cursors::new("bank-accounts", 1, "id", &[]).encode(&Place { score: 0, id: "acc-1".into() });
-        let refused = Cursors::new("bank-accounts", 2, "id", &[]).decode(&old).unwrap_err();
+        let old = Cursors::new("x.", "bank-accounts", 1, "id", &[]).encode(&Place { score: 0, id: "acc-1".into() });
+        let refused = Cursors::new("x.", "bank-accounts", 2, "id", &[]).decode(&old).unwrap_err();
         assert!(refused.contains("version 1") && refused.contains("version 2"), "{refused}");
     }
 
     #[test]
     fn g13_what_was_tampered_with_is_refused() {
-        let cursors = Cursors::new("bank-accounts", 1, "id", &[]);
+        let cursors = Cursors::new("x.", "bank-accounts", 1, "id", &[]);
         let text = cursors.encode(&Place { score: 0, id: "acc-1".into() });
         for at in 0..text.len() {
             let mut bytes = text.clone().into_bytes();

@@ -115,17 +115,22 @@ impl After {
         Self { tokens: Vec::new(), until: Instant::now(), strict: false, r#final: false }
     }
 
-    /// Takes `after` (any number of them), `wait_ms` (at most `longest`) and `stale`. Tokens must be of the aggregate type,
-    /// and of `id` where one is named.
-    pub fn take(params: &mut Params, longest: Duration, aggregate_type: &str, id: Option<&str>) -> Self {
+    /// Takes `after` (any number of them), `wait_ms` (at most `longest`) and `stale`. Tokens must be of the deployment and the
+    /// aggregate type, and of `id` where one is named.
+    pub fn take(
+        params: &mut Params,
+        (deployment, longest): (&str, Duration),
+        aggregate_type: &str,
+        id: Option<&str>,
+    ) -> Self {
         let mut tokens: Vec<Token> = Vec::new();
         let given = params.texts("after");
         if given.len() > MAX_TOKENS {
             params.wrong("after", &format!("there are {} tokens, {MAX_TOKENS} at most", given.len()));
         }
         for text in given.iter().take(MAX_TOKENS) {
-            let Some(token) = Token::decode(text) else {
-                params.wrong("after", "is no token of an accepted command");
+            let Some(token) = Token::decode(text, deployment) else {
+                params.wrong("after", "is no token of a command that was accepted here");
                 continue;
             };
             if token.aggregate_type != aggregate_type || id.is_some_and(|id| id != token.aggregate_id) {
@@ -265,12 +270,14 @@ mod tests {
 
     #[test]
     fn g08_a_token_must_be_of_what_is_asked_for() {
-        let token = Token { aggregate_type: "bank-account".into(), aggregate_id: "a".into(), sequence: 1 }.encode();
-        let take = |aggregate_type: &str, id| {
+        let token = Token { aggregate_type: "bank-account".into(), aggregate_id: "a".into(), sequence: 1 }.encode("x.");
+        let take_at = |deployment: &str, aggregate_type: &str, id| {
             let mut params = Params::parse(Some(&format!("after={token}")));
-            let after = After::take(&mut params, Duration::from_secs(1), aggregate_type, id);
+            let after = After::take(&mut params, (deployment, Duration::from_secs(1)), aggregate_type, id);
             (!after.tokens.is_empty(), errors(params).len())
         };
+        assert_eq!(take_at("y.", "bank-account", Some("a")), (false, 1));
+        let take = |aggregate_type: &str, id| take_at("x.", aggregate_type, id);
         assert_eq!(take("bank-account", Some("a")), (true, 0));
         assert_eq!(take("bank-account", None), (true, 0));
         assert_eq!(take("bank-account", Some("b")), (false, 1));
@@ -281,10 +288,10 @@ mod tests {
     fn g08_of_several_tokens_the_last_of_each_aggregate_counts() {
         let token =
             |id: &str, sequence| Token { aggregate_type: "bank-account".into(), aggregate_id: id.into(), sequence };
-        let given = [token("a", 3), token("b", 7), token("a", 2)].map(|token| format!("after={}", token.encode()));
+        let given = [token("a", 3), token("b", 7), token("a", 2)].map(|token| format!("after={}", token.encode("")));
         let take = |query: &str| {
             let mut params = Params::parse(Some(query));
-            let after = After::take(&mut params, Duration::from_secs(1), "bank-account", None);
+            let after = After::take(&mut params, ("", Duration::from_secs(1)), "bank-account", None);
             (after.tokens, errors(params))
         };
         assert_eq!(take(&given.join("&")), (vec![token("a", 3), token("b", 7)], vec![]));

@@ -61,9 +61,16 @@ pub struct Limits {
     pub history: u64,
     /// Wait for a token.
     pub wait: Duration,
+    /// Entries of a statement.
+    pub statement: usize,
 }
 
 impl Means {
+    /// Whose tokens can be waited for, and how long.
+    pub fn waits(&self) -> (&str, Duration) {
+        (self.names.redis_prefix(), self.limits.wait)
+    }
+
     /// The versions of a projection.
     pub fn editions(&self, projection: &'static str) -> Editions {
         Editions::new(projection, self.names.clone(), self.partitions, self.store.clone(), self.feed.clone())

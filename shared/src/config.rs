@@ -357,6 +357,9 @@ pub struct QuerySettings {
     /// Items of a page of a history, at most
     #[arg(long, env = "MILLRACE_MAX_HISTORY_ITEMS", default_value_t = 1_000, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub max_history_items: u32,
+    /// Entries of a statement, at most; it is put together in memory
+    #[arg(long, env = "MILLRACE_MAX_STATEMENT_ENTRIES", default_value_t = 10_000, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub max_statement_entries: u32,
     /// Longest wait that a query can ask for (`wait_ms`)
     #[arg(long, env = "MILLRACE_MAX_WAIT_MS", default_value_t = 30_000, value_name = "MS", value_parser = clap::value_parser!(u64).range(0..=300_000))]
     pub max_wait_ms: u64,

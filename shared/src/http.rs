@@ -122,7 +122,8 @@ impl Meters {
         let histogram = metrics::histogram!(self.seconds.clone(), &labels);
         let [method_label, route_label] = labels;
         let labels = [method_label, route_label, ("status", status.as_str().to_owned())];
-        let known = Known { method, status, requests: metrics::counter!(self.requests.clone(), &labels), seconds: histogram };
+        let known =
+            Known { method, status, requests: metrics::counter!(self.requests.clone(), &labels), seconds: histogram };
         known.count(seconds);
         self.known.write().unwrap_or_else(PoisonError::into_inner).entry(name).or_default().push(known);
     }

@@ -60,14 +60,15 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// The token for `after=`: the version that a reader must have reached to see what the command saw or did.
-    pub fn token(&self) -> String {
+    /// The token for `after=`: the version that a reader must have reached to see what the command saw or did, in
+    /// this deployment.
+    pub fn token(&self, deployment: &str) -> String {
         Token {
             aggregate_type: self.aggregate_type.clone(),
             aggregate_id: self.aggregate_id.clone(),
             sequence: self.version.unsigned_abs(),
         }
-        .encode()
+        .encode(deployment)
     }
 
     /// Whether it brought its aggregate into being.
@@ -81,33 +82,33 @@ impl Outcome {
     }
 
     /// The body that an accepted command is answered with.
-    pub fn accepted_body(&self) -> Value {
+    pub fn accepted_body(&self, deployment: &str) -> Value {
         json!({
             "command_id": self.command_id,
             "outcome": "accepted",
             "aggregate": self.aggregate(),
             "events": self.events,
-            "token": self.token(),
+            "token": self.token(deployment),
         })
     }
 
     /// The problem that a rejected command is answered with.
-    pub fn problem(&self, domain: &AggregateInfo) -> Problem {
+    pub fn problem(&self, domain: &AggregateInfo, deployment: &str) -> Problem {
         let reason = self.reason.as_deref().unwrap_or("internal");
         let figures = self.detail.as_deref().and_then(|text| serde_json::from_str::<Map<_, _>>(text).ok());
         let problem = Problem::of_reason(domain, reason, figures.unwrap_or_default())
             .with("command_id", self.command_id.clone())
             .with("aggregate", self.aggregate());
         // Version 0 means there is nothing to wait for.
-        if self.version > 0 { problem.with("token", self.token()) } else { problem }
+        if self.version > 0 { problem.with("token", self.token(deployment)) } else { problem }
     }
 
     /// The stored outcome as queries give it: the body the command was answered with, whatever it was.
-    pub fn stored_body(&self, domain: &AggregateInfo) -> Value {
+    pub fn stored_body(&self, domain: &AggregateInfo, deployment: &str) -> Value {
         match self.outcome {
-            Verdict::Accepted => self.accepted_body(),
+            Verdict::Accepted => self.accepted_body(deployment),
             Verdict::Rejected => {
-                let mut body = self.problem(domain).body();
+                let mut body = self.problem(domain, deployment).body();
                 body.insert("outcome".into(), "rejected".into());
                 Value::Object(body)
             }

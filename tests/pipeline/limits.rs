@@ -9,7 +9,7 @@ use millrace_tests::{
     Deployment, Services,
     http::{Request, get, post},
     process::free_port,
-    services::{command_at, new_id, open_at},
+    services::open_at,
 };
 use serde_json::json;
 
@@ -38,19 +38,36 @@ fn g08_several_tokens_are_waited_for_and_staleness_is_said() {
         let owner = services.ask(&format!("/v1/owners/Ada?{wait}")).send();
         assert_eq!(owner.status, 200, "{owner:?}");
     }
-    // One that is never reached, since it is of another deployment, beside one that is.
-    let token = services.deposit(&one, 1).token();
-    let other = Deployment::new().command_service("c1");
-    let open = json!({"owner": "Ada", "currency": "EUR"});
-    let far = command_at(&other, &new_id(), "open", &open).send().token();
-    for path in ["", "/stats", &format!("/{one}/history"), &format!("/{one}/statement")] {
-        let path = format!("/v1/bank-accounts{path}?after={token}&after={far}&wait_ms=50");
-        let stale = services.ask(&path).send();
+    // One that is not reached, since nobody projects any more, beside one that is.
+    let mut others = Services::start(Deployment::new());
+    let [other, another] = [0, 1].map(|_| others.open("Ada"));
+    let [near, also_near] = [&other, &another].map(|id| others.deposit(id, 1).token());
+    others.view_after(&other, &near);
+    others.view_after(&another, &also_near);
+    let cursor = others.ask("/v1/bank-accounts?limit=1").send().json()["next_cursor"].clone();
+    others.projector.terminate();
+    let far = others.deposit(&another, 1).token();
+    for path in ["", "/stats", &format!("/{other}/history"), &format!("/{other}/statement")] {
+        let path = format!("/v1/bank-accounts{path}?after={near}&after={far}&wait_ms=50");
+        let stale = others.ask(&path).send();
         assert_eq!((stale.status, stale.header("millrace-stale")), (200, Some("true")), "{path}: {stale:?}");
-        services.ask(&format!("{path}&stale=error")).send().problem(503, "stale");
+        others.ask(&format!("{path}&stale=error")).send().problem(503, "stale");
     }
-    let other = services.ask(&format!("/v1/bank-accounts/{one}?after={token}&after={far}")).send();
-    other.problem(400, "malformed-request");
+    let of_another = others.ask(&format!("/v1/bank-accounts/{other}?after={near}&after={far}")).send();
+    of_another.problem(400, "malformed-request");
+    // Those of another deployment are none.
+    let token = services.deposit(&one, 1).token();
+    let cursor = cursor.as_str().expect("there is more");
+    for path in [
+        format!("?after={far}"),
+        format!("/stats?after={far}"),
+        format!("/{one}/history?after={token}&after={far}"),
+        format!("/{another}?after={far}"),
+        format!("?limit=1&cursor={cursor}"),
+    ] {
+        services.ask(&format!("/v1/bank-accounts{path}")).send().problem(400, "malformed-request");
+    }
+    services.ask(&format!("/v1/owners/Ada?after={far}")).send().problem(400, "malformed-request");
     let many = format!("/v1/bank-accounts?{}", vec![format!("after={token}"); 33].join("&"));
     services.ask(&many).send().problem(400, "malformed-request");
 }
@@ -113,6 +130,13 @@ fn long_answers_are_compressed_for_those_who_ask() {
     assert_eq!(gzip.wait_with_output().expect("gzip ends").stdout, plain.body);
     let short = services.ask(&format!("/v1/bank-accounts/{id}")).header("Accept-Encoding", "gzip").send();
     assert_eq!(short.header("content-encoding"), None, "{short:?}");
+    let known =
+        services.ask(&path).header("Accept-Encoding", "gzip").header("If-None-Match", packed.must("etag")).send();
+    assert_eq!((known.status, known.header("content-encoding"), known.body.len()), (304, None, 0), "{known:?}");
+    // Somebody who takes neither.
+    for nothing in ["identity;q=0", "*;q=0", "br, identity;q=0"] {
+        services.ask(&path).header("Accept-Encoding", nothing).send().problem(400, "malformed-request");
+    }
 }
 
 #[test]
@@ -122,6 +146,7 @@ fn g13_each_limit_has_its_setting_and_says_so() {
     let limits = [
         ("MILLRACE_MAX_LIST_ITEMS", "3"),
         ("MILLRACE_MAX_HISTORY_ITEMS", "2"),
+        ("MILLRACE_MAX_STATEMENT_ENTRIES", "2"),
         ("MILLRACE_MAX_WAIT_MS", "100"),
         ("MILLRACE_MAX_URI_BYTES", "600"),
         ("MILLRACE_MAX_HEADER_BYTES", "700"),
@@ -143,6 +168,11 @@ fn g13_each_limit_has_its_setting_and_says_so() {
     refused(ask("/v1/bank-accounts?limit=4"), "1 to 3");
     refused(ask(&format!("/v1/bank-accounts/{id}/history?limit=3")), "1 to 2");
     refused(ask("/v1/bank-accounts?wait_ms=101"), "0 to 100");
+    let of_two = format!("/v1/bank-accounts/{id}/statement?after={}&wait_ms=100", services.deposit(&id, 1).token());
+    assert_eq!(ask(&of_two).send().json()["entries"].as_array().map(Vec::len), Some(2));
+    let token = services.deposit(&id, 1).token();
+    services.view_after(&id, &token);
+    refused(ask(&format!("/v1/bank-accounts/{id}/statement")), "more than 2 entries");
     refused(ask(&format!("/v1/bank-accounts?owner={}", "x".repeat(600))), "600 at most");
     refused(ask("/v1/bank-accounts").header("X-Long", "x".repeat(700)), "700 at most");
     // Far beyond them as well, and command-service likewise.

@@ -41,6 +41,8 @@ pub struct Api {
     pub submitter: Submitter,
     /// Public base URL of query-service.
     pub query_url: String,
+    /// What tokens belong to: the prefix of topics and keys.
+    pub deployment: String,
     /// Token that calls must carry.
     pub token: Option<String>,
     /// Longest wait for a request's body.
@@ -154,7 +156,7 @@ impl Api {
         let mut response = match outcome.outcome {
             Verdict::Accepted => {
                 let status = if outcome.created() { StatusCode::CREATED } else { StatusCode::OK };
-                let mut response = (status, Json(outcome.accepted_body())).into_response();
+                let mut response = (status, Json(outcome.accepted_body(&self.deployment))).into_response();
                 insert(&mut response, header::ETAG, &format!("\"{}\"", outcome.version));
                 if outcome.created() {
                     let url = format!("{}/v1/{}/{}", self.query_url, info.collection, outcome.aggregate_id);
@@ -163,7 +165,7 @@ impl Api {
                 response
             }
             Verdict::Rejected => {
-                let problem = outcome.problem(info);
+                let problem = outcome.problem(info, &self.deployment);
                 let problem =
                     if problem.status() == StatusCode::SERVICE_UNAVAILABLE { problem.retry_after(5) } else { problem };
                 problem.into_response()

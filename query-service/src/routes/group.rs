@@ -127,7 +127,7 @@ pub(super) async fn get<G: Grouping>(
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     let mut params = Params::parse(query.as_deref());
-    let after = After::take(&mut params, groups.means.limits.wait, G::Aggregate::TYPE, None);
+    let after = After::take(&mut params, groups.means.waits(), G::Aggregate::TYPE, None);
     params.finish()?;
     if !G::is_key(&key) {
         return Err(Problem::malformed(vec![FieldError::new("key", format!("can't be one of {}", G::NAME))]));

@@ -49,7 +49,7 @@ pub(super) async fn get<A: Aggregate>(
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     let mut params = Params::parse(query.as_deref());
-    let after = After::take(&mut params, service.means.limits.wait, A::TYPE, None);
+    let after = After::take(&mut params, service.means.waits(), A::TYPE, None);
     let after_sequence = params.number("after_sequence", 0, u64::MAX).unwrap_or(0);
     let most = service.means.limits.history;
     let limit = params.number("limit", 1, most).unwrap_or(DEFAULT_LIMIT.min(most)) as usize;

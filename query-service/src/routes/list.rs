@@ -74,8 +74,8 @@ pub(super) async fn get<A: Aggregate>(
 
 async fn list<A: Aggregate>(service: &Service<A>, edition: &Edition, query: Option<&str>) -> Result<Response, Problem> {
     let mut params = Params::parse(query);
-    let after = After::take(&mut params, service.means.limits.wait, A::TYPE, None);
-    let wanted = wanted::<A>(edition.version, service.means.limits.list, &mut params);
+    let after = After::take(&mut params, service.means.waits(), A::TYPE, None);
+    let wanted = wanted(service, edition.version, &mut params);
     params.finish()?;
     let stale = service.wait(edition, &after).await?;
     let seen = service.require_live(edition).await?;
@@ -91,7 +91,8 @@ async fn list<A: Aggregate>(service: &Service<A>, edition: &Edition, query: Opti
     Ok(json(caveats(stale, false), body))
 }
 
-fn wanted<A: Aggregate>(version: u32, most: u64, params: &mut Params) -> Wanted<A> {
+fn wanted<A: Aggregate>(service: &Service<A>, version: u32, params: &mut Params) -> Wanted<A> {
+    let most = service.means.limits.list;
     let mut filters = Vec::new();
     for filter in A::Projection::FILTERS {
         let value = params.read(filter.name, |text| match (filter.accepts)(text) {
@@ -104,7 +105,7 @@ fn wanted<A: Aggregate>(version: u32, most: u64, params: &mut Params) -> Wanted<
     let order = order.unwrap_or(Order { sort: &A::Projection::SORTS[0], descending: false });
     let limit = params.number("limit", 1, most).unwrap_or(DEFAULT_LIMIT.min(most)) as usize;
     let named: Vec<(&str, &str)> = filters.iter().map(|(filter, value)| (filter.name, value.as_str())).collect();
-    let cursors = Cursors::new(A::Projection::NAME, version, &order.name(), &named);
+    let cursors = Cursors::new(service.means.names.redis_prefix(), A::Projection::NAME, version, &order.name(), &named);
     let behind = params.read("cursor", |text| cursors.decode(text));
     Wanted { filters, order, limit, cursors, behind }
 }

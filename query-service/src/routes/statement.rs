@@ -25,9 +25,6 @@ use crate::{
     service::{Service, caveats, not_found},
 };
 
-/// Entries of one statement, at most: it is put together in memory.
-const MAX_ENTRIES: usize = 10_000;
-
 /// What is asked for.
 struct Wanted {
     /// Inclusive.
@@ -66,7 +63,7 @@ pub(super) async fn get<A: Aggregate>(
     request: HeaderMap,
 ) -> Result<Response, Problem> {
     let mut params = Params::parse(query.as_deref());
-    let after = After::take(&mut params, service.means.limits.wait, A::TYPE, None);
+    let after = After::take(&mut params, service.means.waits(), A::TYPE, None);
     let wanted = Wanted { from: params.read("from", time), to: params.read("to", time), csv: wants_csv(&request) };
     if let (Some(from), Some(to)) = (wanted.from, wanted.to)
         && from > to
@@ -101,9 +98,10 @@ async fn statement<A: Aggregate>(
         }
         let balance_minor = (shape.balance_minor)(replay.fold(&meta, &event)?);
         let Some((amount_minor, reference)) = (shape.entry)(&event).filter(|_| opening.is_some()) else { continue };
-        if entries.len() == MAX_ENTRIES {
+        let most = service.means.limits.statement;
+        if entries.len() == most {
             let upto = rfc3339_micros(meta.time);
-            let detail = format!("there are more than {MAX_ENTRIES} entries; ask for those before {upto} first");
+            let detail = format!("there are more than {most} entries; ask for those before {upto} first");
             return Err(Problem::malformed(vec![FieldError::new("to", detail)]));
         }
         entries.push(Entry {

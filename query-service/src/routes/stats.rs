@@ -25,7 +25,7 @@ pub(super) async fn get<A: Aggregate>(
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     let mut params = Params::parse(query.as_deref());
-    let after = After::take(&mut params, service.means.limits.wait, A::TYPE, None);
+    let after = After::take(&mut params, service.means.waits(), A::TYPE, None);
     params.finish()?;
     let (service, after) = (&*service, &after);
     service.editions.answer(|edition| async move { stats(service, &edition, after).await }).await

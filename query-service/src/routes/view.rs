@@ -35,7 +35,7 @@ pub(super) async fn get<A: Aggregate>(
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     let mut params = Params::parse(query.as_deref());
-    let mut after = After::take(&mut params, service.means.limits.wait, A::TYPE, Some(id.as_str()));
+    let mut after = After::take(&mut params, service.means.waits(), A::TYPE, Some(id.as_str()));
     if A::Projection::IS_FINAL.is_some() {
         after = after.or_final(&mut params);
     }
