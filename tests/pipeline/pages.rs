@@ -14,7 +14,7 @@ const ACCOUNTS: usize = 3_000;
 const RARE: usize = 1_000;
 /// Entries of indexes and views that are read for each item of a page, which counts as 50 items at least. Going over all
 /// accounts would be more.
-const READ_PER_ITEM: usize = 100;
+const READ_PER_ITEM: usize = 60;
 const READ: &str = "millrace_query_list_entries_read_total";
 const ITEMS: &str = "millrace_query_list_items_total";
 

@@ -2,7 +2,10 @@
 //! transaction, fetching what it wrote, sending it by the projector's script.
 
 use std::{
-    sync::mpsc::{Receiver, RecvTimeoutError, channel},
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, channel},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -50,6 +53,8 @@ pub struct Stepper {
     writer: Writer,
     sample: Sample,
     number: usize,
+    /// As long as it is there, events are fetched.
+    _alive: Arc<()>,
 }
 
 impl Stepper {
@@ -73,10 +78,11 @@ impl Stepper {
         let mut reader = BulkReader::new(&reader_config(&stack.kafka, &name))?;
         reader.add(&[(&topics[0], 0, 0)])?;
         let (sender, fetched) = channel();
+        let alive = Arc::new(());
+        let kept = Arc::downgrade(&alive);
         thread::Builder::new().name("raw-fetch".into()).spawn(move || {
-            // Until nobody listens any more.
             let mut open = true;
-            while open {
+            while open && kept.upgrade().is_some() {
                 let read = reader.read(POLL_WAIT, |item| {
                     let offset = if let Item::Record(record) = item { Some(record.offset()) } else { None };
                     open &= sender.send((offset, Instant::now())).is_ok();
@@ -92,6 +98,7 @@ impl Stepper {
             writer: Writer::new(connection(&format!("{}/1", stack.redis))?, &format!("{name}."), view.clone())?,
             sample: sample.clone(),
             number: 0,
+            _alive: alive,
         })
     }
 

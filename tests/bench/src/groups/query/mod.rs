@@ -74,6 +74,7 @@ fn run(settings: &Settings, wanted: &[&'static str]) -> Result<Vec<Figure>> {
             after.push(visible.round(&served, settings, round)?);
         }
     }
+    drop(visible);
     let (mut rates, mut memory): (Rounds, Rounds) = Default::default();
     if wants(&[RATE, MEMORY]) {
         served.stop_writing();
