@@ -187,8 +187,9 @@ fn g13_what_was_tampered_with_is_refused() {
     let services = Services::shared();
     let id = services.open("Ada");
     let token = services.deposit(&id, 1).token();
-    services.open("Ada");
-    let page = services.ask(&format!("/v1/bank-accounts?owner=Ada&limit=1&after={token}&wait_ms=20000")).send().json();
+    let also = services.deposit(&services.open("Ada"), 1).token();
+    let first = format!("/v1/bank-accounts?owner=Ada&limit=1&after={token}&after={also}&wait_ms=20000");
+    let page = services.ask(&first).send().json();
     let cursor = page["next_cursor"].as_str().expect("there is more");
     assert_eq!(services.ask(&format!("/v1/bank-accounts?owner=Ada&limit=1&cursor={cursor}")).send().status, 200);
     for (name, good) in [("cursor", cursor), ("after", token.as_str())] {
