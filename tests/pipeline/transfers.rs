@@ -308,7 +308,6 @@ fn g11_a_transfer_that_is_stuck_is_shown_and_moved() {
     assert_eq!((&shown["id"], &shown["waits_for"]), (&json!(id), &json!("settle")), "{shown}");
     assert_eq!(list(&["--older-than", "1s", "--json"]).output, "", "it has ended");
     let again = deployment.run_tool(&["transfers", "retry", "--older-than", "1s", "--settlements"]);
-    assert_eq!(again.code, Some(0), "{}", again.errors);
-    eventually("settlement", || if unsettled().is_empty() { Ok(()) } else { Err("held".to_owned()) });
+    assert!(again.code == Some(0) && again.output.ends_with("1 transfers sent once more\n"), "{again:?}");
     deployment.verify_transfers();
 }

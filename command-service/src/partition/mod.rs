@@ -388,13 +388,13 @@ impl<A: Aggregate> Decider for Partition<A> {
                 return Ok(());
             }
         };
+        self.load(command.aggregate_id.as_str()).map_err(Held)?;
         if self.is_forged(&command) {
             let reason = "only a process may send this command, under the command id of one of its steps";
             self.dead_letter(record, reason, true, now, sink);
             self.refuse_as_internal(record, &command, now, sink);
             return Ok(());
         }
-        self.load(command.aggregate_id.as_str()).map_err(Held)?;
         let known = self.memory.recall(command.key(), now).map_err(|error| {
             if let Some(local) = &mut self.local {
                 local.mark_broken();

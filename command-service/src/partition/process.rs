@@ -79,7 +79,8 @@ impl<A: Aggregate> Partition<A> {
     pub(super) fn is_forged(&self, command: &Readable<A::Command>) -> bool {
         let id = command.aggregate_id.as_str();
         let Some(sender) = A::sender(id, &command.command) else { return false };
-        StepId::parse(&command.command_id).is_none_or(|step| (step.aggregate_type, step.aggregate_id) != sender)
+        let is_step = |step: StepId<'_>| (step.aggregate_type, step.aggregate_id) == sender;
+        !StepId::parse(&command.command_id).is_some_and(is_step) || self.kind_of(sender.0).is_none()
     }
 
     /// Which step of a process of another type a command id stands for, and the type's index.
