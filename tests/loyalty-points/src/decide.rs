@@ -40,7 +40,8 @@ pub(super) const REFUSALS: &[Refusal] = &[
 pub(super) fn decide(balance: &Balance, command: &Command) -> Result<Vec<Event>, Rejection> {
     let event = match command {
         Command::Earn(earn) => {
-            Event::PointsEarned(PointsEarned { points: earn.points.into(), reason: earn.reason.clone() })
+            let points = earn.points.into();
+            Event::PointsEarned(PointsEarned { points, reason: earn.reason.clone(), large: points >= 100 })
         }
         Command::Redeem(redeem) => {
             let requested = redeem.points.into();

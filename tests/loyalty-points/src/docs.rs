@@ -25,7 +25,7 @@ pub(super) fn docs() -> Docs {
             command::<Expire>("expire", "Takes old points away", json!({"points": 20})),
         ],
         events: vec![
-            event::<PointsEarned>("PointsEarned", json!({"points": 100, "reason": "order 17"})),
+            event::<PointsEarned>("PointsEarned", json!({"points": 100, "reason": "order 17", "large": true})),
             event::<PointsRedeemed>("PointsRedeemed", json!({"points": 80, "reward": "mug"})),
             event::<PointsExpired>("PointsExpired", json!({"points": 20})),
         ],

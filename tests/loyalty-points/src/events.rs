@@ -8,7 +8,10 @@ records! {
     /// A fact about one member's points.
     pub enum Event in "loyalty_points.events" {
         /// Some were added.
-        PointsEarned { PointsEarned = "schemas/events/PointsEarned.v1.avsc" },
+        PointsEarned {
+            v1::PointsEarned = "schemas/events/PointsEarned.v1.avsc",
+            PointsEarned = "schemas/events/PointsEarned.v2.avsc",
+        },
         /// Some were spent.
         PointsRedeemed { PointsRedeemed = "schemas/events/PointsRedeemed.v1.avsc" },
         /// Some became too old.
@@ -24,6 +27,28 @@ pub struct PointsEarned {
     /// What for.
     #[schema(required)]
     pub reason: Option<String>,
+    /// Whether they are 100 or more at once.
+    pub large: bool,
+}
+
+/// What the first release wrote.
+pub mod v1 {
+    use serde::{Deserialize, Serialize};
+
+    /// Up to when it was said whether they are many.
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    pub struct PointsEarned {
+        /// How many.
+        pub points: i64,
+        /// What for.
+        pub reason: Option<String>,
+    }
+
+    impl From<PointsEarned> for super::PointsEarned {
+        fn from(PointsEarned { points, reason }: PointsEarned) -> Self {
+            Self { points, reason, large: false }
+        }
+    }
 }
 
 /// Points were spent.

@@ -5,11 +5,14 @@
 mod commands;
 mod decide;
 mod docs;
+pub mod earlier;
 mod events;
 mod state;
 #[cfg(test)]
 mod tests;
 mod view;
+
+use std::process::ExitCode;
 
 use millrace_shared::domain::{Aggregate, CommandError, Docs, Domains, Fields, Refusal, Visitor};
 
@@ -27,6 +30,11 @@ impl Domains for Served {
     fn visit_all(visitor: &mut impl Visitor) {
         visitor.visit::<LoyaltyPoints>();
     }
+}
+
+/// Runs one of the two mains: of the earlier release where `LOYALTY_RELEASE=earlier`.
+pub fn release(present: fn() -> ExitCode, earlier: fn() -> ExitCode) -> ExitCode {
+    if std::env::var_os("LOYALTY_RELEASE").is_some_and(|release| release == "earlier") { earlier() } else { present() }
 }
 
 /// The aggregate type `loyalty-points`: one for each member.

@@ -7,7 +7,7 @@ fn points(points: i64) -> Points {
 }
 
 fn earned(points: i64) -> Event {
-    Event::PointsEarned(PointsEarned { points, reason: None })
+    Event::PointsEarned(PointsEarned { points, reason: None, large: points >= 100 })
 }
 
 fn redeem(count: i64) -> Command {
