@@ -1,13 +1,13 @@
 //! Transfers that an account takes part in and that have not ended.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Serialize, Serializer};
 
 /// What may come back, in minor units, by the transfer's id: nothing at a target, which only remembers that it was paid.
-/// Nearly always there is none, so it takes no more than a pointer then.
+/// Nearly always there is none, so it takes no more than a pointer then; a state is copied for each command, but this not.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Held(Option<Box<BTreeMap<Box<str>, i64>>>);
+pub struct Held(Option<Arc<BTreeMap<Box<str>, i64>>>);
 
 impl Held {
     /// As many transfers may be under way before an account pays for no other.
@@ -16,12 +16,12 @@ impl Held {
     pub const MAX_TO_BE_PAID: usize = 5_000;
 
     pub(super) fn insert(&mut self, transfer_id: &str, amount_minor: i64) {
-        self.0.get_or_insert_default().insert(transfer_id.into(), amount_minor);
+        Arc::make_mut(self.0.get_or_insert_default()).insert(transfer_id.into(), amount_minor);
     }
 
     pub(super) fn remove(&mut self, transfer_id: &str) {
         if let Some(held) = &mut self.0 {
-            held.remove(transfer_id);
+            Arc::make_mut(held).remove(transfer_id);
         }
         self.0.take_if(|held| held.is_empty());
     }

@@ -159,8 +159,7 @@ fn g11_a_refund_can_always_be_paid() {
     given::<BankAccount>(empty.clone()).when(close()).then_rejected(TransferPending { pending: 1 });
     given::<BankAccount>([empty.clone(), vec![released("t")]].concat()).when(close()).then([closed()]);
     let room = MAX_BALANCE_MINOR - 60;
-    let nearly =
-        [vec![empty, vec![deposited(1_000_000_000_000_000); 8]].concat(), vec![deposited(999_999_999_999_940)]];
+    let nearly = [[empty, vec![deposited(1_000_000_000_000_000); 8]].concat(), vec![deposited(999_999_999_999_940)]];
     let nearly = nearly.concat();
     for more in [deposit(1), credit("u", 1, "EUR")] {
         given::<BankAccount>(nearly.clone()).when(more).then_rejected(BalanceLimitExceeded {
