@@ -379,7 +379,10 @@ async fn prepare<D: Domains>(
             error => Attempt::Fatal(error),
         })
     });
-    let Some(types) = registered.await? else { return Ok(None) };
+    let Some(mut types) = registered.await? else { return Ok(None) };
+    if let Some(only) = &settings.only_type {
+        types.retain(|kind| kind.info().aggregate_type == only);
+    }
     let types: Types = types.into();
     let identified = wait_for("Kafka", shutdown, || {
         let (bootstrap, types) = (settings.kafka.kafka_bootstrap.clone(), types.clone());

@@ -243,6 +243,9 @@ pub struct CommandSettings {
     /// Folder of fail points, for tests only: where to stall, stop or kill the service
     #[arg(long, env = "MILLRACE_FAIL_POINTS", value_name = "DIR")]
     pub fail_points: Option<PathBuf>,
+    /// Decide the commands of this aggregate type alone, for tests only: what processes send to others is lost
+    #[arg(long, env = "MILLRACE_ONLY_TYPE", value_name = "TYPE")]
+    pub only_type: Option<String>,
     #[command(flatten)]
     #[allow(missing_docs, reason = "documented at its type")]
     pub window: WindowSettings,

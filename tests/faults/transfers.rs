@@ -14,7 +14,7 @@ use millrace_tests::{
 };
 use uuid::Uuid;
 
-use crate::deployment;
+use crate::quick;
 
 const LIMIT: Duration = Duration::from_secs(60);
 const FUNDS_MINOR: i64 = 1_000;
@@ -22,7 +22,7 @@ const FUNDS_MINOR: i64 = 1_000;
 #[test]
 fn g11_money_is_conserved_while_services_are_killed() {
     let (accounts, transfers, kills, clients) = if *LONG { (1_000, 20_000, 60, 16) } else { (60, 800, 6, 8) };
-    let deployment = deployment();
+    let deployment = quick();
     let mut services = Services::start(deployment.clone());
     let mut second = deployment.command_service("c2");
     let producer = Producer::new("murmur2_random");

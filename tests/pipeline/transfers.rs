@@ -181,7 +181,7 @@ fn g11_an_account_with_a_debit_under_way_cannot_be_closed() {
     services.withdraw(&from, 60);
     services.accepted(&from, "close", &json!({}));
     // What came of it was told to a transfer that does not exist, and did no harm.
-    let told = |record: &kafka::Record| record.header("ce_id").as_deref() == Some("transfer/none/debit");
+    let told = |record: &kafka::Record| record.header("ce_id").as_deref() == Some("transfer/none/debit-accepted");
     eventually("answer to the debit", || {
         let found = kafka::read(&services.deployment.transfer_topic("commands"), None).iter().any(told);
         if found { Ok(()) } else { Err("not yet".to_owned()) }

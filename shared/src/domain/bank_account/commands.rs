@@ -33,7 +33,7 @@ records! {
         CreditTransfer { CreditTransfer = "schemas/commands/CreditTransfer.v1.avsc" },
         /// Give back what a transfer took out.
         RefundTransfer { RefundTransfer = "schemas/commands/RefundTransfer.v1.avsc" },
-        /// Keep nothing ready for a transfer any more.
+        /// Remember a transfer no longer.
         SettleTransfer { SettleTransfer = "schemas/commands/SettleTransfer.v1.avsc" },
     }
 }
@@ -108,7 +108,7 @@ pub struct RefundTransfer {
     pub transfer_id: AggregateId,
 }
 
-/// Forgets a transfer that has arrived.
+/// Forgets a transfer that has ended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SettleTransfer {
     /// Id of the transfer.

@@ -25,11 +25,11 @@ pub struct Account {
     pub balance_minor: i64,
     /// ISO 4217 code; empty unless it is open.
     pub currency: String,
-    /// Transfers that were debited and have not ended.
+    /// Transfers that it takes part in and that have not ended.
     pub held: Vec<HeldTransfer>,
 }
 
-/// What was taken out for a transfer.
+/// A transfer that has not ended, and what may come back of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HeldTransfer {
     /// Id of the transfer.

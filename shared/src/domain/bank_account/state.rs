@@ -24,7 +24,7 @@ pub struct Open {
     pub balance_minor: i64,
     /// What it is kept in.
     pub currency: CurrencyCode,
-    /// What was taken out for transfers that have not ended.
+    /// Transfers that it takes part in and that have not ended.
     #[serde(skip_serializing_if = "Held::is_empty")]
     pub held: Held,
 }

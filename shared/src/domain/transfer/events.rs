@@ -19,7 +19,7 @@ records! {
         TransferCompleted { TransferCompleted = "schemas/events/TransferCompleted.v1.avsc" },
         /// The source refused.
         TransferRefused { TransferRefused = "schemas/events/TransferRefused.v1.avsc" },
-        /// The target refused.
+        /// The target refused, or the source paid late.
         RefundOrdered { RefundOrdered = "schemas/events/RefundOrdered.v1.avsc" },
         /// The source has its money back.
         TransferCompensated { TransferCompensated = "schemas/events/TransferCompensated.v1.avsc" },
@@ -73,7 +73,7 @@ pub struct TransferRefused {
     pub reason: String,
 }
 
-/// The target refused, and the source is to get its money back.
+/// The source is to get its money back: the target refused, or the source has paid after it had refused.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct RefundOrdered {
     /// Id of the account that has paid.
@@ -87,7 +87,7 @@ pub struct RefundOrdered {
 /// The source has its money back.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct TransferCompensated {
-    /// Name of the problem for which the target refused.
+    /// Name of the problem for which an account refused.
     pub reason: String,
 }
 

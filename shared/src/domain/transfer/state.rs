@@ -15,12 +15,12 @@ pub enum Transfer {
     Requested(Terms),
     /// The source has paid; the target is asked.
     Debited(Terms),
-    /// The target refused; the source gets its money back.
+    /// The source gets its money back.
     Refunding {
         /// What was asked for.
         #[serde(flatten)]
         terms: Terms,
-        /// Why the target refused.
+        /// Why an account refused.
         reason: String,
     },
     /// The target was paid.
