@@ -209,6 +209,10 @@ fn g13_what_only_transfers_send_is_believed_of_nobody_else() {
     let letter = services.deployment.read("dead-letters").pop().expect("there is one");
     assert!(letter.header("millrace_error").is_some_and(|why| why.contains("only a process")), "{letter:?}");
     assert_eq!(balance(&services, &from), json!(60));
+    // What anybody may send is no step of a transfer, under whatever id: nothing is concluded from it.
+    let deposit = Draft::new(&from, commands::deposit(1)).header("ce_id", "transfer/some/credit");
+    producer.send(&services.deployment.topic("commands"), &deposit);
+    assert_eq!(services.deployment.outcome("transfer/some/credit").1["outcome"], "accepted");
     // An id as long as can be makes command ids that are longer than those of callers.
     let (to, id) = (services.open("Grace"), "t".repeat(128));
     let asked = request_at(&services.command.url(), &id, &from, &to, 60).send();
@@ -216,6 +220,9 @@ fn g13_what_only_transfers_send_is_believed_of_nobody_else() {
     assert_eq!(services.ended(&id)["status"], "completed");
     let outcome = services.ask(&format!("/v1/bank-accounts/{to}/commands/transfer%2F{id}%2Fcredit")).send();
     assert_eq!(outcome.json()["outcome"], "accepted", "{outcome:?}");
+    let sent = kafka::read(&services.deployment.transfer_topic("commands"), None);
+    let about = |id: &str| sent.iter().filter(|record| record.key.as_deref() == Some(id.as_bytes())).count();
+    assert_eq!((about(&id), about("some")), (3, 0), "request, debit and credit of the one; nothing of the other");
     services.deployment.check_log();
 }
 

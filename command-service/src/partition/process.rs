@@ -56,10 +56,14 @@ impl<A: Aggregate> Partition<A> {
     /// one next time, so it tells nothing.
     ///
     /// Its command id tells the answer: another one to the same step is another command.
-    pub(super) fn conclusion(&self, outcome: &Outcome) -> Result<Option<Consequence>, String> {
-        let Some((kind, step)) = self.step(&outcome.command_id).filter(|_| is_remembered(outcome)) else {
-            return Ok(None);
-        };
+    pub(super) fn conclusion(
+        &self,
+        command: &Readable<A::Command>,
+        outcome: &Outcome,
+    ) -> Result<Option<Consequence>, String> {
+        // A process' own commands are no errands.
+        let errand = self.step(command).filter(|(_, step)| step.aggregate_type != A::TYPE);
+        let Some((kind, step)) = errand.filter(|_| is_remembered(outcome)) else { return Ok(None) };
         let (answer, told) = match outcome.outcome {
             Verdict::Accepted => (Answer::Accepted, "accepted"),
             Verdict::Rejected => (Answer::Refused(outcome.reason.as_deref().unwrap_or_default()), "refused"),
@@ -77,17 +81,15 @@ impl<A: Aggregate> Partition<A> {
 
     /// Whether a command that only a process may send has come under another command id than one of its steps.
     pub(super) fn is_forged(&self, command: &Readable<A::Command>) -> bool {
-        let id = command.aggregate_id.as_str();
-        let Some(sender) = A::sender(id, &command.command) else { return false };
-        let is_step = |step: StepId<'_>| (step.aggregate_type, step.aggregate_id) == sender;
-        !StepId::parse(&command.command_id).is_some_and(is_step) || self.kind_of(sender.0).is_none()
+        A::sender(command.aggregate_id.as_str(), &command.command).is_some() && self.step(command).is_none()
     }
 
-    /// Which step of a process of another type a command id stands for, and the type's index.
-    pub(super) fn step<'a>(&self, command_id: &'a str) -> Option<(usize, StepId<'a>)> {
-        let step = StepId::parse(command_id).filter(|step| step.aggregate_type != A::TYPE)?;
+    /// Which step of which process a command is, and the index of its type. What anybody may send is none, under whatever id.
+    pub(super) fn step<'a>(&self, command: &'a Readable<A::Command>) -> Option<(usize, StepId<'a>)> {
+        let sender = A::sender(command.aggregate_id.as_str(), &command.command)?;
+        let step = StepId::parse(&command.command_id)?;
         let kind = self.kind_of(step.aggregate_type)?;
-        self.settings.types[kind].info().is_process.then_some((kind, step))
+        ((step.aggregate_type, step.aggregate_id) == sender).then_some((kind, step))
     }
 
     pub(super) fn send_consequence(

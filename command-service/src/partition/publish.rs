@@ -198,10 +198,10 @@ impl<A: Aggregate> Partition<A> {
             return self.refuse(record, command, refused, now, sink);
         }
         let mut consequence = None;
-        if self.settings.waiters.any() || self.step(&command.command_id).is_some() {
+        if self.settings.waiters.any() || self.step(command).is_some() {
             let decoded = self.context.outcomes.decode(known, Foreign::Refuse, &self.settings.runtime);
             let OutcomeRecord::Outcome(outcome) = decoded.map_err(|error| error.to_string())?;
-            consequence = self.conclusion(&outcome)?;
+            consequence = self.conclusion(command, &outcome)?;
             self.answer(record, &outcome, command.fingerprint, true);
         }
         self.counts.replayed += 1;
@@ -238,7 +238,7 @@ impl<A: Aggregate> Partition<A> {
         };
         let (outcome, encoded) = self.encode_outcome(outcome)?;
         let mut consequences = self.errands(command.aggregate_id.as_str(), first, &decision.events)?;
-        consequences.extend(self.conclusion(&outcome)?);
+        consequences.extend(self.conclusion(command, &outcome)?);
         let mut begin = 0;
         for ((sequence, event), end) in (first..).zip(&decision.events).zip(ends) {
             let headers = EventHeaders {
@@ -299,7 +299,7 @@ impl<A: Aggregate> Partition<A> {
             ..self.outcome(command, now)
         };
         let (outcome, encoded) = self.encode_outcome(outcome)?;
-        let consequence = self.conclusion(&outcome)?;
+        let consequence = self.conclusion(command, &outcome)?;
         self.counts.rejected += 1;
         self.publish(record, command, &outcome, &encoded, sink);
         if let Some(consequence) = consequence {
