@@ -269,6 +269,7 @@ impl Pipeline {
                 window: settings.window.idempotency_window.0,
                 answers_bytes: settings.answers_bytes / all.max(1) as u64,
                 answers_forget: settings.answers_forget,
+                scheduled_bytes: settings.scheduled_bytes / all.max(1) as u64,
                 store,
                 topic_ids,
                 fail_points,

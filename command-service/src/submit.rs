@@ -202,11 +202,13 @@ impl Submitter {
     async fn produce(&self, submission: &Submission) -> Result<i64, Error> {
         let headers = CommandHeaders { id: Some(submission.command_id.clone()), ..submission.headers.clone() };
         let slot = self.slot(submission);
-        let record = FutureRecord::to(self.types[slot.kind].topic(Topic::Commands))
+        let mut record = FutureRecord::<_, [u8]>::to(self.types[slot.kind].topic(Topic::Commands))
             .partition(slot.partition)
             .key(submission.aggregate_id.as_str())
-            .payload(&submission.encoded.value)
             .headers(headers.write());
+        if let Some(value) = &submission.encoded.value {
+            record = record.payload(value);
+        }
         let sent = self.producer.send_result(record).map_err(|(error, _)| match error {
             KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull) => Error::Overloaded,
             error => {
@@ -278,7 +280,7 @@ mod tests {
             aggregate_id: AggregateId::new("a").unwrap(),
             command_id: "c".into(),
             headers: CommandHeaders::default(),
-            encoded: Encoded { value: vec![1], fingerprint: [0; 16] },
+            encoded: Encoded { value: Some(vec![1]), fingerprint: [0; 16] },
         };
         let both = async { tokio::join!(submitter.enqueue(&submission), submitter.submit(&submission)) };
         tokio::pin!(both);

@@ -53,8 +53,8 @@ pub trait CommandType: Send + Sync {
 /// A command ready for its topic.
 #[derive(Debug)]
 pub struct Encoded {
-    /// Avro in wire format.
-    pub value: Vec<u8>,
+    /// Avro in wire format; none in an order to cancel another command.
+    pub value: Option<Vec<u8>>,
     /// Fingerprint of its name and field values.
     pub fingerprint: Fingerprint,
 }
@@ -141,7 +141,7 @@ impl<A: Aggregate> CommandType for TypeOf<A> {
         let fingerprint =
             fingerprint(command.name(), &command).map_err(|error| EncodeError::Internal(error.to_string()))?;
         let value = self.encode_command(&command).map_err(EncodeError::Internal)?;
-        Ok(Encoded { value, fingerprint })
+        Ok(Encoded { value: Some(value), fingerprint })
     }
 
     fn read_event(&self, value: &[u8], runtime: &Handle) -> Result<(&'static str, Value), DecodeError> {

@@ -27,6 +27,14 @@ pub mod names {
     pub const REPLAYED: &str = "millrace_replayed";
     /// Marks a command that was put into its aggregate's partition by us.
     pub const FORWARDED: &str = "millrace_forwarded";
+    /// Of a command: it is to be decided then, and not before.
+    pub const NOT_BEFORE: &str = "ce_notbefore";
+    /// Of a record without a value: the scheduled command with this id is not to be decided at all.
+    pub const CANCELS: &str = "ce_cancels";
+    /// Marks a command that was scheduled, and is due or cancelled.
+    pub const RELEASED: &str = "millrace_released";
+    /// Marks one that is not to be decided, as it was cancelled.
+    pub const CANCELLED: &str = "millrace_cancelled";
     /// Of a snapshot: Kafka's id of the event topic that it was made from.
     pub const TOPIC_ID: &str = "millrace_topic_id";
     /// Of a snapshot: the release's number for the meaning of states.
@@ -59,6 +67,12 @@ pub struct CommandHeaders {
     pub origin: Option<String>,
     /// Whether we put it into its partition.
     pub forwarded: bool,
+    /// When it is to be decided at the earliest.
+    pub not_before: Option<Timestamp>,
+    /// Id of the scheduled command of the same aggregate that it cancels: then it has no value.
+    pub cancels: Option<String>,
+    /// Whether it was cancelled before it was due.
+    pub cancelled: bool,
 }
 
 impl CommandHeaders {
@@ -91,6 +105,19 @@ impl CommandHeaders {
                 names::TRACEPARENT => read.traceparent = text.filter(|t| is_traceparent(t)).map(str::to_owned),
                 names::ORIGIN => read.origin = text.map(str::to_owned),
                 names::FORWARDED => read.forwarded = true,
+                names::NOT_BEFORE => {
+                    read.not_before = Some(text.and_then(|text| text.parse().ok()).ok_or_else(|| {
+                        format!("{} must be a time in RFC 3339, such as 2027-01-31T08:00:00Z", names::NOT_BEFORE)
+                    })?);
+                }
+                names::CANCELS => {
+                    let id = text.filter(|id| is_known_command_id(id));
+                    read.cancels = Some(
+                        id.map(str::to_owned)
+                            .ok_or_else(|| format!("{} must be the id of a scheduled command", names::CANCELS))?,
+                    );
+                }
+                names::CANCELLED => read.cancelled = true,
                 _ => {}
             }
         }
@@ -101,9 +128,12 @@ impl CommandHeaders {
     pub fn write(&self) -> OwnedHeaders {
         let mut headers = OwnedHeaders::new_with_capacity(4);
         let expected = self.expected_version.map(|version| version.to_string());
+        let not_before = self.not_before.map(rfc3339_micros);
         for (key, value) in [
             (names::ID, self.id.as_deref()),
             (names::EXPECTED_VERSION, expected.as_deref()),
+            (names::NOT_BEFORE, not_before.as_deref()),
+            (names::CANCELS, self.cancels.as_deref()),
             (names::CORRELATION_ID, self.correlation_id.as_deref()),
             (names::TRACEPARENT, self.traceparent.as_deref()),
         ] {

@@ -14,6 +14,9 @@ records! {
     }
 }
 
+/// Reason of an outcome that decides nothing yet: the command waits until it is due. It is never the stored answer.
+pub const SCHEDULED: &str = "scheduled";
+
 /// Whether a command was accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -76,6 +79,22 @@ impl Outcome {
         self.events.first().is_some_and(|event| event.sequence == 1)
     }
 
+    /// Whether it only says that the command waits until it is due.
+    pub fn is_scheduled(&self) -> bool {
+        self.reason.as_deref() == Some(SCHEDULED)
+    }
+
+    /// What a command that waits is answered with.
+    pub fn scheduled_body(&self) -> Value {
+        let figures = self.detail.as_deref().and_then(|text| serde_json::from_str::<Map<_, _>>(text).ok());
+        let mut body = Map::from_iter([
+            ("command_id".to_owned(), self.command_id.clone().into()),
+            ("outcome".to_owned(), SCHEDULED.into()),
+        ]);
+        body.extend(figures.unwrap_or_default());
+        Value::Object(body)
+    }
+
     /// When it was decided.
     pub fn time(&self) -> Timestamp {
         Timestamp::from_microsecond(self.at).unwrap_or(Timestamp::UNIX_EPOCH)
@@ -107,6 +126,7 @@ impl Outcome {
     pub fn stored_body(&self, domain: &AggregateInfo, deployment: &str) -> Value {
         match self.outcome {
             Verdict::Accepted => self.accepted_body(deployment),
+            Verdict::Rejected if self.is_scheduled() => self.scheduled_body(),
             Verdict::Rejected => {
                 let mut body = self.problem(domain, deployment).body();
                 body.insert("outcome".into(), "rejected".into());

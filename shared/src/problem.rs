@@ -42,6 +42,8 @@ kinds! {
         "The last part of the path names no command of this aggregate type.";
     NOT_FOUND = "not-found" 404 "Not found"
         "There is nothing at this address, or nothing with this id yet.";
+    NOT_SCHEDULED = "not-scheduled" 404 "No such command is scheduled"
+        "No command with this id waits for its time: it was decided, cancelled, or never scheduled.";
     METHOD_NOT_ALLOWED = "method-not-allowed" 405 "The method is not allowed here"
         "The header `Allow` names the methods that are.";
     REQUEST_TIMEOUT = "request-timeout" 408 "The request did not come in time"
@@ -58,6 +60,8 @@ kinds! {
         "Send `Content-Type: application/json`.";
     KEY_REUSED = "idempotency-key-reused" 422 "The command id was used for another command"
         "A command id names one command of its aggregate. Send this one with a key of its own.";
+    CANCELLED = "cancelled" 422 "The command was cancelled before it was due"
+        "It was scheduled, and cancelled before its time had come. Nothing happened, and nothing will under this id.";
     OVERLOADED = "overloaded" 429 "Too much at once"
         "The service has as many commands in flight, or streams open to one caller, as it may. Try again after \
          `Retry-After` seconds.";

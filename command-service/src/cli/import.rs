@@ -318,7 +318,7 @@ impl Import {
         let mut record = BaseRecord::to(types[line.kind].topic(Topic::Commands))
             .partition(partition_of(key.as_bytes(), self.arguments.kafka.partitions))
             .key(key)
-            .payload(&line.encoded.value)
+            .payload(line.encoded.value.as_deref().unwrap_or_default())
             .headers(headers);
         if let Some(millis) = line.timestamp_ms {
             record = record.timestamp(millis);

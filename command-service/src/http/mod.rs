@@ -8,13 +8,14 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     Json, Router,
     extract::{Path, Request, State, rejection::PathRejection},
-    http::{HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{delete, get, post},
 };
 use millrace_shared::{
     auth,
     domain::{AggregateId, AggregateInfo, CommandError, Domains},
+    envelope::{CommandHeaders, is_known_command_id},
     http::{Sizes, complete, internal},
     outcome::Verdict,
     problem::{self, FieldError, OUTCOME_UNKNOWN, OVERLOADED, Problem, UNAVAILABLE, UNKNOWN_COMMAND},
@@ -24,8 +25,9 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::{
+    partition::cancel_fingerprint,
     submit::{Answered, Error, Submission, Submitter},
-    types::{CommandType, EncodeError},
+    types::{CommandType, EncodeError, Encoded},
 };
 use request::Options;
 
@@ -73,7 +75,15 @@ pub fn router<D: Domains>(api: Api) -> Result<Router, serde_json::Error> {
             };
             answer(api.command(kind, None, command, request).await)
         };
+        let cancel = move |State(api): State<Arc<Api>>, path: InPath<(String, String)>, headers: HeaderMap| async move {
+            let (id, command_id) = match in_path(path) {
+                Ok(parts) => parts,
+                Err(problem) => return problem.into_response(),
+            };
+            answer(api.cancel(kind, &id, command_id, &headers).await)
+        };
         router = router
+            .route(&format!("/v1/{collection}/{{id}}/scheduled/{{command_id}}"), delete(cancel))
             .route(&format!("/v1/{collection}/{{id}}/{{command}}"), post(to_one))
             .route(&format!("/v1/{collection}"), post(to_new));
     }
@@ -94,6 +104,10 @@ fn in_path<T>(path: InPath<T>) -> Result<T, Problem> {
     path.map(|Path(parts)| parts).map_err(|error| Problem::malformed(vec![FieldError::new("path", error.to_string())]))
 }
 
+fn aggregate_id(id: &str) -> Result<AggregateId, Problem> {
+    AggregateId::new(id).map_err(|reason| Problem::malformed(vec![FieldError::new("id", reason)]))
+}
+
 fn answer(result: Result<Response, Problem>) -> Response {
     result.unwrap_or_else(IntoResponse::into_response)
 }
@@ -108,8 +122,6 @@ impl Api {
     ) -> Result<Response, Problem> {
         let served = &self.types[kind];
         let info = served.info();
-        let aggregate_id =
-            |id: &str| AggregateId::new(id).map_err(|reason| Problem::malformed(vec![FieldError::new("id", reason)]));
         let given_id = id.as_deref().map(aggregate_id).transpose()?;
         if !info.commands.contains(&command) {
             let commands = info.commands.join(", ");
@@ -128,16 +140,44 @@ impl Api {
         };
         let command_id = options.idempotency_key.unwrap_or_else(|| Uuid::now_v7().to_string());
         let submission = Submission { kind, aggregate_id, command_id, headers: options.headers, encoded };
-        if options.respond_async {
-            let enqueued = self.submitter.enqueue(&submission).await;
-            enqueued.map_err(|error| self.failure(&submission, &info, error))?;
-            let body = Json(json!({"command_id": submission.command_id}));
-            let location = [(header::LOCATION, self.outcome_url(&submission, &info))];
-            return Ok((StatusCode::ACCEPTED, location, body).into_response());
+        self.submit(&submission, options.respond_async).await
+    }
+
+    /// Has a scheduled command not be decided.
+    async fn cancel(&self, kind: usize, id: &str, scheduled: String, headers: &HeaderMap) -> Result<Response, Problem> {
+        let aggregate_id = aggregate_id(id)?;
+        if !is_known_command_id(&scheduled) {
+            return Err(Problem::malformed(vec![FieldError::new("command_id", "is no command id")]));
         }
-        match self.submitter.submit(&submission).await {
+        let Options { idempotency_key, respond_async, headers } = Options::read(headers)?;
+        let fingerprint = cancel_fingerprint(&scheduled).map_err(|error| internal(&error.to_string()))?;
+        let submission = Submission {
+            kind,
+            aggregate_id,
+            command_id: idempotency_key.unwrap_or_else(|| Uuid::now_v7().to_string()),
+            headers: CommandHeaders { cancels: Some(scheduled), expected_version: None, not_before: None, ..headers },
+            encoded: Encoded { value: None, fingerprint },
+        };
+        self.submit(&submission, respond_async).await
+    }
+
+    async fn submit(&self, submission: &Submission, respond_async: bool) -> Result<Response, Problem> {
+        let info = self.types[submission.kind].info();
+        let accepted = |body| {
+            let location = [(header::LOCATION, self.outcome_url(submission, &info))];
+            (StatusCode::ACCEPTED, location, Json(body)).into_response()
+        };
+        if respond_async {
+            let enqueued = self.submitter.enqueue(submission).await;
+            enqueued.map_err(|error| self.failure(submission, &info, error))?;
+            return Ok(accepted(json!({"command_id": submission.command_id})));
+        }
+        match self.submitter.submit(submission).await {
+            Ok(answered) if answered.answer.outcome.is_scheduled() => {
+                Ok(accepted(answered.answer.outcome.scheduled_body()))
+            }
             Ok(answered) => Ok(self.respond(&answered, &info)),
-            Err(error) => Err(self.failure(&submission, &info, error)),
+            Err(error) => Err(self.failure(submission, &info, error)),
         }
     }
 

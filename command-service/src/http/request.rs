@@ -7,6 +7,7 @@ use axum::{
     extract::Request,
     http::{HeaderMap, header},
 };
+use jiff::Timestamp;
 use millrace_shared::{
     domain::process::reserved_prefixes,
     envelope::{CommandHeaders, is_command_id, is_traceparent, parse_version},
@@ -23,7 +24,7 @@ pub struct Options {
     pub idempotency_key: Option<String>,
     /// `Prefer: respond-async`.
     pub respond_async: bool,
-    /// `If-Match`, correlation id, trace context.
+    /// `If-Match`, `Millrace-Not-Before`, correlation id, trace context.
     pub headers: CommandHeaders,
 }
 
@@ -67,6 +68,10 @@ impl Options {
             let reason = "must be the expected version in quotes, e.g. \"3\" (\"0\" = must not exist)".to_owned();
             version(text).map(|_| ()).ok_or(reason)
         });
+        let not_before = one("Millrace-Not-Before", &|text| {
+            let reason = "must be a time in RFC 3339, such as 2027-01-31T08:00:00Z".to_owned();
+            text.parse::<Timestamp>().map(|_| ()).map_err(|_| reason)
+        });
         let traceparent = headers.get("traceparent").and_then(|value| value.to_str().ok());
         if !errors.is_empty() {
             return Err(Problem::malformed(errors));
@@ -80,6 +85,7 @@ impl Options {
             headers: CommandHeaders {
                 expected_version: if_match.as_deref().and_then(version),
                 correlation_id,
+                not_before: not_before.and_then(|text| text.parse().ok()),
                 traceparent: traceparent.filter(|text| is_traceparent(text)).map(str::to_owned),
                 ..CommandHeaders::default()
             },
@@ -137,6 +143,15 @@ mod tests {
         assert_eq!(read("idempotency-key", "k-1").unwrap().idempotency_key.as_deref(), Some("k-1"));
         for malformed in ["", "a b", "transfer/1/2"] {
             assert!(read("idempotency-key", malformed).is_err(), "{malformed:?}");
+        }
+    }
+
+    #[test]
+    fn g13_a_time_is_one_by_rfc_3339() {
+        let due = read("millrace-not-before", "2027-01-31T09:00:00+01:00").unwrap().headers.not_before;
+        assert_eq!(due, Some("2027-01-31T08:00:00Z".parse().unwrap()));
+        for malformed in ["", "tomorrow", "2027-01-31", "2027-01-31T08:00:00", "1800000000"] {
+            assert!(read("millrace-not-before", malformed).is_err(), "{malformed:?}");
         }
     }
 

@@ -86,6 +86,8 @@ pub struct IntakeSettings {
     pub answers_bytes: u64,
     /// Whether the oldest answers are forgotten then; else commands wait until they expire.
     pub answers_forget: bool,
+    /// Bytes of commands that wait in a partition until they are due, at most, about.
+    pub scheduled_bytes: u64,
     /// Local stores.
     pub store: Option<StoreSettings>,
     /// By type.
@@ -353,6 +355,7 @@ impl Intake {
                     window: settings.window,
                     answers_bytes: settings.answers_bytes,
                     answers_forget: settings.answers_forget,
+                    scheduled_bytes: settings.scheduled_bytes,
                     store: settings.store.clone(),
                     waiters: waiters.clone(),
                     runtime: runtime.clone(),

@@ -12,6 +12,8 @@ use millrace_shared::{
     records::Records,
 };
 
+use crate::partition::cancel_fingerprint;
+
 use super::{Error, Finding, Kind, Report, Unjudged, headers, outcomes::hash, partition::PartitionCheck};
 
 /// What is known of the commands of a partition.
@@ -188,7 +190,9 @@ impl<A: Aggregate> PartitionCheck<'_, A> {
         // Anybody may write these headers; as command-service does, only what it could have written is believed.
         let came_from = came_from.filter(|(topic, ..)| is_forwarded && *topic == own_topic);
         let (partition, from) = came_from.map_or((self.partition, offset), |(_, partition, from)| (partition, from));
-        if came_from.is_some() && partition != self.partition {
+        // What had to wait comes once more from where it first lay.
+        let is_released = record.headers().any(|(name, _)| name == names::RELEASED);
+        if came_from.is_some() && partition != self.partition && !is_released {
             self.report.counts.forwarded += 1;
             let arrived = self.commands.crossing.arrived.entry(partition).or_default();
             arrived.first.get_or_insert(from);
@@ -264,16 +268,21 @@ impl<A: Aggregate> PartitionCheck<'_, A> {
         origin: &str,
         answer: Answer,
     ) -> Result<Result<(), String>, Error> {
-        let decoded =
-            self.kind.commands.decode(record.value().unwrap_or_default(), Foreign::Resolve, &self.check.runtime);
-        let command = match decoded {
-            Ok(command) => command,
-            Err(DecodeError::Unavailable(reason)) => return Err(Error::Schema(reason)),
-            Err(error) => return Ok(Err(format!("it has an outcome, but can't be read: {error}"))),
+        let cancels = headers.as_ref().ok().and_then(|headers| headers.cancels.clone());
+        let fingerprint = match (record.value(), cancels) {
+            (None, Some(cancels)) => cancel_fingerprint(&cancels),
+            (value, _) => {
+                let value = value.unwrap_or_default();
+                match self.kind.commands.decode(value, Foreign::Resolve, &self.check.runtime) {
+                    Ok(command) => fingerprint(command.name(), &command),
+                    Err(DecodeError::Unavailable(reason)) => return Err(Error::Schema(reason)),
+                    Err(error) => return Ok(Err(format!("it has an outcome, but can't be read: {error}"))),
+                }
+            }
         };
         let expected: Result<_, String> = (|| {
             let aggregate_id = AggregateId::from_key(record.key())?;
-            let fingerprint = fingerprint(command.name(), &command).map_err(|error| error.to_string())?;
+            let fingerprint = fingerprint.map_err(|error| error.to_string())?;
             let command_id = headers?.id.unwrap_or_else(|| origin.to_owned());
             Ok(Answer::new(aggregate_id.as_str(), &command_id, &fingerprint, origin))
         })();

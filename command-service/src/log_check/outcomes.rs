@@ -11,14 +11,14 @@ use millrace_shared::{
     domain::{Aggregate, AggregateId},
     envelope::names,
     kafka::{bulk::Record, topics::Topic},
-    outcome::{Outcome, OutcomeRecord, Verdict},
+    outcome::{Outcome, OutcomeRecord, SCHEDULED, Verdict},
 };
 use sha2::{Digest, Sha256};
 
 use super::{Error, Kind, Unjudged, commands::Answer, headers, partition::PartitionCheck};
 
 /// Reasons that never become the stored answer of a command id, as the contract has them.
-const PASSING_REASONS: [&str; 3] = [REUSED, INTERNAL, "unavailable"];
+const PASSING_REASONS: [&str; 4] = [REUSED, INTERNAL, "unavailable", SCHEDULED];
 const REUSED: &str = "idempotency-key-reused";
 const INTERNAL: &str = "internal";
 const NONE: u32 = u32::MAX;
@@ -29,6 +29,8 @@ pub(super) struct Outcomes {
     all: Vec<Original>,
     /// Last original of each aggregate and command id.
     by_command: HashMap<u128, u32>,
+    /// Fingerprints of commands that had to wait.
+    scheduled: HashMap<u128, u64>,
     /// Whether older ones were deleted.
     trimmed: bool,
     /// Position of the last one, if it was of the present command topic.
@@ -245,8 +247,12 @@ impl<A: Aggregate> PartitionCheck<'_, A> {
         let (key, fingerprint) = (key(id, &outcome.command_id), hash(&outcome.fingerprint));
         let reason = outcome.reason.as_deref();
         if reason.is_some_and(|reason| PASSING_REASONS.contains(&reason)) {
-            if reason == Some(REUSED) {
-                self.reused(record, outcome, key, fingerprint);
+            match reason {
+                Some(REUSED) => self.reused(record, outcome, key, fingerprint),
+                Some(SCHEDULED) => {
+                    self.outcomes.scheduled.entry(key).or_insert(fingerprint);
+                }
+                _ => {}
             }
             let number = self.aggregates.number(id);
             return self.version(record, outcome, number);
@@ -309,6 +315,7 @@ impl<A: Aggregate> PartitionCheck<'_, A> {
     fn reused(&mut self, record: &Record<'_>, outcome: &Outcome, key: u128, fingerprint: u64) {
         let detail = match self.outcomes.last(key) {
             Some(original) if original.fingerprint != fingerprint => return,
+            None if self.outcomes.scheduled.get(&key).is_some_and(|of| *of != fingerprint) => return,
             Some(original) => format!("it is refused as reused, but is the command of offset {}", original.offset),
             None if self.outcomes.trimmed => return self.cannot_judge(Unjudged::RepeatsWithoutKeptOriginal, 1),
             None => format!("command id {:?} is refused as reused, but was not used before", outcome.command_id),

@@ -36,6 +36,12 @@ pub trait Decider: Send {
     /// Hands a portion of the snapshots to the sink, as part of a batch.
     fn send_snapshots(&mut self, now: Timestamp, sink: &mut dyn Sink);
 
+    /// When the first of those that wait is due.
+    fn next_due(&self) -> Option<Timestamp>;
+
+    /// Hands what is due to the sink, as part of a batch; a portion of it, when it is much.
+    fn release_due(&mut self, now: Timestamp, sink: &mut dyn Sink);
+
     /// Whether commands have to wait: for the local store, which is far behind, or for answers to expire.
     fn must_wait(&self) -> bool;
 
@@ -57,7 +63,7 @@ pub trait Decider: Send {
     /// The broker refuses what was sent of the snapshots: there are no more of them.
     fn give_snapshots_up(&mut self, reason: &str);
 
-    /// Restores from a record of the snapshot, event or outcome topic; all snapshots before any event.
+    /// Restores from a record of the snapshot, event, outcome or scheduled topic; all snapshots before any event.
     fn restore(&mut self, topic: Topic, record: &Stored<'_>, now: Timestamp) -> Result<(), RestoreError>;
 
     /// All snapshots are restored: where events have to be read from, given the topic's first offset and its end.
@@ -71,6 +77,9 @@ pub trait Decider: Send {
 
     /// How many aggregates and outcomes are kept in memory.
     fn sizes(&self) -> (usize, usize);
+
+    /// How many commands and deadlines wait until they are due, and the bytes that they take, about.
+    fn scheduled(&self) -> (usize, usize);
 }
 
 /// A record read back.

@@ -11,6 +11,8 @@ mod process;
 mod publish;
 mod readback;
 pub mod restore;
+mod schedule;
+mod scheduling;
 mod snapshots;
 #[cfg(test)]
 mod tests;
@@ -25,11 +27,11 @@ use jiff::Timestamp;
 use millrace_shared::{
     codec::{DecodeError, Foreign},
     domain::{Aggregate, AggregateId},
-    envelope::{CommandHeaders, Rfc3339},
+    envelope::{CommandHeaders, Rfc3339, names},
     fast_hash::FastMap,
-    fingerprint::{Fingerprint, fingerprint},
+    fingerprint::{self, Fingerprint, fingerprint},
     kafka::{partition_of, topics::Topic},
-    outcome::Outcome,
+    outcome::{Outcome, SCHEDULED},
     records::Records,
 };
 use serde_json::{Map, Value, json};
@@ -46,12 +48,13 @@ use kept::Kept;
 use local::{Local, Marks};
 use memory::{CommandKey, Memory};
 use publish::Counts;
+use schedule::Schedule;
 use snapshots::Snapshots;
 
 /// A record that is forwarded, or goes to dead letters, gets a few headers more; it must stay below Kafka's limit.
 const MAX_FORWARDED_BYTES: usize = (1 << 20) - 4096;
 /// Reasons that are answered but never remembered: the same command may fare better next time.
-const PASSING_REASONS: [&str; 3] = ["idempotency-key-reused", "internal", "unavailable"];
+const PASSING_REASONS: [&str; 4] = ["idempotency-key-reused", "internal", "unavailable", SCHEDULED];
 
 /// What a partition needs to know of its surroundings.
 #[derive(Clone)]
@@ -74,6 +77,8 @@ pub struct Settings {
     pub answers_bytes: u64,
     /// Whether the oldest answers are forgotten then; else commands wait until they expire.
     pub answers_forget: bool,
+    /// Bytes of commands that wait until they are due, at most, about.
+    pub scheduled_bytes: u64,
     /// Where it keeps what is to outlive the process, if anywhere.
     pub store: Option<StoreSettings>,
     /// Who waits for answers.
@@ -97,6 +102,7 @@ pub struct Partition<A: Aggregate> {
     settings: Settings,
     aggregates: FastMap<Box<str>, Entry<A::State>>,
     memory: Memory,
+    schedule: Schedule,
     snapshots: Snapshots,
     local: Option<Local>,
     /// What the lists of changes were before this batch; none before its first change.
@@ -172,7 +178,7 @@ struct Readable<C> {
     aggregate_id: AggregateId,
     headers: CommandHeaders,
     command_id: String,
-    command: C,
+    order: Order<C>,
     fingerprint: Fingerprint,
     /// Where it first lay, when it was forwarded.
     origin: Option<String>,
@@ -183,6 +189,14 @@ impl<C> Readable<C> {
     fn key(&self) -> CommandKey<'_> {
         CommandKey { aggregate_id: self.aggregate_id.as_str(), command_id: &self.command_id }
     }
+}
+
+/// What it asks for.
+enum Order<C> {
+    /// To be decided by the rules.
+    Command(C),
+    /// That the scheduled command with this id is not decided.
+    Cancel(String),
 }
 
 /// What was decided about it.
@@ -218,6 +232,7 @@ impl<A: Aggregate> Partition<A> {
             time: Rfc3339::default(),
             context,
             memory,
+            schedule: Schedule::default(),
             settings,
             aggregates: FastMap::default(),
             snapshots,
@@ -236,32 +251,46 @@ impl<A: Aggregate> Partition<A> {
     /// Reads a command, or says why it is a dead letter.
     fn read(&self, record: &CommandRecord, mut headers: CommandHeaders) -> Result<Readable<A::Command>, DecodeError> {
         let aggregate_id = AggregateId::from_key(record.key()).map_err(DecodeError::Malformed)?;
-        let value = record.value().ok_or_else(|| DecodeError::Malformed("the record has no value".into()))?;
-        let command = self.context.commands.decode(value, Foreign::Resolve, &self.settings.runtime)?;
-        let fingerprint =
-            fingerprint(command.name(), &command).map_err(|error| DecodeError::Malformed(error.to_string()))?;
+        let (order, fingerprint) = match (record.value(), headers.cancels.take()) {
+            (None, Some(id)) => {
+                let fingerprint = cancel_fingerprint(&id);
+                (Order::Cancel(id), fingerprint)
+            }
+            (None, None) => return Err(DecodeError::Malformed("the record has no value".into())),
+            (Some(_), Some(_)) => {
+                let reason = format!("{} goes with a record that has no value", names::CANCELS);
+                return Err(DecodeError::Malformed(reason));
+            }
+            (Some(value), None) => {
+                let command = self.context.commands.decode(value, Foreign::Resolve, &self.settings.runtime)?;
+                let fingerprint = fingerprint(command.name(), &command);
+                (Order::Command(command), fingerprint)
+            }
+        };
+        let fingerprint = fingerprint.map_err(|error| DecodeError::Malformed(error.to_string()))?;
         let origin = self.given_origin(&headers).map(str::to_owned);
         let from_origin = || origin.clone().unwrap_or_else(|| self.own_origin(record));
         let command_id = headers.id.take().unwrap_or_else(from_origin);
-        Ok(Readable { aggregate_id, headers, command_id, command, fingerprint, origin })
+        Ok(Readable { aggregate_id, headers, command_id, order, fingerprint, origin })
     }
 
     /// Applies the rules to a copy of the aggregate, so that a refusal or a panic leaves nothing behind.
     fn judge(
         mut entry: Entry<A::State>,
-        command: &Readable<A::Command>,
+        headers: &CommandHeaders,
+        command: &A::Command,
         at: Timestamp,
     ) -> Result<Decision<A>, Refused> {
         if let Some(reason) = &entry.unreadable {
             return Err(Refused::new("unavailable", json!({"cause": &**reason})));
         }
-        if let Some(expected) = command.headers.expected_version
+        if let Some(expected) = headers.expected_version
             && expected != entry.version
         {
             let figures = json!({"actual_version": entry.version, "expected_version": expected});
             return Err(Refused::new("version-conflict", figures));
         }
-        match A::decide(&entry.state, &command.command, at) {
+        match A::decide(&entry.state, command, at) {
             Ok(events) => {
                 for event in &events {
                     A::evolve(&mut entry.state, event);
@@ -293,11 +322,26 @@ impl<A: Aggregate> Partition<A> {
         if let Some((fingerprint, outcome)) = known {
             return self.repeat(record, command, (fingerprint, &outcome), now, sink);
         }
+        let order = match &command.order {
+            Order::Cancel(id) => return self.cancel(record, command, id, now, sink),
+            Order::Command(order) => order,
+        };
+        if command.headers.cancelled {
+            return self.refuse(record, command, Refused::new("cancelled", json!({})), now, sink);
+        }
+        let due = command.headers.not_before;
+        if let Some(due) = due.filter(|due| *due > now) {
+            return self.put_off(record, command, due, now, sink);
+        }
+        if !self.wait_no_longer(record, command, now, sink)? {
+            return Ok(());
+        }
         let given = record.timestamp_ms.and_then(|millis| Timestamp::from_millisecond(millis).ok()).unwrap_or(now);
         let judge = || {
             let entry = self.aggregates.get(command.aggregate_id.as_str()).cloned().unwrap_or_default();
-            let at = given.min(now).max(entry.last_time);
-            (at, Self::judge(entry, command, at))
+            // Never before it was due.
+            let at = given.max(due.unwrap_or(given)).min(now).max(entry.last_time);
+            (at, Self::judge(entry, &command.headers, order, at))
         };
         match caught(|| Ok(judge()))? {
             (at, Ok(decision)) => self.accept(record, command, decision, (at, now), sink),
@@ -334,6 +378,16 @@ impl<A: Aggregate> Partition<A> {
         }
     }
 
+    fn refuse_reused(
+        &mut self,
+        record: &CommandRecord,
+        command: &Readable<A::Command>,
+        now: Timestamp,
+        sink: &mut dyn Sink,
+    ) -> Result<(), String> {
+        self.refuse(record, command, Refused::new("idempotency-key-reused", json!({})), now, sink)
+    }
+
     fn refuse_as_internal(
         &mut self,
         record: &CommandRecord,
@@ -348,6 +402,11 @@ impl<A: Aggregate> Partition<A> {
     }
 }
 
+/// Of an order to cancel the command with this id.
+pub(crate) fn cancel_fingerprint(command_id: &str) -> Result<Fingerprint, fingerprint::Error> {
+    fingerprint("millrace.Cancel", &command_id)
+}
+
 /// Runs what a domain has to say, which must not take the writer with it.
 fn caught<T>(domain: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(domain)).unwrap_or_else(|_| Err("the domain panicked".to_owned()))
@@ -355,6 +414,12 @@ fn caught<T>(domain: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
 
 fn is_remembered(outcome: &Outcome) -> bool {
     !outcome.reason.as_deref().is_some_and(|reason| PASSING_REASONS.contains(&reason))
+}
+
+impl<A: Aggregate> Drop for Partition<A> {
+    fn drop(&mut self) {
+        std::mem::take(&mut self.schedule).gone(A::TYPE);
+    }
 }
 
 impl<A: Aggregate> Decider for Partition<A> {
@@ -428,6 +493,7 @@ impl<A: Aggregate> Decider for Partition<A> {
         self.before.clear();
         self.marks = None;
         self.memory.commit();
+        self.schedule.commit();
         self.commit_snapshots();
         for (awaited, answer) in self.answers.drain(..) {
             self.settings.waiters.answer(&awaited, &answer);
@@ -445,6 +511,7 @@ impl<A: Aggregate> Decider for Partition<A> {
         self.roll_snapshots_back();
         self.roll_lists_back();
         self.memory.rollback();
+        self.schedule.rollback();
         self.answers.clear();
         self.counts = Counts::default();
     }
@@ -465,6 +532,14 @@ impl<A: Aggregate> Decider for Partition<A> {
         self.send_snapshots(now, sink);
     }
 
+    fn next_due(&self) -> Option<Timestamp> {
+        self.next_due()
+    }
+
+    fn release_due(&mut self, now: Timestamp, sink: &mut dyn Sink) {
+        self.release_due(now, sink);
+    }
+
     fn must_wait(&self) -> bool {
         self.is_store_behind() || self.is_full
     }
@@ -479,6 +554,7 @@ impl<A: Aggregate> Decider for Partition<A> {
 
     fn tend(&mut self, now: Timestamp) -> bool {
         self.end_store_commit();
+        self.schedule.tell(A::TYPE);
         self.bound_memory(now);
         self.is_store_broken()
     }
@@ -499,6 +575,7 @@ impl<A: Aggregate> Decider for Partition<A> {
             Topic::Snapshots => self.read_snapshot_back(record),
             Topic::Events => self.read_event_back(record),
             Topic::Outcomes => self.read_outcome_back(record, now),
+            Topic::Scheduled => self.read_scheduled_back(record),
             Topic::Commands | Topic::DeadLetters => Ok(()),
         }
     }
@@ -513,5 +590,9 @@ impl<A: Aggregate> Decider for Partition<A> {
 
     fn sizes(&self) -> (usize, usize) {
         (self.aggregates.len().max(self.snapshots.count as usize), self.memory.len())
+    }
+
+    fn scheduled(&self) -> (usize, usize) {
+        (self.schedule.len(), self.schedule.bytes())
     }
 }

@@ -4,18 +4,25 @@
 //! often the transaction is tried, and neither is there without the other. No consumer reads events or outcomes for it, and
 //! nobody has to remember how far he has got.
 
+use jiff::Timestamp;
 use millrace_shared::{
     domain::{
         Aggregate,
-        process::{Answer, StepId},
+        process::{Answer, Errand, StepId, When},
     },
     envelope::names,
     kafka::{partition_of, topics::Topic},
     outcome::{Outcome, Verdict},
 };
 
-use super::{Partition, Readable, caught, is_remembered};
-use crate::record::{OutRecord, Sink};
+use super::{
+    Order, Partition, Readable, caught, is_remembered,
+    scheduling::{Consequences, Deadline},
+};
+use crate::{
+    record::{OutRecord, Sink},
+    types::CommandType,
+};
 
 /// A command that follows.
 pub(super) struct Consequence {
@@ -29,18 +36,29 @@ pub(super) struct Consequence {
 
 impl<A: Aggregate> Partition<A> {
     /// What is asked of others after events of which the first has this sequence.
-    pub(super) fn errands(&self, id: &str, first: u64, events: &[A::Event]) -> Result<Vec<Consequence>, String> {
-        let mut all = Vec::new();
+    pub(super) fn errands(
+        &self,
+        id: &str,
+        first: u64,
+        at: Timestamp,
+        events: &[A::Event],
+    ) -> Result<Consequences, String> {
+        let mut all = Consequences::default();
         if !A::IS_PROCESS {
             return Ok(all);
         }
         for (sequence, event) in (first..).zip(events) {
             for errand in caught(|| Ok(A::react(id, event)))? {
+                if errand.when != When::Now {
+                    let deadline = self.deadline(id, (sequence, at), &errand)?;
+                    all.deadlines.push(deadline);
+                    continue;
+                }
                 // Answers of the own type conclude nothing.
                 let kind = self.kind_of(errand.aggregate_type).filter(|_| errand.aggregate_type != A::TYPE);
                 let kind = kind.ok_or_else(|| format!("nobody serves {}, for {errand:?}", errand.aggregate_type))?;
                 let step = StepId { aggregate_type: A::TYPE, aggregate_id: id, step: errand.step };
-                all.push(Consequence {
+                all.commands.push(Consequence {
                     kind,
                     command_id: step.to_string(),
                     cause: Some(format!("{}/{id}/{sequence}", A::TYPE)),
@@ -50,6 +68,17 @@ impl<A: Aggregate> Partition<A> {
             }
         }
         Ok(all)
+    }
+
+    fn deadline(&self, id: &str, event: (u64, Timestamp), errand: &Errand) -> Result<Deadline, String> {
+        if (errand.aggregate_type, errand.aggregate_id.as_str()) != (A::TYPE, id) {
+            return Err(format!("a deadline is for the process itself, not for {errand:?}"));
+        }
+        let value = match errand.when {
+            When::Never => Vec::new(),
+            _ => self.context.encode_errand(errand)?,
+        };
+        Deadline::new((A::TYPE, id, errand.step), event, errand.when, value)
     }
 
     /// What a process is told when this is the outcome of an errand of its. An outcome that is not remembered may be another
@@ -81,12 +110,14 @@ impl<A: Aggregate> Partition<A> {
 
     /// Whether a command that only a process may send has come under another command id than one of its steps.
     pub(super) fn is_forged(&self, command: &Readable<A::Command>) -> bool {
-        A::sender(command.aggregate_id.as_str(), &command.command).is_some() && self.step(command).is_none()
+        let Order::Command(order) = &command.order else { return false };
+        A::sender(command.aggregate_id.as_str(), order).is_some() && self.step(command).is_none()
     }
 
     /// Which step of which process a command is, and the index of its type. What anybody may send is none, under whatever id.
     pub(super) fn step<'a>(&self, command: &'a Readable<A::Command>) -> Option<(usize, StepId<'a>)> {
-        let sender = A::sender(command.aggregate_id.as_str(), &command.command)?;
+        let Order::Command(order) = &command.order else { return None };
+        let sender = A::sender(command.aggregate_id.as_str(), order)?;
         let step = StepId::parse(&command.command_id)?;
         let kind = self.kind_of(step.aggregate_type)?;
         ((step.aggregate_type, step.aggregate_id) == sender).then_some((kind, step))

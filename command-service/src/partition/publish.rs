@@ -12,7 +12,7 @@ use millrace_shared::{
     outcome::{EventRef, Outcome, OutcomeRecord, Verdict},
     records::Records,
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{Decision, Partition, Readable, Refused, is_remembered, local::note, memory::Remembered};
 use crate::{
@@ -33,6 +33,14 @@ pub(super) struct Counts {
     replayed: u64,
     forwarded: u64,
     dead_letters: u64,
+    /// Had to wait.
+    pub(super) scheduled: u64,
+    /// Orders to cancel that were done.
+    pub(super) cancelled: u64,
+    /// Deadlines that were set.
+    pub(super) deadlines: u64,
+    /// Commands and deadlines whose time had come: by how many seconds it had passed.
+    pub(super) released: Vec<f64>,
     /// Commands that followed.
     pub(super) consequences: u64,
 }
@@ -45,11 +53,19 @@ impl Counts {
             ("replayed", self.replayed),
             ("forwarded", self.forwarded),
             ("dead-letter", self.dead_letters),
+            ("scheduled", self.scheduled),
+            ("cancelled", self.cancelled),
         ] {
             if count > 0 {
                 metrics::counter!("millrace_commands_total", "type" => aggregate_type, "outcome" => outcome)
                     .increment(count);
             }
+        }
+        if self.deadlines > 0 {
+            metrics::counter!("millrace_deadlines_total", "type" => aggregate_type).increment(self.deadlines);
+        }
+        for seconds in self.released {
+            metrics::histogram!("millrace_released_late_seconds", "type" => aggregate_type).record(seconds);
         }
         if self.consequences > 0 {
             metrics::counter!("millrace_consequences_total", "type" => aggregate_type).increment(self.consequences);
@@ -176,7 +192,7 @@ impl<A: Aggregate> Partition<A> {
         }
     }
 
-    fn encode_outcome(&self, outcome: Outcome) -> Result<(Outcome, Vec<u8>), String> {
+    pub(super) fn encode_outcome(&self, outcome: Outcome) -> Result<(Outcome, Vec<u8>), String> {
         let mut bytes = Vec::with_capacity(256);
         let record = OutcomeRecord::Outcome(outcome);
         self.context.outcomes.encode(&record, &mut bytes).map_err(|error| error.to_string())?;
@@ -194,8 +210,7 @@ impl<A: Aggregate> Partition<A> {
         sink: &mut dyn Sink,
     ) -> Result<(), String> {
         if fingerprint != command.fingerprint {
-            let refused = Refused::new("idempotency-key-reused", json!({}));
-            return self.refuse(record, command, refused, now, sink);
+            return self.refuse_reused(record, command, now, sink);
         }
         let mut consequence = None;
         if self.settings.waiters.any() || self.step(command).is_some() {
@@ -237,8 +252,8 @@ impl<A: Aggregate> Partition<A> {
             ..self.outcome(command, now)
         };
         let (outcome, encoded) = self.encode_outcome(outcome)?;
-        let mut consequences = self.errands(command.aggregate_id.as_str(), first, &decision.events)?;
-        consequences.extend(self.conclusion(command, &outcome)?);
+        let mut follows = self.errands(command.aggregate_id.as_str(), first, at, &decision.events)?;
+        follows.commands.extend(self.conclusion(command, &outcome)?);
         let mut begin = 0;
         for ((sequence, event), end) in (first..).zip(&decision.events).zip(ends) {
             let headers = EventHeaders {
@@ -276,8 +291,11 @@ impl<A: Aggregate> Partition<A> {
         self.before.push((id.into(), before));
         self.counts.accepted += 1;
         self.publish(record, command, &outcome, &encoded, sink);
-        for consequence in &consequences {
+        for consequence in &follows.commands {
             self.send_consequence(consequence, command, now.as_millisecond(), sink);
+        }
+        for deadline in &follows.deadlines {
+            self.set_deadline(deadline, now, sink);
         }
         Ok(())
     }
@@ -300,7 +318,7 @@ impl<A: Aggregate> Partition<A> {
         };
         let (outcome, encoded) = self.encode_outcome(outcome)?;
         let consequence = self.conclusion(command, &outcome)?;
-        self.counts.rejected += 1;
+        self.counts.rejected += u64::from(!outcome.is_scheduled());
         self.publish(record, command, &outcome, &encoded, sink);
         if let Some(consequence) = consequence {
             self.send_consequence(&consequence, command, now.as_millisecond(), sink);
@@ -308,7 +326,7 @@ impl<A: Aggregate> Partition<A> {
         Ok(())
     }
 
-    fn outcome(&self, command: &Readable<A::Command>, now: Timestamp) -> Outcome {
+    pub(super) fn outcome(&self, command: &Readable<A::Command>, now: Timestamp) -> Outcome {
         Outcome {
             command_id: command.command_id.clone(),
             aggregate_type: A::TYPE.to_owned(),
@@ -324,7 +342,7 @@ impl<A: Aggregate> Partition<A> {
     }
 
     /// Sends an original outcome, remembers it, and notes who is to be answered.
-    fn publish(
+    pub(super) fn publish(
         &mut self,
         record: &CommandRecord,
         command: &Readable<A::Command>,
@@ -354,7 +372,7 @@ struct Sent {
 }
 
 /// Copies a record's headers, but some.
-fn copy_headers(record: &CommandRecord, without: &[&str], to: &mut Headers) {
+pub(super) fn copy_headers(record: &CommandRecord, without: &[&str], to: &mut Headers) {
     for (name, value) in record.raw_headers() {
         if !without.iter().any(|without| without.as_bytes() == name) {
             to.push(name, value);

@@ -1,6 +1,7 @@
 //! What a partition decides, without Kafka.
 
 mod local;
+mod scheduling;
 mod snapshots;
 
 use std::{sync::Arc, time::Duration};
@@ -96,7 +97,7 @@ impl Bench {
     }
 
     fn value(&self, command: &str, body: &str) -> Vec<u8> {
-        self.kind.encode(command, body.as_bytes()).unwrap().value
+        self.kind.encode(command, body.as_bytes()).unwrap().value.unwrap()
     }
 
     fn record(&mut self, value: Option<&[u8]>, headers: &[(&str, &str)]) -> CommandRecord {
@@ -154,6 +155,7 @@ fn settings(runtime: &Runtime, waiters: &Waiters) -> Settings {
         outcomes_topic_id: "outcomes-id".into(),
         answers_bytes: u64::MAX,
         answers_forget: false,
+        scheduled_bytes: u64::MAX,
         store: None,
         window: Duration::from_secs(3600),
         waiters: waiters.clone(),
@@ -396,7 +398,7 @@ fn who_waits_is_answered_after_the_commit_only() {
         fingerprint: encoded.fingerprint,
     };
     let (mut waiting, _) = bench.waiters.register(awaited.clone());
-    let record = bench.record(Some(&encoded.value), &[(names::ID, "c1")]);
+    let record = bench.record(encoded.value.as_deref(), &[(names::ID, "c1")]);
     bench.decide(&record);
     bench.partition.rollback();
     bench.decide(&record);

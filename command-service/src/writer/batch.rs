@@ -59,6 +59,8 @@ pub(super) struct Part {
     count: usize,
     /// Whether snapshots go with it.
     snapshots: bool,
+    /// Whether commands go with it whose time has come.
+    due: bool,
 }
 
 /// What a batch is decided as.
@@ -87,7 +89,12 @@ impl Served {
 
     /// Whether there are commands to be decided or snapshots to be sent, or the local store waits for a transaction.
     pub(super) fn has_work(&self) -> bool {
-        !self.queue.is_empty() || self.decider.is_snapshotting() || self.store_ends.is_some()
+        !self.queue.is_empty() || self.decider.is_snapshotting() || self.store_ends.is_some() || self.is_due()
+    }
+
+    /// Whether the time of a scheduled command has come.
+    fn is_due(&self) -> bool {
+        self.decider.next_due().is_some_and(|due| due <= Timestamp::now())
     }
 
     fn hold(&mut self) {
@@ -113,6 +120,7 @@ impl Writer {
             slot: *slot,
             count: partition.queue.len().min(most),
             snapshots: partition.decider.is_snapshotting(),
+            due: partition.is_due(),
         };
         ready.into_iter().map(part).collect()
     }
@@ -160,6 +168,18 @@ impl Writer {
                 }
             }
             Err(Failure::Poison(reason)) => match batch {
+                [part] if part.due => {
+                    // Never are commands blamed for those that were scheduled.
+                    self.work(producer, &[Part { due: false, ..*part }], served)?;
+                    tracing::error!(
+                        partition = part.slot.partition,
+                        reason,
+                        "what is due can't be written; the partition waits"
+                    );
+                    served.get_mut(&part.slot).map(Served::hold);
+                    Ok(())
+                }
+                [part] if part.count == 0 => Ok(()),
                 [part] if part.count == 1 => self.condemn(producer, *part, served, &reason),
                 [part] => {
                     let (first, rest) = (part.count / 2, part.count - part.count / 2);
@@ -287,7 +307,10 @@ impl Writer {
             if part.snapshots {
                 partition.decider.send_snapshots(now, &mut sink);
             }
-            if count > 0 || part.snapshots || partition.store_ends.is_some() {
+            if part.due {
+                partition.decider.release_due(now, &mut sink);
+            }
+            if count > 0 || part.snapshots || part.due || partition.store_ends.is_some() {
                 decided.push((part.slot, count, next));
             }
         }

@@ -23,6 +23,7 @@ use std::{
 use batch::Served;
 pub use checkpoint::Rhythm;
 pub use errors::{Failure, classify};
+use jiff::Timestamp;
 pub use transaction::{Producer, ProducerSettings, Transaction};
 
 use crate::{
@@ -35,6 +36,8 @@ use crate::{
 };
 
 const IDLE_WAIT: Duration = Duration::from_secs(1);
+/// Until a scheduled command is due, at least: one more turn costs less than two.
+const MIN_DUE_WAIT: Duration = Duration::from_millis(1);
 const MIN_PAUSE: Duration = Duration::from_millis(20);
 const MAX_PAUSE: Duration = Duration::from_millis(500);
 /// How long a batch whose generation was refused waits for the group to call back, at most.
@@ -89,7 +92,7 @@ impl Writer {
             let wait = match waiting || producer.is_none() {
                 true if held => MIN_PAUSE,
                 true => not_before.saturating_duration_since(Instant::now()),
-                false => IDLE_WAIT,
+                false => until_due(&served),
             };
             let first = match wait.is_zero() {
                 true => self.inbox.try_recv().ok(),
@@ -199,6 +202,13 @@ impl Writer {
         refused.take_if(|(renewals, at)| self.captures.renewals() != *renewals || at.elapsed() > MAX_REFUSED);
         refused.is_some()
     }
+}
+
+/// How long there is nothing to be done, as far as is known.
+fn until_due(served: &HashMap<Slot, Served>) -> Duration {
+    let due = served.values().filter_map(|partition| partition.decider.next_due()).min();
+    let wait = due.map(|due| Duration::try_from(due.duration_since(Timestamp::now())).unwrap_or_default());
+    wait.map_or(IDLE_WAIT, |wait| wait.clamp(MIN_DUE_WAIT, IDLE_WAIT))
 }
 
 fn count_failed(result: &'static str) {

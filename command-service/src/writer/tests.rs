@@ -259,6 +259,18 @@ impl Decider for Scripted {
         false
     }
 
+    fn next_due(&self) -> Option<Timestamp> {
+        None
+    }
+
+    fn release_due(&mut self, _: Timestamp, _: &mut dyn Sink) {
+        unreachable!("nothing waits")
+    }
+
+    fn scheduled(&self) -> (usize, usize) {
+        (0, 0)
+    }
+
     fn unstored(&self) -> usize {
         0
     }

@@ -5,7 +5,9 @@
 //! [`Aggregate::react`] and [`Aggregate::conclude`]. The writer calls them while it writes the event or the outcome, and
 //! what follows is part of the same transaction: it is sent exactly when, and as often as, its cause is in the log.
 
-use std::{any::Any, fmt, sync::OnceLock};
+use std::{any::Any, fmt, sync::OnceLock, time::Duration};
+
+use jiff::Timestamp;
 
 use super::{Aggregate, AggregateInfo, Bundled, Domains};
 
@@ -17,13 +19,38 @@ pub struct Errand {
     pub aggregate_id: String,
     /// What the answer will be told by. A step that is done again is a repeat of the same command.
     pub step: &'static str,
+    /// When it is to be done.
+    pub when: When,
     command: Box<dyn Any + Send>,
+}
+
+/// When an errand is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// At once.
+    Now,
+    /// So long after the event; until then it can be cancelled. For errands to itself: the *deadlines* of a process.
+    After(Duration),
+    /// The same, at a time.
+    At(Timestamp),
+    /// Not any more: a deadline of this step that is not due yet is dropped.
+    Never,
 }
 
 impl Errand {
     /// To an aggregate of a type.
     pub fn to<A: Aggregate>(id: &str, step: &'static str, command: A::Command) -> Self {
-        Self { aggregate_type: A::TYPE, aggregate_id: id.to_owned(), step, command: Box::new(command) }
+        Self { aggregate_type: A::TYPE, aggregate_id: id.to_owned(), step, when: When::Now, command: Box::new(command) }
+    }
+
+    /// A deadline: a command to the process itself, later. One of the same step that is not due yet is replaced.
+    pub fn deadline<A: Aggregate>(id: &str, step: &'static str, when: When, command: A::Command) -> Self {
+        Self { when, ..Self::to::<A>(id, step, command) }
+    }
+
+    /// Drops a deadline.
+    pub fn cancel<A: Aggregate>(id: &str, step: &'static str) -> Self {
+        Self { aggregate_type: A::TYPE, aggregate_id: id.to_owned(), step, when: When::Never, command: Box::new(()) }
     }
 
     /// The command, when it is for this type.

@@ -97,9 +97,13 @@ fn differences(topic: Topic, shape: &Shape, replicas: usize, have: &HashMap<&str
     let is = |setting: &str, value: &str| have.get(setting).is_some_and(|actual| *actual == value);
 
     let policy = |policy: &str| have.get("cleanup.policy").is_some_and(|all| all.split(',').any(|one| one == policy));
-    if topic == Topic::Snapshots {
+    if matches!(topic, Topic::Snapshots | Topic::Scheduled) {
+        let why = match topic {
+            Topic::Scheduled => "commands that wait for long would be deleted",
+            _ => "states of quiet aggregates would be deleted",
+        };
         if !policy("compact") || policy("delete") {
-            differs("cleanup.policy", "compact".into(), "states of quiet aggregates would be deleted", true);
+            differs("cleanup.policy", "compact".into(), why, true);
         }
     } else if policy("compact") {
         let why = match topic {
@@ -107,7 +111,7 @@ fn differences(topic: Topic, shape: &Shape, replicas: usize, have: &HashMap<&str
             Topic::Commands => "compaction deletes commands before they are decided",
             Topic::Outcomes => "compaction deletes answers, and then a repeated command has a second effect",
             Topic::DeadLetters => "a compacted topic takes no record without a key, and its partition would stop",
-            Topic::Snapshots => "",
+            Topic::Snapshots | Topic::Scheduled => "",
         };
         differs("cleanup.policy", "delete".into(), why, true);
     }
@@ -146,7 +150,7 @@ fn differences(topic: Topic, shape: &Shape, replicas: usize, have: &HashMap<&str
                 differs("retention.bytes", "-1".into(), why, false);
             }
         }
-        Topic::Snapshots | Topic::DeadLetters => {}
+        Topic::Snapshots | Topic::DeadLetters | Topic::Scheduled => {}
     }
 
     if is("message.timestamp.type", "LogAppendTime") {
@@ -163,7 +167,7 @@ fn differences(topic: Topic, shape: &Shape, replicas: usize, have: &HashMap<&str
                            behind it would miss some, and a repeated command would have a second effect";
                 differs(why, true);
             }
-            Topic::Events | Topic::Snapshots | Topic::DeadLetters => {}
+            Topic::Events | Topic::Snapshots | Topic::DeadLetters | Topic::Scheduled => {}
         }
     }
     if number("message.timestamp.after.max.ms").is_some_and(|limit| limit < i64::MAX) {
@@ -177,11 +181,11 @@ fn differences(topic: Topic, shape: &Shape, replicas: usize, have: &HashMap<&str
             let why = "a large command that can't be handled could not be kept, and its partition would stop";
             differs("max.message.bytes", (2 * MAX_COMMAND_BYTES).to_string(), why, false);
         }
-        Topic::Events | Topic::Outcomes | Topic::Snapshots if max_bytes < DEFAULT_MAX_BYTES => {
+        Topic::Events | Topic::Outcomes | Topic::Snapshots | Topic::Scheduled if max_bytes < DEFAULT_MAX_BYTES => {
             let why = "full batches are larger, and their partition would stop";
             differs("max.message.bytes", DEFAULT_MAX_BYTES.to_string(), why, false);
         }
-        Topic::Events | Topic::Outcomes | Topic::Snapshots | Topic::DeadLetters => {}
+        Topic::Events | Topic::Outcomes | Topic::Snapshots | Topic::DeadLetters | Topic::Scheduled => {}
     }
     if replicas > 1 {
         let in_sync = number("min.insync.replicas").unwrap_or(2);

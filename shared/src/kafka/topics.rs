@@ -37,11 +37,14 @@ pub enum Topic {
     Snapshots,
     /// What could not be handled.
     DeadLetters,
+    /// Commands and deadlines that are not due yet.
+    Scheduled,
 }
 
 impl Topic {
     /// All topics of a type.
-    pub const ALL: [Self; 5] = [Self::Commands, Self::Events, Self::Outcomes, Self::Snapshots, Self::DeadLetters];
+    pub const ALL: [Self; 6] =
+        [Self::Commands, Self::Events, Self::Outcomes, Self::Snapshots, Self::DeadLetters, Self::Scheduled];
 
     fn suffix(self) -> &'static str {
         match self {
@@ -50,6 +53,7 @@ impl Topic {
             Self::Outcomes => "outcomes",
             Self::Snapshots => "snapshots",
             Self::DeadLetters => "dead-letters",
+            Self::Scheduled => "scheduled",
         }
     }
 
@@ -85,7 +89,7 @@ impl Topic {
                     ("message.timestamp.type", "CreateTime".into()),
                 ]
             }
-            Self::Snapshots => vec![("cleanup.policy", "compact".into())],
+            Self::Snapshots | Self::Scheduled => vec![("cleanup.policy", "compact".into())],
             // A dead letter is a record of the largest size and a few headers more.
             Self::DeadLetters => vec![
                 ("cleanup.policy", "delete".into()),

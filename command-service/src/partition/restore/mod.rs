@@ -133,6 +133,7 @@ struct Ends {
     /// From the first that may still be remembered.
     outcomes: (i64, i64),
     snapshots: (i64, i64),
+    scheduled: (i64, i64),
 }
 
 /// What all partitions of a job share.
@@ -160,7 +161,10 @@ impl Job<'_> {
         kinds.sort_unstable();
         kinds.dedup();
         for kind in kinds {
-            reader.meet(&[Topic::Snapshots, Topic::Events, Topic::Outcomes].map(|topic| types[kind].topic(topic)))?;
+            reader.meet(
+                &[Topic::Snapshots, Topic::Scheduled, Topic::Events, Topic::Outcomes]
+                    .map(|topic| types[kind].topic(topic)),
+            )?;
         }
         let mut reading = Reading { types, reader, sources: Sources::default(), progress: Progress::new() };
         let (mut waiting, mut failed) = (VecDeque::new(), None);
@@ -401,13 +405,14 @@ impl Ends {
             events: ends(Topic::Events)?,
             outcomes: (since.min(end - OUTCOMES_AT_LEAST).max(first), end),
             snapshots: ends(Topic::Snapshots)?,
+            scheduled: ends(Topic::Scheduled)?,
         })
     }
 
     /// How many there are to be read at most.
     fn records(&self) -> i64 {
         let of = |(first, end): (i64, i64)| (end - first).max(0);
-        of(self.events) + of(self.outcomes) + of(self.snapshots)
+        of(self.events) + of(self.outcomes) + of(self.snapshots) + of(self.scheduled)
     }
 }
 
@@ -424,6 +429,8 @@ impl Restoring {
         reading.progress.total -= ends.records();
         let stored = restoring.decider.stored_up_to(ends.events, ends.outcomes.1);
         restoring.events_begun = stored.is_some();
+        // Neither snapshots nor stores have it.
+        reading.open(at, &mut restoring, Topic::Scheduled, ends.scheduled)?;
         match stored {
             Some((events, outcomes)) => {
                 let (first, end) = ends.outcomes;

@@ -1,0 +1,190 @@
+//! What is not due yet: commands that name a time, and deadlines of processes.
+//!
+//! It lies in memory whole and in the topic of scheduled commands, record by record, in the transactions of the
+//! partition's writer. No I/O here.
+
+use std::{collections::BTreeMap, mem};
+
+use millrace_shared::fast_hash::FastMap;
+
+use crate::record::CommandRecord;
+
+/// What one that waits takes beside its own bytes, about.
+const OVERHEAD_BYTES: usize = 250;
+
+/// All that waits in a partition.
+#[derive(Default)]
+pub(super) struct Schedule {
+    /// By key; see [`command_key`].
+    waiting: FastMap<Box<str>, Waiting>,
+    /// Those of one instant in the order in which they came.
+    due: BTreeMap<Due, Box<str>>,
+    next: u64,
+    bytes: usize,
+    /// What this batch has changed, and what was there before.
+    before: Vec<(Box<str>, Option<Waiting>)>,
+    /// What the metric has of it.
+    told: usize,
+}
+
+/// Milliseconds since 1970, and a number that grows.
+type Due = (i64, u64);
+
+/// A command that waits, as it will be put into the command topic.
+pub(super) struct Waiting {
+    due: Due,
+    pub(super) record: CommandRecord,
+}
+
+/// Under what a command waits. Ids of aggregates have no slash.
+pub(super) fn command_key(aggregate_id: &str, command_id: &str) -> String {
+    format!("{aggregate_id}/{command_id}")
+}
+
+/// Whose command or deadline a key stands for.
+pub(super) fn aggregate_of(key: &str) -> &str {
+    key.split_once('/').map_or(key, |(aggregate_id, _)| aggregate_id)
+}
+
+impl Schedule {
+    /// How many wait.
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Partitions share the metric.
+    pub(super) fn tell(&mut self, aggregate_type: &'static str) {
+        let (len, told) = (self.waiting.len(), std::mem::replace(&mut self.told, self.waiting.len()));
+        if len != told {
+            metrics::gauge!("millrace_scheduled", "type" => aggregate_type).increment(len as f64 - told as f64);
+        }
+    }
+
+    /// The partition goes.
+    pub(super) fn gone(mut self, aggregate_type: &'static str) {
+        self.waiting.clear();
+        self.tell(aggregate_type);
+    }
+
+    /// Bytes that they take, about.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The one under a key.
+    pub(super) fn get(&self, key: &str) -> Option<&Waiting> {
+        self.waiting.get(key)
+    }
+
+    /// When the first one is due, in milliseconds since 1970.
+    pub(super) fn first_due_ms(&self) -> Option<i64> {
+        self.due.first_key_value().map(|((due_ms, _), _)| *due_ms)
+    }
+
+    /// Keys of those that are due, the first ones first.
+    pub(super) fn due(&self, now_ms: i64, most: usize) -> Vec<Box<str>> {
+        self.due.range(..=(now_ms, u64::MAX)).take(most).map(|(_, key)| key.clone()).collect()
+    }
+
+    /// Has a command wait, instead of one under the same key.
+    pub(super) fn put(&mut self, key: &str, due_ms: i64, record: CommandRecord) {
+        let before = self.set(key, due_ms, record);
+        self.before.push((key.into(), before));
+    }
+
+    /// Takes one out.
+    pub(super) fn take(&mut self, key: &str) -> Option<CommandRecord> {
+        let waiting = self.remove(key)?;
+        let record = waiting.record.clone();
+        self.before.push((key.into(), Some(waiting)));
+        Some(record)
+    }
+
+    /// As [`Schedule::put`], and `None` as [`Schedule::take`], from the topic: there is no way back.
+    pub(super) fn read_back(&mut self, key: &str, waiting: Option<(i64, CommandRecord)>) {
+        match waiting {
+            Some((due_ms, record)) => self.set(key, due_ms, record),
+            None => self.remove(key),
+        };
+    }
+
+    /// The batch is in the log.
+    pub(super) fn commit(&mut self) {
+        self.before.clear();
+    }
+
+    /// The batch is not in the log.
+    pub(super) fn rollback(&mut self) {
+        for (key, before) in mem::take(&mut self.before).into_iter().rev() {
+            self.remove(&key);
+            if let Some(waiting) = before {
+                self.insert(key, waiting);
+            }
+        }
+    }
+
+    fn set(&mut self, key: &str, due_ms: i64, record: CommandRecord) -> Option<Waiting> {
+        let before = self.remove(key);
+        self.next += 1;
+        self.insert(key.into(), Waiting { due: (due_ms, self.next), record });
+        before
+    }
+
+    fn insert(&mut self, key: Box<str>, waiting: Waiting) {
+        self.bytes += size(&key, &waiting);
+        self.due.insert(waiting.due, key.clone());
+        self.waiting.insert(key, waiting);
+    }
+
+    fn remove(&mut self, key: &str) -> Option<Waiting> {
+        let waiting = self.waiting.remove(key)?;
+        self.due.remove(&waiting.due);
+        self.bytes -= size(key, &waiting);
+        Some(waiting)
+    }
+}
+
+fn size(key: &str, waiting: &Waiting) -> usize {
+    2 * key.len() + waiting.record.size() + OVERHEAD_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(value: &[u8]) -> CommandRecord {
+        CommandRecord::new(0, None, Some(b"a"), Some(value), std::iter::empty())
+    }
+
+    #[test]
+    fn what_is_due_comes_in_the_order_of_its_time_and_then_of_its_arrival() {
+        let mut schedule = Schedule::default();
+        for (key, due_ms) in [("a/3", 20), ("a/1", 10), ("a/2", 10), ("a/4", 30)] {
+            schedule.put(key, due_ms, record(b""));
+        }
+        schedule.commit();
+        assert_eq!(schedule.first_due_ms(), Some(10));
+        assert_eq!(schedule.due(9, 9), [] as [Box<str>; 0]);
+        assert_eq!(schedule.due(20, 9), ["a/1", "a/2", "a/3"].map(Box::from));
+        assert_eq!(schedule.due(20, 2), ["a/1", "a/2"].map(Box::from));
+        assert_eq!(aggregate_of(&command_key("a", "transfer/t/debit")), "a");
+    }
+
+    #[test]
+    fn g02_a_batch_that_is_taken_back_leaves_nothing_behind() {
+        let mut schedule = Schedule::default();
+        schedule.put("a/1", 10, record(b"one"));
+        schedule.put("a/2", 20, record(b"two"));
+        schedule.commit();
+        let bytes = schedule.bytes();
+        schedule.put("a/1", 40, record(b"another"));
+        schedule.take("a/1");
+        schedule.take("a/2");
+        schedule.put("a/3", 5, record(b"three"));
+        schedule.put("a/2", 7, record(b"two again"));
+        schedule.rollback();
+        assert_eq!((schedule.len(), schedule.bytes()), (2, bytes));
+        assert_eq!(schedule.due(100, 9), ["a/1", "a/2"].map(Box::from));
+        assert_eq!(schedule.get("a/1").unwrap().record.value(), Some(&b"one"[..]));
+    }
+}

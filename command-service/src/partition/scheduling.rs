@@ -1,0 +1,300 @@
+//! Commands that name a time: they wait in the schedule, and are put into the command topic again when it has come.
+//!
+//! ```text
+//! command with ce_notbefore ──► schedule (memory, <type>.scheduled), outcome "scheduled"
+//!    due, or cancelled      ──► <type>.commands, marked as released ──► decided as any other
+//! ```
+//! So each has one way into the log, with a position of its own, and what waits is fenced as everything else is: it is
+//! written and taken out in transactions of the partition's writer. A deadline of a process goes into the schedule with
+//! the event that sets it, and comes out the same way.
+
+use jiff::Timestamp;
+use millrace_shared::{
+    codec::Foreign,
+    domain::{Aggregate, process::When},
+    envelope::{names, rfc3339_micros},
+    fingerprint::fingerprint,
+    kafka::topics::Topic,
+    outcome::{Outcome, SCHEDULED, Verdict},
+    records::Records,
+};
+use serde_json::json;
+
+use super::{
+    MAX_FORWARDED_BYTES, Order, Partition, Readable, Refused, RestoreError, Stored,
+    process::Consequence,
+    publish::copy_headers,
+    schedule::{aggregate_of, command_key},
+};
+use crate::{
+    record::{CommandRecord, Headers, OutRecord, Sink},
+    types::CommandType,
+};
+
+/// Commands that are released in one transaction, at most.
+const MOST_AT_ONCE: usize = 512;
+
+impl<A: Aggregate> Partition<A> {
+    /// Has a command wait, and says so.
+    pub(super) fn put_off(
+        &mut self,
+        record: &CommandRecord,
+        command: &Readable<A::Command>,
+        due: Timestamp,
+        now: Timestamp,
+        sink: &mut dyn Sink,
+    ) -> Result<(), String> {
+        let key = command_key(command.aggregate_id.as_str(), &command.command_id);
+        let (due, is_new) = match self.schedule.get(&key) {
+            Some(known) if self.is_another(&known.record, command)? => {
+                return self.refuse_reused(record, command, now, sink);
+            }
+            // The first time that was named counts.
+            Some(known) => (due_of(&known.record).unwrap_or(due), false),
+            None if record.size() > MAX_FORWARDED_BYTES => return Err("it is too large to be scheduled".into()),
+            None if self.schedule.bytes() as u64 >= self.settings.scheduled_bytes => {
+                let cause = "as many commands are scheduled as may be; see MILLRACE_SCHEDULED_BYTES";
+                return self.refuse(record, command, Refused::new("unavailable", json!({"cause": cause})), now, sink);
+            }
+            None => (due, true),
+        };
+        let refused = Refused::new(SCHEDULED, json!({"not_before": rfc3339_micros(due)}));
+        self.refuse(record, command, refused, now, sink)?;
+        self.counts.scheduled += 1;
+        if is_new {
+            self.wait(&key, self.waiting(record, command), due, now, sink);
+        }
+        Ok(())
+    }
+
+    /// A command is decided now that was to wait: it was sent again without a time.
+    pub(super) fn wait_no_longer(
+        &mut self,
+        record: &CommandRecord,
+        command: &Readable<A::Command>,
+        now: Timestamp,
+        sink: &mut dyn Sink,
+    ) -> Result<bool, String> {
+        if self.schedule.len() == 0 {
+            return Ok(true);
+        }
+        let key = command_key(command.aggregate_id.as_str(), &command.command_id);
+        match self.schedule.get(&key) {
+            Some(known) if self.is_another(&known.record, command)? => {
+                self.refuse_reused(record, command, now, sink)?;
+                return Ok(false);
+            }
+            Some(_) => {
+                self.schedule.take(&key);
+                self.send_scheduled(&key, None, now, sink);
+            }
+            None => {}
+        }
+        Ok(true)
+    }
+
+    /// Takes a command out of the schedule, which is then refused as cancelled.
+    pub(super) fn cancel(
+        &mut self,
+        record: &CommandRecord,
+        command: &Readable<A::Command>,
+        cancelled: &str,
+        now: Timestamp,
+        sink: &mut dyn Sink,
+    ) -> Result<(), String> {
+        let key = command_key(command.aggregate_id.as_str(), cancelled);
+        let Some(waiting) = self.schedule.take(&key) else {
+            return self.refuse(
+                record,
+                command,
+                Refused::new("not-scheduled", json!({"scheduled": cancelled})),
+                now,
+                sink,
+            );
+        };
+        let version = self.aggregates.get(command.aggregate_id.as_str()).map_or(0, |entry| entry.version);
+        let outcome = Outcome { outcome: Verdict::Accepted, version: version as i64, ..self.outcome(command, now) };
+        let (outcome, encoded) = self.encode_outcome(outcome)?;
+        self.counts.cancelled += 1;
+        self.publish(record, command, &outcome, &encoded, sink);
+        self.send_released(&waiting, true, now, sink);
+        self.send_scheduled(&key, None, now, sink);
+        Ok(())
+    }
+
+    /// Sets or drops a deadline of a process of this type.
+    pub(super) fn set_deadline(&mut self, deadline: &Deadline, now: Timestamp, sink: &mut dyn Sink) {
+        let Some(due) = deadline.due else {
+            if self.schedule.take(&deadline.key).is_some() {
+                self.send_scheduled(&deadline.key, None, now, sink);
+            }
+            return;
+        };
+        let time = rfc3339_micros(due);
+        let headers = [
+            (names::ID, Some(deadline.command_id.as_str())),
+            (names::CAUSATION_ID, Some(deadline.cause.as_str())),
+            (names::NOT_BEFORE, Some(time.as_str())),
+        ];
+        let headers = headers.iter().map(|(name, value)| (name.as_bytes(), value.map(str::as_bytes)));
+        let aggregate_id = aggregate_of(&deadline.key).as_bytes();
+        let waiting = CommandRecord::new(0, None, Some(aggregate_id), Some(&deadline.value), headers);
+        self.counts.deadlines += 1;
+        self.wait(&deadline.key, waiting, due, now, sink);
+    }
+
+    /// When the next one is due.
+    pub(super) fn next_due(&self) -> Option<Timestamp> {
+        self.schedule.first_due_ms().and_then(|millis| Timestamp::from_millisecond(millis).ok())
+    }
+
+    /// Puts what is due into the command topic.
+    pub(super) fn release_due(&mut self, now: Timestamp, sink: &mut dyn Sink) {
+        for key in self.schedule.due(now.as_millisecond(), MOST_AT_ONCE) {
+            let Some(waiting) = self.schedule.take(&key) else { continue };
+            if let Some(due) = due_of(&waiting) {
+                self.counts.released.push(now.duration_since(due).as_secs_f64());
+            }
+            self.send_released(&waiting, false, now, sink);
+            self.send_scheduled(&key, None, now, sink);
+        }
+    }
+
+    /// A record of the topic of scheduled commands; a later one of the same key counts instead of it.
+    pub(super) fn read_scheduled_back(&mut self, record: &Stored<'_>) -> Result<(), RestoreError> {
+        let key = record.key.and_then(|key| std::str::from_utf8(key).ok());
+        let unreadable = |why: &str| {
+            let topic = self.context.topic(Topic::Scheduled);
+            tracing::error!(
+                topic,
+                offset = record.offset,
+                why,
+                "what was scheduled can't be read, and is not released"
+            );
+        };
+        let Some(key) = key else {
+            unreadable("it has no key");
+            return Ok(());
+        };
+        let waiting = record.value.map(|value| {
+            let headers = record.headers.iter().map(|(name, value)| (name.as_bytes(), *value));
+            CommandRecord::new(0, None, Some(aggregate_of(key).as_bytes()), Some(value), headers)
+        });
+        let due = waiting.as_ref().map(|waiting| due_of(waiting).ok_or("it names no time"));
+        match due.transpose() {
+            Ok(due) => {
+                self.schedule.read_back(key, due.map(|due| due.as_millisecond()).zip(waiting));
+            }
+            Err(why) => unreadable(why),
+        }
+        Ok(())
+    }
+
+    /// A command as it waits: it keeps its id, and where it first lay.
+    fn waiting(&self, record: &CommandRecord, command: &Readable<A::Command>) -> CommandRecord {
+        let mut headers = Headers::default();
+        let without = [names::ID, names::ORIGIN, names::FORWARDED, names::RELEASED, names::CANCELLED];
+        copy_headers(record, &without, &mut headers);
+        headers.push(names::ID.as_bytes(), Some(command.command_id.as_bytes()));
+        let origin = command.origin.clone().unwrap_or_else(|| self.own_origin(record));
+        headers.push(names::ORIGIN.as_bytes(), Some(origin.as_bytes()));
+        CommandRecord::new(0, None, record.key(), record.value(), headers.iter())
+    }
+
+    fn wait(&mut self, key: &str, waiting: CommandRecord, due: Timestamp, now: Timestamp, sink: &mut dyn Sink) {
+        self.send_scheduled(key, Some(&waiting), now, sink);
+        // Never early: a part of a millisecond counts as a whole one.
+        let due_ms = due.as_microsecond().div_euclid(1000) + i64::from(due.as_microsecond().rem_euclid(1000) > 0);
+        self.schedule.put(key, due_ms, waiting);
+    }
+
+    fn send_scheduled(&mut self, key: &str, waiting: Option<&CommandRecord>, now: Timestamp, sink: &mut dyn Sink) {
+        self.headers.clear();
+        if let Some(waiting) = waiting {
+            copy_headers(waiting, &[], &mut self.headers);
+        }
+        sink.send(OutRecord {
+            topic: Topic::Scheduled,
+            partition: self.settings.slot.partition,
+            key: Some(key.as_bytes()),
+            value: waiting.and_then(CommandRecord::value),
+            headers: &self.headers,
+            timestamp_ms: now.as_millisecond(),
+        });
+    }
+
+    fn send_released(&mut self, waiting: &CommandRecord, cancelled: bool, now: Timestamp, sink: &mut dyn Sink) {
+        self.headers.clear();
+        copy_headers(waiting, &[], &mut self.headers);
+        // A deadline has not lain anywhere else before.
+        if waiting.headers().any(|(name, _)| name == names::ORIGIN) {
+            self.headers.push(names::FORWARDED.as_bytes(), Some(b"1"));
+        }
+        self.headers.push(names::RELEASED.as_bytes(), Some(b"1"));
+        if cancelled {
+            self.headers.push(names::CANCELLED.as_bytes(), Some(b"1"));
+        }
+        sink.send(OutRecord {
+            topic: Topic::Commands,
+            partition: self.settings.slot.partition,
+            key: waiting.key(),
+            value: waiting.value(),
+            headers: &self.headers,
+            timestamp_ms: now.as_millisecond(),
+        });
+    }
+
+    /// Whether a command is another one than the one that waits under its id.
+    fn is_another(&self, waiting: &CommandRecord, command: &Readable<A::Command>) -> Result<bool, String> {
+        let Order::Command(_) = &command.order else { return Ok(true) };
+        let value = waiting.value().unwrap_or_default();
+        let known = self.context.commands.decode(value, Foreign::Resolve, &self.settings.runtime);
+        let known = known.map_err(|error| error.to_string())?;
+        Ok(fingerprint(known.name(), &known).map_err(|error| error.to_string())? != command.fingerprint)
+    }
+}
+
+/// A deadline that an event sets, or drops.
+pub(super) struct Deadline {
+    key: String,
+    command_id: String,
+    cause: String,
+    due: Option<Timestamp>,
+    value: Vec<u8>,
+}
+
+impl Deadline {
+    /// Of a step of a process. Each time that it is set it is another command, so that none is taken for a repeat.
+    pub(super) fn new(
+        (aggregate_type, id, step): (&str, &str, &str),
+        (sequence, at): (u64, Timestamp),
+        when: When,
+        value: Vec<u8>,
+    ) -> Result<Self, String> {
+        let due = match when {
+            When::Now => Some(at),
+            When::At(due) => Some(due),
+            When::After(time) => Some(at.checked_add(time).map_err(|error| error.to_string())?),
+            When::Never => None,
+        };
+        Ok(Self {
+            key: command_key(id, &format!("{aggregate_type}/{id}/{step}")),
+            command_id: format!("{aggregate_type}/{id}/{step}-{sequence}"),
+            cause: format!("{aggregate_type}/{id}/{sequence}"),
+            due,
+            value,
+        })
+    }
+}
+
+/// What follows on events of a process.
+#[derive(Default)]
+pub(super) struct Consequences {
+    pub(super) commands: Vec<Consequence>,
+    pub(super) deadlines: Vec<Deadline>,
+}
+
+fn due_of(waiting: &CommandRecord) -> Option<Timestamp> {
+    let (_, time) = waiting.headers().filter(|(name, _)| *name == names::NOT_BEFORE).last()?;
+    std::str::from_utf8(time?).ok()?.parse().ok()
+}
