@@ -299,7 +299,7 @@ fn g11_a_transfer_that_is_stuck_is_shown_and_moved() {
     let over = deployment.run_tool(&["transfers", "retry", "--id", "t-none"]);
     assert_eq!(over.code, Some(1));
     assert!(over.errors.contains("no transfer \"t-none\" that waits"), "{}", over.errors);
-    eventually("settlement", || if deployment.held_transfers() == 0 { Ok(()) } else { Err("held".to_owned()) });
+    deployment.wait_settled();
 
     // Another one has completed, and its target never heard of it: the credit is planted, and what follows is lost with it.
     let planted = commands::credit_transfer(&id, 5, "EUR");

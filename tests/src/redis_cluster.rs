@@ -13,8 +13,6 @@ use crate::{
 
 const NODES: usize = 6;
 const LIMIT: Duration = Duration::from_secs(30);
-/// Keys that are moved at once.
-const STEP: u32 = 20;
 
 /// It.
 #[derive(Debug)]
@@ -100,35 +98,44 @@ impl RedisCluster {
         masters.map(|member| self.number(member.port)).find(|number| *number != than).expect("there are three")
     }
 
-    /// Begins to move a key's slot, and moves some of its keys.
+    /// Begins to move a key's slot, and moves half of its keys.
     #[track_caller]
     pub fn begin_move(&self, key: &str, to: Number) {
         let (slot, from) = (self.slot(key).to_string(), self.owner(key));
         let (from_id, to_id) = (self.id(from), self.id(to));
         self.node(to).run::<()>("CLUSTER", &["SETSLOT", &slot, "IMPORTING", &from_id]);
         self.node(from).run::<()>("CLUSTER", &["SETSLOT", &slot, "MIGRATING", &to_id]);
-        assert_eq!(self.move_some(&slot, from, to), STEP as usize, "there is more to move than one step");
+        let half =
+            eventually_within(LIMIT, "slot with keys to move and to leave", || match self.count(&slot, from) / 2 {
+                0 => Err("there are fewer than two".to_owned()),
+                half => Ok(half),
+            });
+        self.move_some(&slot, half, from, to);
     }
 
     /// Moves the rest, and gives the slot away.
     #[track_caller]
     pub fn end_move(&self, key: &str, to: Number) {
         let (slot, from, to_id) = (self.slot(key).to_string(), self.owner(key), self.id(to));
-        while self.move_some(&slot, from, to) > 0 {}
+        while let left @ 1.. = self.count(&slot, from) {
+            self.move_some(&slot, left, from, to);
+        }
         for number in [to, from] {
             self.node(number).run::<()>("CLUSTER", &["SETSLOT", &slot, "NODE", &to_id]);
         }
     }
 
-    fn move_some(&self, slot: &str, from: Number, to: Number) -> usize {
+    fn move_some(&self, slot: &str, count: usize, from: Number, to: Number) {
         let mut node = self.node(from);
-        let keys: Vec<String> = node.run("CLUSTER", &["GETKEYSINSLOT", slot, &STEP.to_string()]);
-        if !keys.is_empty() {
-            let port = self.nodes[to].port.to_string();
-            let words = ["127.0.0.1", &port, "", "0", "5000", "KEYS"].map(str::to_owned);
-            node.run::<()>("MIGRATE", &[words.to_vec(), keys.clone()].concat());
-        }
-        keys.len()
+        let keys: Vec<String> = node.run("CLUSTER", &["GETKEYSINSLOT", slot, &count.to_string()]);
+        let port = self.nodes[to].port.to_string();
+        let words = ["127.0.0.1", &port, "", "0", "5000", "KEYS"].map(str::to_owned);
+        node.run::<()>("MIGRATE", &[words.to_vec(), keys].concat());
+    }
+
+    /// Keys that a node has in a slot.
+    fn count(&self, slot: &str, number: Number) -> usize {
+        self.node(number).run("CLUSTER", &["COUNTKEYSINSLOT", slot])
     }
 
     /// kill -9.

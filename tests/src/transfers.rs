@@ -1,6 +1,6 @@
 //! Transfers, as clients request them, and what the log must show of them: written a second time, from the contract.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -8,9 +8,12 @@ use crate::{
     Deployment, Services,
     account::{Event, fold, partition_of},
     avro::{Registry, encode},
+    eventually_within,
     http::{Request, post},
     kafka,
 };
+
+const SETTLED_LIMIT: Duration = Duration::from_secs(60);
 
 /// A transfer id that nobody else uses.
 pub fn new_transfer() -> String {
@@ -89,17 +92,22 @@ impl Deployment {
         all
     }
 
-    /// How many transfers accounts still keep something ready for.
-    pub fn held_transfers(&self) -> usize {
-        let events = self.all_events();
-        let of = |kind: &str| events.iter().filter(|event| event.kind == kind).count();
-        of("TransferHeld") - of("TransferReleased")
+    /// Waits until no account keeps anything ready for a transfer: that one has ended is told to its accounts afterwards.
+    #[track_caller]
+    pub fn wait_settled(&self) {
+        eventually_within(SETTLED_LIMIT, "settlement of all transfers", || {
+            let events = self.all_events();
+            let of = |kind: &str| events.iter().filter(|event| event.kind == kind).count();
+            let (held, released) = (of("TransferHeld"), of("TransferReleased"));
+            if held == released { Ok(()) } else { Err(format!("{held} were held, {released} released")) }
+        });
     }
 
-    /// Compares what accounts did for transfers with what became of these: each has moved its money once, or not at all.
+    /// Waits until all are settled, and compares what accounts did for transfers with what became of these: each has moved its money once, or not at all.
     /// Returns the transfers, and the sum of all balances.
     #[track_caller]
     pub fn money_is_where_transfers_say(&self) -> (BTreeMap<String, Told>, i64) {
+        self.wait_settled();
         let transfers = self.transfers();
         let mut accounts: BTreeMap<String, Vec<Event>> = BTreeMap::new();
         for event in self.all_events() {
