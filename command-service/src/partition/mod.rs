@@ -416,12 +416,6 @@ fn is_remembered(outcome: &Outcome) -> bool {
     !outcome.reason.as_deref().is_some_and(|reason| PASSING_REASONS.contains(&reason))
 }
 
-impl<A: Aggregate> Drop for Partition<A> {
-    fn drop(&mut self) {
-        std::mem::take(&mut self.schedule).gone(A::TYPE);
-    }
-}
-
 impl<A: Aggregate> Decider for Partition<A> {
     fn decide(&mut self, record: &CommandRecord, now: Timestamp, sink: &mut dyn Sink) -> Result<(), Held> {
         let headers = match CommandHeaders::read(record.headers()) {

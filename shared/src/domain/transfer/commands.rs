@@ -29,6 +29,8 @@ records! {
         RecordRefund { RecordRefund = "schemas/commands/RecordRefund.v1.avsc" },
         /// Send once more what it waits for.
         RetryTransfer { RetryTransfer = "schemas/commands/RetryTransfer.v1.avsc" },
+        /// Send it once more, as money has been under way for long.
+        LookIntoTransfer { LookIntoTransfer = "schemas/commands/LookIntoTransfer.v1.avsc" },
     }
 }
 
@@ -52,7 +54,7 @@ pub struct RequestTransfer {
     pub reference: Option<Reference>,
 }
 
-/// The source was debited. Sent by the process only, as are the following but the last.
+/// The source was debited. Sent by the process only, as are the following but [`RetryTransfer`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RecordDebit {}
 
@@ -81,6 +83,10 @@ pub struct RecordRefund {}
 /// Sends once more what the transfer waits for: for operators, by `command-service transfers retry`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RetryTransfer {}
+
+/// Sends once more what the transfer waits for, as money has been under way for long: its deadline.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LookIntoTransfer {}
 
 pub(super) fn read(name: &str, mut fields: Fields) -> Result<Command, CommandError> {
     if name != "request" {

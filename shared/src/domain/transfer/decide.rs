@@ -77,6 +77,8 @@ pub(super) fn decide(transfer: &Transfer, command: &Command) -> Result<Event, Re
         (Transfer::Debited(terms), Command::RetryTransfer(_)) => Ok(retried(Step::Credit, terms)),
         (Transfer::Refunding { terms, .. }, Command::RetryTransfer(_)) => Ok(retried(Step::Refund, terms)),
         (Transfer::Completed(terms), Command::RetryTransfer(_)) => Ok(retried(Step::Settle, terms)),
+        (Transfer::Debited(terms), Command::LookIntoTransfer(_)) => Ok(retried(Step::Credit, terms)),
+        (Transfer::Refunding { terms, .. }, Command::LookIntoTransfer(_)) => Ok(retried(Step::Refund, terms)),
         (
             _,
             Command::RecordDebit(_)
@@ -84,7 +86,8 @@ pub(super) fn decide(transfer: &Transfer, command: &Command) -> Result<Event, Re
             | Command::CompleteTransfer(_)
             | Command::OrderRefund(_)
             | Command::RecordRefund(_)
-            | Command::RetryTransfer(_),
+            | Command::RetryTransfer(_)
+            | Command::LookIntoTransfer(_),
         ) => Err(Rejection::NotWaitedFor),
     }
 }

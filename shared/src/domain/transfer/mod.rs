@@ -18,7 +18,8 @@ mod values;
 mod view;
 
 pub use commands::{
-    Command, CompleteTransfer, OrderRefund, RecordDebit, RecordRefund, RefuseTransfer, RequestTransfer, RetryTransfer,
+    Command, CompleteTransfer, LookIntoTransfer, OrderRefund, RecordDebit, RecordRefund, RefuseTransfer,
+    RequestTransfer, RetryTransfer,
 };
 pub use decide::Rejection;
 pub use events::{
@@ -81,7 +82,8 @@ impl Aggregate for MoneyTransfer {
             | Command::RefuseTransfer(_)
             | Command::CompleteTransfer(_)
             | Command::OrderRefund(_)
-            | Command::RecordRefund(_) => Some((Self::TYPE, id)),
+            | Command::RecordRefund(_)
+            | Command::LookIntoTransfer(_) => Some((Self::TYPE, id)),
         }
     }
 

@@ -5,13 +5,17 @@
 //!                                      └─ refused ──► TransferRefused                     └─ refused ──► RefundOrdered
 //! TransferCompleted ─ settle ─► both                    RefundOrdered ─ refund ─► source ─── accepted ─► TransferCompensated
 //! ```
+//! While money is under way there is a deadline: when it passes, the account is asked once more.
+
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
-    commands::{Command, CompleteTransfer, OrderRefund, RecordDebit, RecordRefund, RefuseTransfer},
-    events::Event,
+    MoneyTransfer,
+    commands::{Command, CompleteTransfer, LookIntoTransfer, OrderRefund, RecordDebit, RecordRefund, RefuseTransfer},
+    events::{Event, TransferRetried},
     values::Reason,
 };
 use crate::domain::{
@@ -19,8 +23,12 @@ use crate::domain::{
     bank_account::{
         self, Amount, BankAccount, CreditTransfer, CurrencyCode, DebitTransfer, RefundTransfer, SettleTransfer,
     },
-    process::{Answer, Errand},
+    process::{Answer, Errand, When},
 };
+
+/// An account that has not answered for so long, while money is under way, is asked once more.
+const PATIENCE: Duration = Duration::from_secs(30);
+const LOOK_INTO: &str = "look-into";
 
 /// What an account is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -59,7 +67,7 @@ pub(super) fn react(id: &str, event: &Event) -> Vec<Errand> {
         let settle = || bank_account::Command::SettleTransfer(SettleTransfer { transfer_id: transfer.clone() });
         [from, to].map(|account| errand(account, Step::Settle, settle())).into()
     };
-    match event {
+    let mut errands = match event {
         Event::TransferRequested(asked) => debit(&transfer, &asked.from, asked.amount_minor, &asked.currency),
         Event::TransferDebited(debited) => credit(&transfer, &debited.to, debited.amount_minor, &debited.currency),
         Event::TransferCompleted(completed) => settle(&completed.from, &completed.to),
@@ -71,6 +79,24 @@ pub(super) fn react(id: &str, event: &Event) -> Vec<Errand> {
             Step::Refund => refund(&retried.from),
             Step::Settle => settle(&retried.from, &retried.to),
         },
+    };
+    errands.extend(deadline(id, event));
+    errands
+}
+
+/// While money is under way, somebody looks into it now and then.
+fn deadline(id: &str, event: &Event) -> Option<Errand> {
+    match event {
+        Event::TransferDebited(_)
+        | Event::RefundOrdered(_)
+        | Event::TransferRetried(TransferRetried { step: Step::Credit | Step::Refund, .. }) => {
+            let command = Command::LookIntoTransfer(LookIntoTransfer {});
+            Some(Errand::deadline::<MoneyTransfer>(id, LOOK_INTO, When::After(PATIENCE), command))
+        }
+        Event::TransferCompleted(_) | Event::TransferCompensated(_) => {
+            Some(Errand::cancel::<MoneyTransfer>(id, LOOK_INTO))
+        }
+        Event::TransferRequested(_) | Event::TransferRefused(_) | Event::TransferRetried(_) => None,
     }
 }
 

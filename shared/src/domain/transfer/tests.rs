@@ -9,7 +9,7 @@ use crate::domain::{
     AggregateId,
     bank_account::{self, Account, AccountOpened, BankAccount, MoneyDeposited},
     kit::given,
-    process::Errand,
+    process::{Errand, When},
 };
 
 fn request(from: &str, to: &str, minor: i64, currency: &str) -> Command {
@@ -82,6 +82,7 @@ fn order_refund() -> Command {
 const RECORD_DEBIT: Command = Command::RecordDebit(RecordDebit {});
 const COMPLETE: Command = Command::CompleteTransfer(CompleteTransfer {});
 const RECORD_REFUND: Command = Command::RecordRefund(RecordRefund {});
+const LOOK_INTO: Command = Command::LookIntoTransfer(LookIntoTransfer {});
 const RETRY: Command = Command::RetryTransfer(RetryTransfer {});
 
 #[test]
@@ -153,7 +154,33 @@ fn a_retry_sends_what_is_waited_for() {
 fn asked(event: &Event) -> Vec<(String, &'static str, bank_account::Command)> {
     let of = |errand: &Errand| errand.command::<BankAccount>().unwrap().clone();
     let errands = process::react("t", event);
-    errands.iter().map(|errand| (errand.aggregate_id.clone(), errand.step, of(errand))).collect()
+    let now = errands.iter().filter(|errand| errand.when == When::Now);
+    now.map(|errand| (errand.aggregate_id.clone(), errand.step, of(errand))).collect()
+}
+
+#[test]
+fn g11_while_money_is_under_way_the_transfer_is_looked_into() {
+    let deadline = |event: &Event| {
+        let deadlines = process::react("t", event).into_iter().filter(|errand| errand.when != When::Now);
+        deadlines
+            .map(|errand| (errand.step, errand.when, errand.command::<MoneyTransfer>().cloned()))
+            .collect::<Vec<_>>()
+    };
+    let in_30_s = [("look-into", When::After(std::time::Duration::from_secs(30)), Some(LOOK_INTO))];
+    for event in [debited(), refund_ordered(), retried(Step::Credit), retried(Step::Refund)] {
+        assert_eq!(deadline(&event), in_30_s, "{event:?}");
+    }
+    for event in [completed(), compensated()] {
+        assert_eq!(deadline(&event), [("look-into", When::Never, None)], "{event:?}");
+    }
+    for event in [requested(), refused("x"), retried(Step::Debit), retried(Step::Settle)] {
+        assert_eq!(deadline(&event), [], "{event:?}");
+    }
+    given::<MoneyTransfer>([requested(), debited()]).when(LOOK_INTO).then([retried(Step::Credit)]);
+    given::<MoneyTransfer>([requested(), debited(), refund_ordered()]).when(LOOK_INTO).then([retried(Step::Refund)]);
+    for log in [vec![requested()], vec![requested(), debited(), completed()]] {
+        given::<MoneyTransfer>(log).when(LOOK_INTO).then_rejected(NotWaitedFor);
+    }
 }
 
 #[test]
@@ -272,6 +299,8 @@ impl Message {
 struct World {
     accounts: BTreeMap<String, Account>,
     transfers: BTreeMap<String, Transfer>,
+    /// Transfers that have a deadline.
+    deadlines: BTreeMap<String, Command>,
     /// By place.
     on_its_way: BTreeMap<String, VecDeque<Message>>,
     /// As writers remember outcomes, by aggregate and command id.
@@ -332,6 +361,18 @@ impl World {
                     assert_eq!(audit::audit(state, &event), Ok(()));
                     state.evolve(&event);
                     for errand in process::react(&id, &event) {
+                        match errand.when {
+                            When::Now => {}
+                            When::Never => {
+                                self.deadlines.remove(&id);
+                                continue;
+                            }
+                            When::After(_) | When::At(_) => {
+                                let command = errand.command::<MoneyTransfer>().unwrap().clone();
+                                self.deadlines.insert(id.clone(), command);
+                                continue;
+                            }
+                        }
                         let command = errand.command::<BankAccount>().unwrap().clone();
                         self.send(Message::Account(id.clone(), errand.step, errand.aggregate_id, command));
                     }
@@ -361,7 +402,7 @@ proptest! {
     #[test]
     fn g11_every_transfer_ends_and_money_is_conserved(
         transfers in prop::collection::vec((0..5usize, 0..5usize, 1..150i64), 1..12),
-        order in prop::collection::vec((any::<Index>(), 0..9u8), 0..300),
+        order in prop::collection::vec((any::<Index>(), 0..10u8), 0..300),
         last in any::<Index>(),
     ) {
         let mut world = World::default();
@@ -393,6 +434,14 @@ proptest! {
                     retries += 1;
                     world.send(Message::Transfer(id, format!("retry-{retries}"), RETRY));
                 }
+                // A deadline passes.
+                3 => {
+                    let id = world.deadlines.keys().nth(which.index(world.deadlines.len().max(1))).cloned();
+                    if let Some((id, command)) = id.and_then(|id| world.deadlines.remove_entry(&id)) {
+                        retries += 1;
+                        world.send(Message::Transfer(id, format!("look-into-{retries}"), command));
+                    }
+                }
                 // The window of an answer is over.
                 2 => {
                     let key = world.remembered.keys().nth(which.index(world.remembered.len().max(1))).cloned();
@@ -415,6 +464,7 @@ proptest! {
                 Transfer::Completed(_) | Transfer::Refused { .. } | Transfer::Compensated | Transfer::Unknown
             );
             prop_assert!(ended, "{} is {:?}", id, state);
+            prop_assert!(!world.deadlines.contains_key(id), "{} has ended", id);
         }
         prop_assert_eq!(world.money(), 400);
         for (id, account) in &world.accounts {
