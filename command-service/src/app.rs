@@ -356,7 +356,7 @@ async fn prepare<D: Domains>(
         idempotency_window: settings.window.idempotency_window.0,
         commands_retention: settings.commands_retention.0,
     };
-    let types: Vec<&'static str> = AggregateInfo::all::<D>().iter().map(|info| info.aggregate_type).collect();
+    let types = AggregateInfo::all::<D>();
     let ensured = wait_for("Kafka", shutdown, || {
         let (bootstrap, names, types) = (settings.kafka.kafka_bootstrap.clone(), names.clone(), types.clone());
         let shape = shape.clone();

@@ -7,7 +7,14 @@ use std::{collections::BTreeSet, fmt, net::SocketAddr, path::PathBuf, time::Dura
 
 use clap::{ArgMatches, Args, Command, CommandFactory, Parser, ValueEnum, error::ContextKind, parser::ValueSource};
 
-use crate::{http::Sizes, kafka::topics::Names, serve::Limits, views::address::Address};
+use crate::{
+    domain::{AggregateInfo, Domains},
+    http::Sizes,
+    kafka::topics::Names,
+    personal::{HashSecret, MasterKeys},
+    serve::Limits,
+    views::address::Address,
+};
 
 /// Exit status of a service whose settings are wrong.
 pub const EXIT_CONFIG: i32 = 2;
@@ -147,6 +154,29 @@ pub struct ApiSettings {
     pub api_open: bool,
 }
 
+/// What personal data is encrypted with. Needed where a type with personal data is served.
+#[derive(Args, Clone)]
+pub struct PersonalSettings {
+    /// Master keys that people's keys are encrypted with: `<name>:<base64 of 32 bytes>`, separated by commas or lines; the
+    /// first one encrypts new ones, the others are still read
+    #[arg(long, env = "MILLRACE_MASTER_KEYS", value_name = "KEYS", hide_env_values = true)]
+    pub master_keys: Option<String>,
+    /// File to read the master keys from instead
+    #[arg(long, env = "MILLRACE_MASTER_KEYS_FILE", value_name = "FILE")]
+    pub master_keys_file: Option<PathBuf>,
+}
+
+/// What personal data is hashed with, where it has to be found again. Needed where a type with personal data is served.
+#[derive(Args, Clone)]
+pub struct HashSettings {
+    /// Secret of hashes of personal data; it must never change
+    #[arg(long, env = "MILLRACE_HASH_SECRET", value_name = "SECRET", hide_env_values = true)]
+    pub hash_secret: Option<String>,
+    /// File to read that secret from instead
+    #[arg(long, env = "MILLRACE_HASH_SECRET_FILE", value_name = "FILE")]
+    pub hash_secret_file: Option<PathBuf>,
+}
+
 /// What callers may hold of the API.
 #[derive(Args, Clone, Copy, Debug)]
 pub struct HttpSettings {
@@ -198,6 +228,12 @@ pub struct CommandSettings {
     #[command(flatten)]
     #[allow(missing_docs, reason = "documented at its type")]
     pub registry: RegistrySettings,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "documented at its type")]
+    pub personal: PersonalSettings,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "documented at its type")]
+    pub hash: HashSettings,
     #[command(flatten)]
     #[allow(missing_docs, reason = "documented at its type")]
     pub member: MemberSettings,
@@ -303,6 +339,9 @@ pub struct ProjectorSettings {
     pub registry: RegistrySettings,
     #[command(flatten)]
     #[allow(missing_docs, reason = "documented at its type")]
+    pub personal: PersonalSettings,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "documented at its type")]
     pub redis: RedisSettings,
     #[command(flatten)]
     #[allow(missing_docs, reason = "documented at its type")]
@@ -339,6 +378,9 @@ pub struct QuerySettings {
     #[command(flatten)]
     #[allow(missing_docs, reason = "documented at its type")]
     pub registry: RegistrySettings,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "documented at its type")]
+    pub personal: PersonalSettings,
     #[command(flatten)]
     #[allow(missing_docs, reason = "documented at its type")]
     pub redis: RedisSettings,
@@ -396,6 +438,8 @@ hides_secrets! {
     RegistrySettings { registry_url; registry_url_file }
     RedisSettings { redis_url; redis_url_file, redis_cluster, redis_timeout_ms }
     ApiSettings { api_token; api_token_file, api_open }
+    PersonalSettings { master_keys; master_keys_file }
+    HashSettings { hash_secret; hash_secret_file }
 }
 
 /// A time such as `24h`, `7d`, `90s`, `1h30m`.
@@ -501,6 +545,63 @@ impl RedisSettings {
     /// Longest wait for an answer.
     pub fn timeout(&self) -> Duration {
         Duration::from_millis(self.redis_timeout_ms)
+    }
+}
+
+impl PersonalSettings {
+    /// The master keys, where there are any.
+    ///
+    /// # Errors
+    /// When they are malformed.
+    pub fn given(&self) -> Result<Option<MasterKeys>, Error> {
+        let text = secret(self.master_keys.as_deref(), self.master_keys_file.as_ref(), "MILLRACE_MASTER_KEYS")?;
+        let parsed = text.map(|text| MasterKeys::parse(&text)).transpose();
+        parsed.map_err(|reason| Error(format!("MILLRACE_MASTER_KEYS: {reason}")))
+    }
+
+    /// The master keys, which must be there when a type with personal data is served.
+    ///
+    /// # Errors
+    /// When they are missing or malformed: says how to make one.
+    pub fn keys<D: Domains>(&self) -> Result<Option<MasterKeys>, Error> {
+        let keys = self.given()?;
+        match AggregateInfo::all::<D>().iter().find(|info| info.is_personal) {
+            Some(info) if keys.is_none() => Err(Error(format!(
+                "{} have personal data, which is encrypted: set MILLRACE_MASTER_KEYS_FILE (or MILLRACE_MASTER_KEYS) to \
+                 what `echo \"k1:$(openssl rand -base64 32)\"` prints, the same for all services, and keep it: without it \
+                 that data is lost",
+                info.collection
+            ))),
+            _ => Ok(keys),
+        }
+    }
+}
+
+impl HashSettings {
+    /// The secret, where there is one.
+    ///
+    /// # Errors
+    /// When it is too short.
+    pub fn given(&self) -> Result<Option<HashSecret>, Error> {
+        let text = secret(self.hash_secret.as_deref(), self.hash_secret_file.as_ref(), "MILLRACE_HASH_SECRET")?;
+        let secret = text.map(|text| HashSecret::new(&text)).transpose();
+        secret.map_err(|reason| Error(format!("MILLRACE_HASH_SECRET {reason}")))
+    }
+
+    /// The secret, which must be there when a type with personal data is served.
+    ///
+    /// # Errors
+    /// When it is missing or too short: says how to make one.
+    pub fn secret<D: Domains>(&self) -> Result<Option<HashSecret>, Error> {
+        let secret = self.given()?;
+        match AggregateInfo::all::<D>().iter().find(|info| info.is_personal) {
+            Some(info) if secret.is_none() => Err(Error(format!(
+                "{} have personal data, of which hashes are kept: set MILLRACE_HASH_SECRET_FILE (or \
+                 MILLRACE_HASH_SECRET) to what `openssl rand -base64 32` prints, and never change it",
+                info.collection
+            ))),
+            _ => Ok(secret),
+        }
     }
 }
 
@@ -665,6 +766,29 @@ mod tests {
         assert_eq!(api.token("127.0.0.1:8080".parse().unwrap()).unwrap(), None);
         let empty = ApiSettings { api_token: Some(String::new()), ..api };
         assert!(empty.token("0.0.0.0:8080".parse().unwrap()).is_err());
+    }
+
+    #[test]
+    fn personal_data_is_not_served_without_keys() {
+        struct Users;
+        impl Domains for Users {
+            fn visit_all(visitor: &mut impl crate::domain::Visitor) {
+                visitor.visit::<crate::domain::user::UserAccount>();
+            }
+        }
+        struct Nobody;
+        impl Domains for Nobody {
+            fn visit_all(_: &mut impl crate::domain::Visitor) {}
+        }
+        let personal = PersonalSettings { master_keys: None, master_keys_file: None };
+        assert!(personal.keys::<Nobody>().unwrap().is_none());
+        assert!(personal.keys::<Users>().unwrap_err().0.contains("openssl rand -base64 32"));
+        let malformed = PersonalSettings { master_keys: Some("k1:c2VjcmV0".into()), ..personal };
+        let error = malformed.keys::<Nobody>().unwrap_err().0;
+        assert!(error.contains("MILLRACE_MASTER_KEYS") && !error.contains("c2VjcmV0"), "{error}");
+        let hash = HashSettings { hash_secret: None, hash_secret_file: None };
+        assert!(hash.secret::<Nobody>().unwrap().is_none());
+        assert!(hash.secret::<Users>().unwrap_err().0.contains("MILLRACE_HASH_SECRET"));
     }
 
     #[test]

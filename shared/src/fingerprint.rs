@@ -7,6 +7,8 @@
 use serde::{Serialize, ser};
 use sha2::{Digest, Sha256};
 
+use crate::{domain::Aggregate, personal::HashSecret, records::Records};
+
 /// 128 bits of SHA-256 over name and fields.
 pub type Fingerprint = [u8; 16];
 
@@ -15,13 +17,31 @@ pub type Fingerprint = [u8; 16];
 /// # Errors
 /// When the value is of a shape that no Avro record has (e.g. a map with keys that are no strings).
 pub fn fingerprint(name: &str, command: &impl Serialize) -> Result<Fingerprint, Error> {
+    Ok(short(Sha256::digest(hashed(name, command)?).into()))
+}
+
+/// The fingerprint of a command of a type: with personal data it is keyed, or outcomes would tell who guesses what was in
+/// the command.
+///
+/// # Errors
+/// As [`fingerprint`], and when there is no secret where one is needed.
+pub fn fingerprint_of<A: Aggregate>(command: &A::Command, secret: Option<&HashSecret>) -> Result<Fingerprint, Error> {
+    if !A::IS_PERSONAL {
+        return fingerprint(command.name(), command);
+    }
+    let secret = secret.ok_or_else(|| Error("there is no secret for the fingerprint of personal data".to_owned()))?;
+    Ok(short(secret.hash("fingerprint", &hashed(command.name(), command)?)))
+}
+
+fn hashed(name: &str, command: &impl Serialize) -> Result<Vec<u8>, Error> {
     let mut bytes = Vec::with_capacity(128);
     Sink(&mut bytes).text(name);
     command.serialize(Sink(&mut bytes))?;
-    let digest = Sha256::digest(&bytes);
-    let mut short = [0; 16];
-    short.copy_from_slice(&digest[..16]);
-    Ok(short)
+    Ok(bytes)
+}
+
+fn short(digest: [u8; 32]) -> Fingerprint {
+    std::array::from_fn(|at| digest[at])
 }
 
 /// A value that can't be fingerprinted.
@@ -264,6 +284,22 @@ mod tests {
         let old = fingerprint("Deposit", &Deposit { amount_minor: 7, reference: Some("r") }).unwrap();
         let new = DepositWithChannel { amount_minor: 7, channel: None, reference: Some("r") };
         assert_eq!(old, fingerprint("Deposit", &new).unwrap());
+    }
+
+    #[test]
+    fn of_personal_data_it_is_keyed() {
+        use crate::domain::user::{ChangeEmail, Command, UserAccount};
+        let of = |email: &str, secret: Option<&HashSecret>| {
+            let command = Command::ChangeEmail(ChangeEmail { email: email.to_owned().try_into().unwrap() });
+            fingerprint_of::<UserAccount>(&command, secret)
+        };
+        let [a, b] = ["a secret of 16 c", "b secret of 16 c"].map(|text| HashSecret::new(text).unwrap());
+        let it = of("ada@example.org", Some(&a)).unwrap();
+        assert_eq!(it, of("ada@example.org", Some(&a)).unwrap());
+        assert_ne!(it, of("ada@example.com", Some(&a)).unwrap());
+        assert_ne!(it, of("ada@example.org", Some(&b)).unwrap());
+        assert!(of("ada@example.org", None).is_err());
+        assert!(HashSecret::new("short").is_err());
     }
 
     /// Stored outcomes outlive releases, so the value is pinned: printf 's…' | sha256sum gives the same.

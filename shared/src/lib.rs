@@ -2,7 +2,8 @@
 //! Redis, settings, telemetry and the problem documents.
 //!
 //! Reading order: [`domain`] (what a domain is, and the bank account), [`mod@records`] and [`codec`] (how commands and
-//! events become bytes), [`envelope`] (what travels in headers), [`outcome`], [`kafka`], then the small ones.
+//! events become bytes), [`personal`] (what can be forgotten of them), [`envelope`] (what travels in headers),
+//! [`outcome`], [`kafka`], then the small ones.
 
 pub mod auth;
 pub mod codec;
@@ -17,6 +18,7 @@ pub mod kafka;
 pub mod openapi;
 pub mod ops;
 pub mod outcome;
+pub mod personal;
 pub mod problem;
 pub mod records;
 pub mod registry;

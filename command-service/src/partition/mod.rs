@@ -570,7 +570,7 @@ impl<A: Aggregate> Decider for Partition<A> {
             Topic::Events => self.read_event_back(record),
             Topic::Outcomes => self.read_outcome_back(record, now),
             Topic::Scheduled => self.read_scheduled_back(record),
-            Topic::Commands | Topic::DeadLetters => Ok(()),
+            Topic::Commands | Topic::DeadLetters | Topic::Keys => Ok(()),
         }
     }
 

@@ -94,7 +94,9 @@ impl Producer {
             // SAFETY: the client goes into the same struct, behind its topics.
             unsafe { Handle::new(inner.client().native_ptr(), topic) }
         };
-        let of_type = |kind: &Arc<dyn CommandType>| Topic::ALL.iter().map(|topic| handle(kind.topic(*topic))).collect();
+        let of_type = |kind: &Arc<dyn CommandType>| {
+            Topic::of(kind.info().is_personal).map(|topic| handle(kind.topic(topic))).collect()
+        };
         let topics = types.iter().map(of_type).collect::<Result<_, _>>()?;
         Ok(Self { topics, inner, limit: settings.transaction_timeout, last_commit: Cell::new(None) })
     }

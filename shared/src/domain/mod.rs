@@ -11,6 +11,7 @@ pub mod kit;
 pub mod process;
 pub mod recorded;
 pub mod transfer;
+pub mod user;
 mod views;
 
 pub use docs::{CommandDocs, Described, Docs, EventDocs};
@@ -21,7 +22,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-use crate::{envelope::EventMeta, records::Records};
+use crate::{envelope::EventMeta, personal::Secret, records::Records};
 use process::{Answer, Errand};
 
 /// What a program serves: the one place that lists it. Each program names its own ([`Bundled`] are those of Millrace's).
@@ -113,6 +114,21 @@ pub trait Aggregate: Sized + Send + Sync + 'static {
     /// Type and id of the process that alone may send a command, where only one may: under the command ids of its steps.
     fn sender<'a>(_id: &'a str, _command: &'a Self::Command) -> Option<(&'static str, &'a str)> {
         None
+    }
+
+    /// Whether it has personal data, which is encrypted under a key of each aggregate; see [`crate::personal`].
+    const IS_PERSONAL: bool = false;
+
+    /// Names the personal fields of an event to `each`.
+    fn personal(_event: &mut Self::Event, _each: &mut dyn FnMut(&mut dyn Secret)) {}
+
+    /// Names the personal fields of a kept state to `each`.
+    fn personal_in_snapshot(_snapshot: &mut Self::Snapshot, _each: &mut dyn FnMut(&mut dyn Secret)) {}
+
+    /// Whether an event destroys the aggregate's key, and so all of its personal data that was ever written. The state after
+    /// it must hold none.
+    fn erases(_event: &Self::Event) -> bool {
+        false
     }
 
     /// Whether it is a process: whether it reacts.
@@ -279,6 +295,8 @@ pub struct AggregateInfo {
     pub commands: &'static [&'static str],
     /// See [`Aggregate::IS_PROCESS`].
     pub is_process: bool,
+    /// See [`Aggregate::IS_PERSONAL`].
+    pub is_personal: bool,
 }
 
 impl AggregateInfo {
@@ -290,6 +308,7 @@ impl AggregateInfo {
             refusals: A::REFUSALS,
             commands: A::COMMANDS,
             is_process: A::IS_PROCESS,
+            is_personal: A::IS_PERSONAL,
         }
     }
 
@@ -406,5 +425,6 @@ mod tests {
         Bundled::visit_all(&mut Parse);
         parse::<crate::outcome::OutcomeRecord>();
         parse::<crate::snapshot::CheckpointRecord>();
+        parse::<crate::personal::KeyRecord>();
     }
 }

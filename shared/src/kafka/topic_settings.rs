@@ -14,9 +14,10 @@ use rdkafka::{
 
 use super::{
     REQUEST_TIMEOUT, client_config,
-    topics::{Error, MAX_COMMAND_BYTES, Names, Shape, Topic, futures_block, outcome_retention},
+    topics::{Error, FORGOTTEN_WITHIN, MAX_COMMAND_BYTES, Names, Shape, Topic, futures_block, outcome_retention},
     watcher,
 };
+use crate::domain::AggregateInfo;
 
 /// Kafka's default for `max.message.bytes`, up to which our producers fill a batch.
 const DEFAULT_MAX_BYTES: i64 = 1_048_588;
@@ -33,11 +34,14 @@ struct Difference {
 }
 
 /// Compares all topics of the types. Blocks.
-pub(super) fn compare(bootstrap: &str, names: &Names, types: &[&str], shape: &Shape) -> Result<(), Error> {
+pub(super) fn compare(bootstrap: &str, names: &Names, types: &[AggregateInfo], shape: &Shape) -> Result<(), Error> {
     let watcher = watcher(bootstrap, "millrace-admin")?;
     let admin: AdminClient<DefaultClientContext> = client_config(bootstrap, "millrace-admin").create()?;
-    let topics: Vec<(String, Topic)> =
-        types.iter().flat_map(|of| Topic::ALL.map(|topic| (names.topic(of, topic), topic))).collect();
+    let named = |of: &AggregateInfo| {
+        let aggregate_type = of.aggregate_type;
+        Topic::of(of.is_personal).map(move |topic| (names.topic(aggregate_type, topic), topic))
+    };
+    let topics: Vec<(String, Topic)> = types.iter().flat_map(named).collect();
     let asked: Vec<_> = topics.iter().map(|(name, _)| ResourceSpecifier::Topic(name)).collect();
     let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));
     let answers = futures_block(admin.describe_configs(&asked, &options))?;
@@ -97,9 +101,10 @@ fn differences(topic: Topic, shape: &Shape, replicas: usize, have: &HashMap<&str
     let is = |setting: &str, value: &str| have.get(setting).is_some_and(|actual| *actual == value);
 
     let policy = |policy: &str| have.get("cleanup.policy").is_some_and(|all| all.split(',').any(|one| one == policy));
-    if matches!(topic, Topic::Snapshots | Topic::Scheduled) {
+    if matches!(topic, Topic::Snapshots | Topic::Scheduled | Topic::Keys) {
         let why = match topic {
             Topic::Scheduled => "commands that wait for long would be deleted",
+            Topic::Keys => "keys would be deleted, and everybody's personal data would be lost with them",
             _ => "states of quiet aggregates would be deleted",
         };
         if !policy("compact") || policy("delete") {
@@ -111,7 +116,7 @@ fn differences(topic: Topic, shape: &Shape, replicas: usize, have: &HashMap<&str
             Topic::Commands => "compaction deletes commands before they are decided",
             Topic::Outcomes => "compaction deletes answers, and then a repeated command has a second effect",
             Topic::DeadLetters => "a compacted topic takes no record without a key, and its partition would stop",
-            Topic::Snapshots | Topic::Scheduled => "",
+            Topic::Snapshots | Topic::Scheduled | Topic::Keys => "",
         };
         differs("cleanup.policy", "delete".into(), why, true);
     }
@@ -150,6 +155,15 @@ fn differences(topic: Topic, shape: &Shape, replicas: usize, have: &HashMap<&str
                 differs("retention.bytes", "-1".into(), why, false);
             }
         }
+        Topic::Keys => {
+            for setting in ["segment.ms", "max.compaction.lag.ms"] {
+                let wanted = FORGOTTEN_WITHIN.as_millis() as i64;
+                if number(setting).is_some_and(|actual| actual > wanted) {
+                    let why = "destroyed keys would lie in the brokers' files for longer than is promised";
+                    differs(setting, wanted.to_string(), why, false);
+                }
+            }
+        }
         Topic::Snapshots | Topic::DeadLetters | Topic::Scheduled => {}
     }
 
@@ -167,7 +181,7 @@ fn differences(topic: Topic, shape: &Shape, replicas: usize, have: &HashMap<&str
                            behind it would miss some, and a repeated command would have a second effect";
                 differs(why, true);
             }
-            Topic::Events | Topic::Snapshots | Topic::DeadLetters | Topic::Scheduled => {}
+            Topic::Events | Topic::Snapshots | Topic::DeadLetters | Topic::Scheduled | Topic::Keys => {}
         }
     }
     if number("message.timestamp.after.max.ms").is_some_and(|limit| limit < i64::MAX) {
@@ -181,11 +195,13 @@ fn differences(topic: Topic, shape: &Shape, replicas: usize, have: &HashMap<&str
             let why = "a large command that can't be handled could not be kept, and its partition would stop";
             differs("max.message.bytes", (2 * MAX_COMMAND_BYTES).to_string(), why, false);
         }
-        Topic::Events | Topic::Outcomes | Topic::Snapshots | Topic::Scheduled if max_bytes < DEFAULT_MAX_BYTES => {
+        Topic::Events | Topic::Outcomes | Topic::Snapshots | Topic::Scheduled | Topic::Keys
+            if max_bytes < DEFAULT_MAX_BYTES =>
+        {
             let why = "full batches are larger, and their partition would stop";
             differs("max.message.bytes", DEFAULT_MAX_BYTES.to_string(), why, false);
         }
-        Topic::Events | Topic::Outcomes | Topic::Snapshots | Topic::DeadLetters | Topic::Scheduled => {}
+        Topic::Events | Topic::Outcomes | Topic::Snapshots | Topic::DeadLetters | Topic::Scheduled | Topic::Keys => {}
     }
     if replicas > 1 {
         let in_sync = number("min.insync.replicas").unwrap_or(2);
@@ -228,7 +244,7 @@ mod tests {
 
     #[test]
     fn g01_what_breaks_a_guarantee_is_told_from_what_endangers_one() {
-        use Topic::{Commands, DeadLetters, Events, Outcomes, Snapshots};
+        use Topic::{Commands, DeadLetters, Events, Keys, Outcomes, Snapshots};
         for (topic, setting, value, breaks) in [
             (Events, "cleanup.policy", "compact", true),
             (Events, "cleanup.policy", "compact,delete", true),
@@ -249,6 +265,11 @@ mod tests {
             assert_eq!(found(topic, 1, &[(setting, value)]), [(setting, breaks)], "{topic:?} {setting}={value}");
         }
         assert_eq!(found(Snapshots, 1, &[("cleanup.policy", "delete")]), [("cleanup.policy", true)]);
+        assert_eq!(found(Keys, 1, &[("cleanup.policy", "compact,delete")]), [("cleanup.policy", true)]);
+        assert_eq!(
+            found(Keys, 1, &[("cleanup.policy", "compact"), ("segment.ms", "604800000")]),
+            [("segment.ms", false)]
+        );
         let have = [("min.insync.replicas", "1"), ("unclean.leader.election.enable", "true")];
         assert_eq!(found(Events, 1, &have), []);
         assert_eq!(found(Events, 3, &have), have.map(|(setting, _)| (setting, false)));

@@ -16,6 +16,7 @@ use super::{
     bulk::{BulkReader, Item},
     client_config, reader_config, topic_settings, watcher,
 };
+use crate::domain::AggregateInfo;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Outcomes are kept at least so long, for process managers that were away.
@@ -23,6 +24,10 @@ const MIN_OUTCOME_RETENTION: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// Largest batch of records that the command topic takes, in bytes.
 pub(super) const MAX_COMMAND_BYTES: usize = (1 << 20) + 12;
+
+/// How long a destroyed key may lie in the brokers' files, but for their own pace: they look for what is to be compacted
+/// every 15 s, and delete what was compacted after a minute.
+pub const FORGOTTEN_WITHIN: Duration = Duration::from_secs(10 * 60);
 
 /// One topic of an aggregate type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -39,12 +44,19 @@ pub enum Topic {
     DeadLetters,
     /// Commands and deadlines that are not due yet.
     Scheduled,
+    /// The keys that personal data is encrypted under. The last one, since only types with personal data have it.
+    Keys,
 }
 
 impl Topic {
-    /// All topics of a type.
-    pub const ALL: [Self; 6] =
-        [Self::Commands, Self::Events, Self::Outcomes, Self::Snapshots, Self::DeadLetters, Self::Scheduled];
+    /// All topics that a type may have.
+    pub const ALL: [Self; 7] =
+        [Self::Commands, Self::Events, Self::Outcomes, Self::Snapshots, Self::DeadLetters, Self::Scheduled, Self::Keys];
+
+    /// Those that a type has.
+    pub fn of(is_personal: bool) -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(move |topic| is_personal || *topic != Self::Keys)
+    }
 
     fn suffix(self) -> &'static str {
         match self {
@@ -54,6 +66,7 @@ impl Topic {
             Self::Snapshots => "snapshots",
             Self::DeadLetters => "dead-letters",
             Self::Scheduled => "scheduled",
+            Self::Keys => "keys",
         }
     }
 
@@ -95,6 +108,15 @@ impl Topic {
                 ("cleanup.policy", "delete".into()),
                 keep(30 * DAY),
                 ("max.message.bytes", (2 * MAX_COMMAND_BYTES).to_string()),
+            ],
+            // What a tombstone deletes is gone from the files within [`FORGOTTEN_WITHIN`], about: a segment that has been
+            // open for so long is closed at the next record (writers see to it that there is one), and a closed one is
+            // compacted when its oldest record is so old.
+            Self::Keys => vec![
+                ("cleanup.policy", "compact".into()),
+                ("segment.ms", FORGOTTEN_WITHIN.as_millis().to_string()),
+                ("max.compaction.lag.ms", FORGOTTEN_WITHIN.as_millis().to_string()),
+                ("min.compaction.lag.ms", "0".into()),
             ],
         };
         settings.push(any_time);
@@ -213,13 +235,13 @@ pub struct Shape {
 }
 
 /// Creates the missing topics of the types and checks the shape of all. Blocks.
-pub fn ensure(bootstrap: &str, names: &Names, types: &[&str], shape: &Shape) -> Result<(), Error> {
+pub fn ensure(bootstrap: &str, names: &Names, types: &[AggregateInfo], shape: &Shape) -> Result<(), Error> {
     let config = client_config(bootstrap, "millrace-admin");
     // One for all of them: each takes 0.2 s to be let go.
     let admin: AdminClient<DefaultClientContext> = config.create()?;
     create(&admin, &names.layout_topic(), 1, shape.replication_factor, &[("cleanup.policy", "compact".to_owned())])?;
     let recorded = recorded_partitions(bootstrap, names)?;
-    for aggregate_type in types {
+    for AggregateInfo { aggregate_type, is_personal, .. } in types {
         if let Some(&recorded) = recorded.get(*aggregate_type)
             && recorded != shape.partitions as usize
         {
@@ -230,7 +252,7 @@ pub fn ensure(bootstrap: &str, names: &Names, types: &[&str], shape: &Shape) -> 
                 said: Said::Configured,
             });
         }
-        for topic in Topic::ALL {
+        for topic in Topic::of(*is_personal) {
             let settings = topic.settings(shape);
             create(&admin, &names.topic(aggregate_type, topic), shape.partitions, shape.replication_factor, &settings)?;
         }
@@ -238,15 +260,16 @@ pub fn ensure(bootstrap: &str, names: &Names, types: &[&str], shape: &Shape) -> 
     let said = |aggregate_type: &str| {
         if recorded.contains_key(aggregate_type) { Said::Recorded } else { Said::Configured }
     };
-    check(bootstrap, names, types, shape.partitions, said)?;
+    let all = types.iter().flat_map(|of| Topic::of(of.is_personal).map(|topic| (of.aggregate_type, topic)));
+    check_all(bootstrap, names, all, shape.partitions, said)?;
     topic_settings::compare(bootstrap, names, types, shape)?;
-    for aggregate_type in types.iter().filter(|aggregate_type| !recorded.contains_key(**aggregate_type)) {
-        record_partitions(&config, names, aggregate_type, shape.partitions)?;
+    for new in types.iter().filter(|of| !recorded.contains_key(of.aggregate_type)) {
+        record_partitions(&config, names, new.aggregate_type, shape.partitions)?;
     }
     Ok(())
 }
 
-/// Checks that the topics of the types are there with the expected number of partitions. Blocks.
+/// Checks that the topics that all types have are there with the expected number of partitions. Blocks.
 pub fn check(
     bootstrap: &str,
     names: &Names,
@@ -254,24 +277,33 @@ pub fn check(
     partitions: i32,
     said: impl Fn(&str) -> Said,
 ) -> Result<(), Error> {
+    let all = types.iter().flat_map(|of| Topic::of(false).map(|topic| (*of, topic)));
+    check_all(bootstrap, names, all, partitions, said)
+}
+
+fn check_all<'a>(
+    bootstrap: &str,
+    names: &Names,
+    topics: impl Iterator<Item = (&'a str, Topic)>,
+    partitions: i32,
+    said: impl Fn(&str) -> Said,
+) -> Result<(), Error> {
     let watcher = watcher(bootstrap, "millrace-admin")?;
-    for aggregate_type in types {
-        for topic in Topic::ALL {
-            let name = names.topic(aggregate_type, topic);
-            let metadata = watcher.fetch_metadata(Some(&name), REQUEST_TIMEOUT)?;
-            let actual = metadata.topics().iter().find(|t| t.name() == name).map_or(0, |t| t.partitions().len());
-            if actual == 0 {
-                return Err(Error::Missing(name));
-            }
-            let expected = partitions as usize;
-            if actual != expected {
-                return Err(Error::Partitions {
-                    what: format!("topic {name}"),
-                    actual,
-                    expected,
-                    said: said(aggregate_type),
-                });
-            }
+    for (aggregate_type, topic) in topics {
+        let name = names.topic(aggregate_type, topic);
+        let metadata = watcher.fetch_metadata(Some(&name), REQUEST_TIMEOUT)?;
+        let actual = metadata.topics().iter().find(|t| t.name() == name).map_or(0, |t| t.partitions().len());
+        if actual == 0 {
+            return Err(Error::Missing(name));
+        }
+        let expected = partitions as usize;
+        if actual != expected {
+            return Err(Error::Partitions {
+                what: format!("topic {name}"),
+                actual,
+                expected,
+                said: said(aggregate_type),
+            });
         }
     }
     Ok(())

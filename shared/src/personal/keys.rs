@@ -1,0 +1,159 @@
+//! Keys: one for each person, and the master keys that these are wrapped with.
+
+use aes_gcm::{
+    Aes256Gcm, KeyInit, Nonce,
+    aead::{Aead, Generate, Key, Payload},
+};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::Error;
+use crate::records;
+
+/// Of what was sealed: its form, the key's mark, the nonce; then the ciphertext.
+const FORM: u8 = 1;
+const MARK_BYTES: usize = 4;
+const NONCE_BYTES: usize = 12;
+const KEY_BYTES: usize = 32;
+
+records! {
+    /// The one record of the key topics.
+    pub enum KeyRecord in "millrace" {
+        /// The key of a person.
+        WrappedKey { WrappedKey = "../schemas/WrappedKey.v1.avsc" },
+    }
+}
+
+/// The key of a person, as the key topic holds it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WrappedKey {
+    /// Name of the master key that wraps it.
+    pub master: String,
+    /// The key, sealed.
+    #[serde(with = "apache_avro::serde::bytes")]
+    pub wrapped: Vec<u8>,
+}
+
+/// The key of a person.
+#[derive(Clone, PartialEq, Eq)]
+pub struct DataKey([u8; KEY_BYTES]);
+
+impl DataKey {
+    /// A new one.
+    pub fn generate() -> Self {
+        Self(Key::<Aes256Gcm>::generate().into())
+    }
+
+    /// What tells this key's values from those of one before, which was destroyed.
+    fn mark(&self) -> [u8; MARK_BYTES] {
+        let digest = Sha256::new_with_prefix(b"millrace key mark").chain_update(self.0).finalize();
+        std::array::from_fn(|at| digest[at])
+    }
+
+    pub(super) fn seal(&self, plain: &[u8], place: &str) -> Vec<u8> {
+        let mut sealed = vec![FORM];
+        sealed.extend_from_slice(&self.mark());
+        encrypt(&cipher(&self.0), plain, place, &mut sealed);
+        sealed
+    }
+
+    /// `None`: another key has sealed it, which is no more.
+    pub(super) fn open(&self, sealed: &[u8], place: &str) -> Result<Option<Vec<u8>>, Error> {
+        let Some((&[FORM], rest)) = sealed.split_first_chunk() else { return Err(Error::NotOurs) };
+        let (mark, rest) = rest.split_first_chunk::<MARK_BYTES>().ok_or(Error::NotOurs)?;
+        if *mark != self.mark() {
+            return Ok(None);
+        }
+        decrypt(&cipher(&self.0), rest, place).map(Some)
+    }
+}
+
+impl std::fmt::Debug for DataKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("DataKey(…)")
+    }
+}
+
+/// The master keys: the first wraps new keys, all of them unwrap.
+#[derive(Clone)]
+pub struct MasterKeys(Vec<(String, Aes256Gcm)>);
+
+impl MasterKeys {
+    /// Reads `<name>:<base64 of 32 bytes>`, separated by commas or lines.
+    ///
+    /// # Errors
+    /// Says what is wrong, without quoting a key.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let mut keys: Vec<(String, Aes256Gcm)> = Vec::new();
+        for one in text.split([',', '\n']).map(str::trim).filter(|one| !one.is_empty()) {
+            let (name, key) = one.split_once(':').ok_or("each must be <name>:<key>")?;
+            let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+            if !(1..=64).contains(&name.len()) || !name.bytes().all(allowed) {
+                return Err("a key's name must be 1 to 64 of A-Z a-z 0-9 . _ -".to_owned());
+            }
+            let bytes = STANDARD.decode(key).ok().and_then(|bytes| <[u8; KEY_BYTES]>::try_from(bytes).ok());
+            let bytes =
+                bytes.ok_or_else(|| format!("key {name} is not 32 bytes in base64 (openssl rand -base64 32)"))?;
+            if keys.iter().any(|(known, _)| known == name) {
+                return Err(format!("key {name} is there twice"));
+            }
+            keys.push((name.to_owned(), cipher(&bytes)));
+        }
+        if keys.is_empty() { Err("there must be one at least".to_owned()) } else { Ok(Self(keys)) }
+    }
+
+    /// Wraps the key of the person at a place.
+    pub fn wrap(&self, key: &DataKey, place: &str) -> KeyRecord {
+        let (name, master) = &self.0[0];
+        let mut wrapped = vec![FORM];
+        encrypt(master, &key.0, place, &mut wrapped);
+        KeyRecord::WrappedKey(WrappedKey { master: name.clone(), wrapped })
+    }
+
+    /// Unwraps it.
+    ///
+    /// # Errors
+    /// Names the master key that is missing, or says that the record was changed.
+    pub fn unwrap(&self, record: &KeyRecord, place: &str) -> Result<DataKey, String> {
+        let KeyRecord::WrappedKey(WrappedKey { master, wrapped }) = record;
+        let (_, cipher) = self.0.iter().find(|(name, _)| name == master).ok_or_else(|| {
+            format!("master key {master} is not among MILLRACE_MASTER_KEYS, but a person's key is wrapped with it")
+        })?;
+        let changed =
+            || format!("a person's key does not open with master key {master}: it is another key, or changed");
+        let (&[form], rest) = wrapped.split_first_chunk().ok_or_else(changed)?;
+        let plain = decrypt(cipher, rest, place).ok().filter(|_| form == FORM);
+        plain.and_then(|plain| plain.try_into().ok()).map(DataKey).ok_or_else(changed)
+    }
+
+    /// Whether new keys would be wrapped otherwise than this one.
+    pub fn is_outdated(&self, record: &KeyRecord) -> bool {
+        let KeyRecord::WrappedKey(key) = record;
+        key.master != self.0[0].0
+    }
+}
+
+impl std::fmt::Debug for MasterKeys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|(name, _)| name)).finish()
+    }
+}
+
+fn cipher(key: &[u8; KEY_BYTES]) -> Aes256Gcm {
+    Aes256Gcm::new(&(*key).into())
+}
+
+/// Appends a fresh nonce and the ciphertext.
+#[allow(clippy::expect_used, reason = "only a plain text of 64 GiB is refused")]
+fn encrypt(cipher: &Aes256Gcm, plain: &[u8], place: &str, out: &mut Vec<u8>) {
+    let nonce = Nonce::generate();
+    let payload = Payload { msg: plain, aad: place.as_bytes() };
+    out.extend_from_slice(&nonce);
+    out.extend(cipher.encrypt(&nonce, payload).expect("a value is small"));
+}
+
+fn decrypt(cipher: &Aes256Gcm, sealed: &[u8], place: &str) -> Result<Vec<u8>, Error> {
+    let (nonce, msg) = sealed.split_first_chunk::<NONCE_BYTES>().ok_or(Error::NotOurs)?;
+    cipher.decrypt(&(*nonce).into(), Payload { msg, aad: place.as_bytes() }).map_err(|_| Error::NotOurs)
+}
