@@ -33,6 +33,7 @@ use crate::{
     outcomes::Outcomes,
     projections::Kind,
     roster::Roster,
+    scheduled::Scheduled,
     store::Store,
     target::Target,
     worker::{Options, Parts, Worker},
@@ -92,6 +93,10 @@ impl Means {
         let (window, max_bytes) = (settings.outcomes_window.0, settings.outcomes_max_bytes);
         let codec = Arc::new(Codec::reading(self.registry.clone())?);
         Ok(Outcomes::new(AggregateInfo::of::<A>(), codec, self.runtime.clone(), &self.names, window, max_bytes))
+    }
+
+    fn scheduled<A: Aggregate>(&self) -> Result<Scheduled<A>, Error> {
+        Ok(Scheduled::new(Codec::reading(self.registry.clone())?, self.runtime.clone(), &self.names))
     }
 
     /// Puts somebody to work.
@@ -165,12 +170,20 @@ pub struct Crew {
 
 impl Visitor for Crew {
     fn visit<A: Aggregate>(&mut self) {
-        self.posts.push(Post {
+        let once = |topic, hire| Post {
             projection: None,
-            topic: self.means.names.topic(A::TYPE, Topic::Outcomes),
-            hire: Box::new(|means, settings, _| means.hire(means.outcomes::<A>(settings)?, options(settings))),
+            topic: self.means.names.topic(A::TYPE, topic),
+            hire,
             at_work: BTreeMap::new(),
-        });
+        };
+        self.posts.push(once(
+            Topic::Outcomes,
+            Box::new(|means, settings, _| means.hire(means.outcomes::<A>(settings)?, options(settings))),
+        ));
+        self.posts.push(once(
+            Topic::Scheduled,
+            Box::new(|means, settings, _| means.hire(means.scheduled::<A>()?, options(settings))),
+        ));
     }
 }
 

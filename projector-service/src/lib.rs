@@ -23,6 +23,7 @@ mod partition;
 mod program;
 pub mod projections;
 pub mod roster;
+mod scheduled;
 pub mod startup;
 pub mod store;
 pub mod target;

@@ -262,7 +262,7 @@ struct Places<'a> {
 
 impl Visitor for Places<'_> {
     fn visit<A: Aggregate>(&mut self) {
-        for topic in [Topic::Events, Topic::Outcomes] {
+        for topic in [Topic::Events, Topic::Outcomes, Topic::Scheduled] {
             let name = self.names.topic(A::TYPE, topic);
             self.topics.extend((0..self.partitions).map(|partition| (name.clone(), partition)));
         }

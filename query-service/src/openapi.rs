@@ -110,6 +110,7 @@ impl Visitor for Queries {
         self.passing(&format!("{base}/changes"), changes_of::<A>(&docs, None));
         self.passing(&format!("{base}/{{id}}/changes"), changes_of::<A>(&docs, Some(docs.noun)));
         self.get(&format!("{base}/{{id}}/commands/{{command_id}}"), outcome_of::<A>(&docs));
+        self.get(&format!("{base}/{{id}}/scheduled"), scheduled_of::<A>(&docs));
     }
 }
 
@@ -310,7 +311,8 @@ fn changes_of<A: Aggregate>(docs: &Docs, one: Option<&str>) -> Operation {
 }
 
 fn outcome_of<A: Aggregate>(docs: &Docs) -> Operation {
-    let outcome = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(["accepted", "rejected"]));
+    let outcome =
+        ObjectBuilder::new().schema_type(Type::String).enum_values(Some(["accepted", "rejected", "scheduled"]));
     let body = Described {
         schema: any_object().property("outcome", outcome).required("outcome").into(),
         example: json!({
@@ -330,6 +332,27 @@ fn outcome_of<A: Aggregate>(docs: &Docs) -> Operation {
         )
         .json(200, "As the command was answered; when it was refused, with the problem's members.", &body)
         .problems(&[&NOT_FOUND, &STALE])
+}
+
+fn scheduled_of<A: Aggregate>(docs: &Docs) -> Operation {
+    let item = object([
+        ("command_id", text(1, 300).into()),
+        ("not_before", time().into()),
+        ("type", text(1, 100).into()),
+        ("data", any_object().into()),
+    ]);
+    let body = Described {
+        schema: object([("items", list(item))]).into(),
+        example: json!({"items": [{
+            "command_id": "rent-2027-02", "not_before": "2027-02-01T08:00:00.000000Z",
+            "type": "Withdraw", "data": {"amount_minor": 5_000, "reference": "rent"},
+        }]}),
+    };
+    Operation::new(&format!("{}-scheduled", A::TYPE), A::COLLECTION, "What is to be decided later")
+        .about("The commands of one aggregate that wait until they are due, the next one first.")
+        .id(docs.noun)
+        .json(200, "All of them.", &body)
+        .problems(&[&STALE])
 }
 
 fn object<const N: usize>(members: [(&'static str, RefOr<Schema>); N]) -> ObjectBuilder {

@@ -119,6 +119,8 @@ pub struct Service<A: Aggregate> {
     pub editions: Editions,
     /// Keys of the outcomes, by partition.
     pub outcome_keys: Vec<Keys>,
+    /// Keys of what is scheduled, by partition.
+    pub scheduled_keys: Vec<Keys>,
     /// Unpacks history.
     pub codec: Codec<A::Event>,
     aggregate: PhantomData<fn() -> A>,
@@ -152,12 +154,18 @@ pub fn outcome_keys<A: Aggregate>(names: &Names, partitions: i32) -> Vec<Keys> {
     (0..partitions).map(|partition| Keys::outcomes(names.redis_prefix(), A::TYPE, partition)).collect()
 }
 
+/// The same of what is scheduled.
+pub fn scheduled_keys<A: Aggregate>(names: &Names, partitions: i32) -> Vec<Keys> {
+    (0..partitions).map(|partition| Keys::scheduled(names.redis_prefix(), A::TYPE, partition)).collect()
+}
+
 impl<A: Aggregate> Service<A> {
     /// Of one deployment.
     pub fn new(means: Means) -> Result<Self, registry::Error> {
         Ok(Self {
             editions: means.editions(A::Projection::NAME),
             outcome_keys: outcome_keys::<A>(&means.names, means.partitions),
+            scheduled_keys: scheduled_keys::<A>(&means.names, means.partitions),
             codec: Codec::datums()?,
             means,
             aggregate: PhantomData,

@@ -23,6 +23,7 @@ mod refusals;
 mod repeats;
 mod replay;
 mod restarts;
+mod scheduling;
 mod settings;
 mod snapshots;
 mod statement;

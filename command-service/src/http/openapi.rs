@@ -2,10 +2,10 @@
 
 use millrace_shared::{
     domain::{Aggregate, CommandDocs, Described, Docs, Domains, Visitor, process::reserved_prefixes},
-    openapi::{Description, Operation, anything, boolean, number, text},
+    openapi::{Description, Operation, anything, boolean, number, text, time},
     problem::{
-        KEY_REUSED, Kind, MALFORMED, OUTCOME_UNKNOWN, OVERLOADED, REQUEST_TIMEOUT, TOO_LARGE, UNAVAILABLE,
-        UNSUPPORTED_MEDIA_TYPE, VERSION_CONFLICT,
+        CANCELLED, KEY_REUSED, Kind, MALFORMED, NOT_SCHEDULED, OUTCOME_UNKNOWN, OVERLOADED, REQUEST_TIMEOUT, TOO_LARGE,
+        UNAVAILABLE, UNSUPPORTED_MEDIA_TYPE, VERSION_CONFLICT,
     },
 };
 use serde_json::json;
@@ -40,6 +40,8 @@ impl Visitor for Commands {
             let one = if at == 0 { created::<A>(one, &docs, command) } else { one };
             self.0.add(HttpMethod::Post, &format!("/v1/{}/{{id}}/{}", A::COLLECTION, command.name), one);
         }
+        let scheduled = format!("/v1/{}/{{id}}/scheduled/{{command_id}}", A::COLLECTION);
+        self.0.add(HttpMethod::Delete, &scheduled, cancel::<A>(&docs).id(docs.noun));
         if let Some(first) = docs.commands.first() {
             let new = command::<A>(&format!("{}-new", A::TYPE), &docs, first, &refusals).about(
                 "The id is made here: of the caller and the `Idempotency-Key` where there is one, so that a repeat does \
@@ -73,6 +75,12 @@ fn command<A: Aggregate>(id: &str, docs: &Docs, command: &CommandDocs, refusals:
             "respond-async",
         )
         .header(
+            "Millrace-Not-Before",
+            time(),
+            "The command is decided then, and not before; until then it can be cancelled.",
+            "2027-02-01T08:00:00Z",
+        )
+        .header(
             "Millrace-Correlation-Id",
             text(1, 128).pattern(Some(r"^[\x21-\x7e]{1,128}$")),
             "Goes with the events.",
@@ -86,7 +94,11 @@ fn command<A: Aggregate>(id: &str, docs: &Docs, command: &CommandDocs, refusals:
         )
         .body(&command.body)
         .json(200, "Accepted: its events are in the log.", &accepted::<A>(docs))
-        .json(202, "It is in the topic, and will be decided (`Prefer: respond-async`).", &enqueued())
+        .json(
+            202,
+            "It is in the topic, and will be decided: soon (`Prefer: respond-async`), or when it is due (`Millrace-Not-Before`).",
+            &enqueued(),
+        )
         .answer_header("ETag", text(3, 22), "The aggregate's version, in quotes; not with 202.")
         .answer_header("Location", text(1, 1_000), "Of the view where one was created; with 202, of the outcome.")
         .answer_header("Idempotency-Replayed", boolean(), "`true`: the answer to the same command before.")
@@ -97,11 +109,36 @@ fn command<A: Aggregate>(id: &str, docs: &Docs, command: &CommandDocs, refusals:
             &TOO_LARGE,
             &UNSUPPORTED_MEDIA_TYPE,
             &KEY_REUSED,
+            &CANCELLED,
             &OVERLOADED,
             &UNAVAILABLE,
             &OUTCOME_UNKNOWN,
         ])
         .problems(&refusals.iter().collect::<Vec<_>>())
+}
+
+fn cancel<A: Aggregate>(docs: &Docs) -> Operation {
+    let body = Described { schema: outcome_schema().into(), example: cancelled::<A>() };
+    Operation::new(&format!("{}-cancel", A::TYPE), A::COLLECTION, "Cancels a command that is not due yet")
+        .about(&format!("The {} stays as it is; the command is answered as `cancelled` from then on.", docs.noun))
+        .path(
+            "command_id",
+            text(1, 128).pattern(Some(r"^[\x21-\x7e]{1,128}$")),
+            "The scheduled command's id, percent-encoded.",
+            "rent-2027-02",
+        )
+        .json(200, "It is cancelled.", &body)
+        .json(202, "The order is in the topic (`Prefer: respond-async`).", &enqueued())
+        .answer_header("ETag", text(3, 22), "The aggregate's version, in quotes; not with 202.")
+        .answer_header("Location", text(1, 1_000), "With 202: of the order's outcome.")
+        .answer_header("Idempotency-Replayed", boolean(), "`true`: the answer to the same order before.")
+        .problems(&[&MALFORMED, &NOT_SCHEDULED, &KEY_REUSED, &OVERLOADED, &UNAVAILABLE, &OUTCOME_UNKNOWN])
+}
+
+fn cancelled<A: Aggregate>() -> serde_json::Value {
+    let mut outcome = outcome(A::TYPE, "", 2);
+    outcome["events"] = json!([]);
+    outcome
 }
 
 fn created<A: Aggregate>(operation: Operation, docs: &Docs, command: &CommandDocs) -> Operation {

@@ -6,6 +6,7 @@ mod history;
 mod list;
 mod outcome;
 mod projections;
+mod scheduled;
 mod statement;
 mod stats;
 mod system;
@@ -43,6 +44,7 @@ pub fn of<A: Aggregate>(service: Arc<Service<A>>) -> Router {
         .route(&format!("{base}/stats"), get(stats::get::<A>))
         .route(&format!("{base}/{{id}}"), get(view::get::<A>))
         .route(&format!("{base}/{{id}}/history"), get(history::get::<A>))
+        .route(&format!("{base}/{{id}}/scheduled"), get(scheduled::get::<A>))
         .route(&format!("{base}/{{id}}/commands/{{command_id}}"), get(outcome::get::<A>))
         .with_state(service)
 }

@@ -20,7 +20,7 @@ use millrace_shared::{
 use super::json;
 use crate::{
     params::{CommandInPath, Params},
-    service::{Service, stale},
+    service::{Means, Service, stale},
     store::unavailable,
 };
 
@@ -43,19 +43,31 @@ pub(super) async fn get<A: Aggregate>(
     }
     // "Never seen" can only be said of what lies before the end as it is now.
     let topic = service.means.names.topic(A::TYPE, Topic::Outcomes);
-    let Some(end) = service.means.ends.one(&topic, partition as i32).await else {
-        return Err(unavailable("Kafka can't be asked whether there are outcomes that are not here yet"));
+    let stored = until_end(&service.means, &topic, partition, || async {
+        let (offset, stored) = look(&service, keys, id.as_str(), &command_id).await?;
+        // What is there needs no end.
+        Ok((if stored.is_some() { Some(i64::MAX) } else { offset }, stored))
+    });
+    let detail = || format!("no command {command_id} of {} {id} is known, or it was answered too long ago", A::TYPE);
+    let stored = stored.await?.ok_or_else(|| Problem::new(&NOT_FOUND, detail()))?;
+    Ok(json(HeaderMap::new(), stored))
+}
+
+/// Looks again and again until the checkpoint that it finds is where the topic's partition ended when this was called.
+pub(super) async fn until_end<T, F: Future<Output = Result<(Option<i64>, T), Problem>>>(
+    means: &Means,
+    topic: &str,
+    partition: usize,
+    look: impl Fn() -> F,
+) -> Result<T, Problem> {
+    let Some(end) = means.ends.one(topic, partition as i32).await else {
+        return Err(unavailable("Kafka can't be asked whether there is something that is not here yet"));
     };
     let (deadline, mut pause) = (Instant::now() + WAIT, FIRST_PAUSE);
     loop {
-        let (offset, stored) = look(&service, keys, id.as_str(), &command_id).await?;
-        if let Some(stored) = stored {
-            return Ok(json(HeaderMap::new(), stored));
-        }
+        let (offset, found) = look().await?;
         if offset.is_some_and(|offset| offset >= end) {
-            let detail =
-                format!("no command {command_id} of {} {id} is known, or it was answered too long ago", A::TYPE);
-            return Err(Problem::new(&NOT_FOUND, detail));
+            return Ok(found);
         }
         if Instant::now() >= deadline {
             return Err(stale());

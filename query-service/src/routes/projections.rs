@@ -24,11 +24,11 @@ use super::json;
 use crate::{
     edition::Edition,
     params::Params,
-    service::{Means, outcome_keys},
+    service::{Means, outcome_keys, scheduled_keys},
     store::decoded,
 };
 
-/// Outcomes are kept in one form so far.
+/// Outcomes, and what is scheduled, are kept in one form so far.
 const OUTCOMES_VERSION: u32 = 1;
 
 /// All projections.
@@ -58,8 +58,8 @@ enum Kept {
 }
 
 impl Described {
-    /// Those of an aggregate type: its views and its outcomes.
-    pub fn of<A: Aggregate>(means: &Means) -> [Self; 2] {
+    /// Those of an aggregate type: its views, its outcomes and what is scheduled.
+    pub fn of<A: Aggregate>(means: &Means) -> [Self; 3] {
         let (names, partitions) = (&means.names, means.partitions);
         [
             Self {
@@ -71,6 +71,11 @@ impl Described {
                 name: format!("{}-outcomes", A::TYPE),
                 topic: names.topic(A::TYPE, Topic::Outcomes),
                 kept: Kept::Once(outcome_keys::<A>(names, partitions)),
+            },
+            Self {
+                name: format!("{}-scheduled", A::TYPE),
+                topic: names.topic(A::TYPE, Topic::Scheduled),
+                kept: Kept::Once(scheduled_keys::<A>(names, partitions)),
             },
         ]
     }

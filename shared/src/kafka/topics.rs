@@ -102,7 +102,12 @@ impl Topic {
                     ("message.timestamp.type", "CreateTime".into()),
                 ]
             }
-            Self::Snapshots | Self::Scheduled => vec![("cleanup.policy", "compact".into())],
+            Self::Snapshots => vec![("cleanup.policy", "compact".into())],
+            // Whoever shows what waits, and was away, is still to see that something waits no longer.
+            Self::Scheduled => vec![
+                ("cleanup.policy", "compact".into()),
+                ("delete.retention.ms", outcome_retention(shape).as_millis().to_string()),
+            ],
             // A dead letter is a record of the largest size and a few headers more.
             Self::DeadLetters => vec![
                 ("cleanup.policy", "delete".into()),

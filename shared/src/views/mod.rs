@@ -20,7 +20,8 @@
 //!
 //! Outcomes lie beside, per partition of the outcome topic, under `{bank-account.outcomes:7}`: `…:meta` as above,
 //! `…:outcome:<aggregate id> <command id>` (a string with expiry), `…:order` (a list of `<bytes> <key>`, oldest
-//! first) and `bytes` in `…:meta`.
+//! first) and `bytes` in `…:meta`. So do commands that wait until they are due, under `{bank-account.scheduled:7}`: `…:meta`,
+//! and `…:waiting:<aggregate id>` (a hash: command id → JSON).
 
 pub mod address;
 pub mod errors;
@@ -73,6 +74,16 @@ impl Keys {
     /// Of the outcomes of an aggregate type.
     pub fn outcomes(redis_prefix: &str, aggregate_type: &str, partition: i32) -> Self {
         Self { tag: format!("{{{redis_prefix}{aggregate_type}.outcomes:{partition}}}") }
+    }
+
+    /// Of the scheduled commands of an aggregate type.
+    pub fn scheduled(redis_prefix: &str, aggregate_type: &str, partition: i32) -> Self {
+        Self { tag: format!("{{{redis_prefix}{aggregate_type}.scheduled:{partition}}}") }
+    }
+
+    /// The scheduled commands of an aggregate.
+    pub fn waiting(&self, aggregate_id: &str) -> String {
+        format!("{}:waiting:{aggregate_id}", self.tag)
     }
 
     /// Checkpoint, owner, state.
