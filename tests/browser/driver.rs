@@ -16,7 +16,7 @@ use millrace_tests::{
 use serde_json::{Value, json};
 
 /// Longest wait for one call.
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// A window's size in pixels, and whether it is one of a phone.
 #[derive(Clone, Copy, Debug)]

@@ -28,7 +28,7 @@ impl Open {
         let address = service.url().split_off("http://".len());
         let body = r#"{"amount_minor": 1}"#;
         let mut stream = TcpStream::connect(&address).expect("the service takes connections");
-        stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a time-out can be set");
+        stream.set_read_timeout(Some(Duration::from_secs(120))).expect("a time-out can be set");
         let request = format!(
             "POST /v1/bank-accounts/{id}/deposit HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\n\
              Content-Length: {}\r\nConnection: close\r\n\r\n{body}",

@@ -13,6 +13,7 @@ use millrace_tests::{
     process::binary,
     services::{Service, command_at, open_at},
     side_by_side,
+    wait::PATIENCE,
 };
 use serde_json::json;
 
@@ -171,7 +172,8 @@ fn g01_g05_g16_a_disk_that_is_full_under_the_stores_costs_no_answer() {
     // The flood was for the first account alone.
     deposit(&service, &ids[1..], 3);
     let version = commands + 3;
-    let answer = command_at(&service, &ids[0], "deposit", &json!({"amount_minor": 5})).key("last").send();
+    let last = || command_at(&service, &ids[0], "deposit", &json!({"amount_minor": 5})).key("last");
+    let answer = last().send_until_definite(PATIENCE);
     assert_eq!((answer.status, &answer.json()["aggregate"]["version"]), (200, &json!(version)), "{answer:?}");
     // The disk goes with the process.
     service.kill();

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::quick;
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(120);
 const FUNDS_MINOR: i64 = 1_000;
 
 #[test]

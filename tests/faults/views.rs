@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::deployment;
 
 /// Partitions that are silent are served by somebody else by then.
-const TAKE_OVER: Duration = Duration::from_secs(60);
+const TAKE_OVER: Duration = Duration::from_secs(120);
 
 /// A number that nobody foresees, below a limit.
 fn random(below: u64) -> u64 {

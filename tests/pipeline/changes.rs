@@ -17,6 +17,7 @@ use millrace_tests::{
     redis::Redis,
     services::{Shared, new_id, open_at},
     sse::{Event, Idle, Stream},
+    wait::same,
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::{Value::Null, json};
@@ -398,7 +399,8 @@ fn g16_two_thousand_idle_streams_cost_20_kilobytes_each_and_nobody_else_notices(
     let paths = [ALL.to_owned(), of(&id), format!("{ALL}?owner=Ada")];
     let mut idle: Vec<Idle> =
         (0..STREAMS).map(|number| Idle::open(&query.url(), &paths[number as usize % paths.len()])).collect();
-    assert_eq!(query.metric("millrace_query_streams"), STREAMS as f64);
+    // The first one was closed; that is noticed by and by.
+    eventually("as many streams as are open", || same(&query.metric("millrace_query_streams"), &(STREAMS as f64)));
     let token = services.deposit(&id, 1).token();
     let view = get(&format!("{}/v1/bank-accounts/{id}?after={token}&wait_ms=20000&stale=error", query.url())).send();
     assert_eq!((view.status, view.json()["balance_minor"].as_i64()), (200, Some(1)), "{view:?}");
@@ -441,6 +443,7 @@ fn g16_those_who_never_read_cost_little_and_hold_up_nobody() {
         .collect();
     pay_often(&services, &id, 8_000);
     let mut told = quick.until(&id, 8_001);
+    let mut took = Vec::new();
     // Each of these is on its way before the next one comes.
     for sequence in 8_002..8_202 {
         let begun = Instant::now();
@@ -448,8 +451,11 @@ fn g16_those_who_never_read_cost_little_and_hold_up_nobody() {
         told.extend(quick.until(&id, sequence));
         let view = services.ask(&format!("/v1/bank-accounts/{id}")).send();
         assert_eq!(view.json()["version"].as_u64(), Some(sequence), "{view:?}");
-        assert!(begun.elapsed() < Duration::from_secs(5), "the others are held up: {:?}", begun.elapsed());
+        took.push(begun.elapsed());
     }
+    took.sort();
+    // Not each of them: the machine may hang for once.
+    assert!(took[took.len() / 2] < Duration::from_secs(1), "the others are held up: {took:?}");
     assert_eq!(sequences(&told)[&id], (2..8_202).collect::<Vec<u64>>(), "the others don't notice");
     eventually("ends of all streams that nobody reads", || match services.query.metric("millrace_query_streams") {
         1.0 => Ok(()),

@@ -19,8 +19,7 @@ fn wait_stopped(projector: &Service, why: &str) {
         Err(reason) if reason.contains(why) => Ok(()),
         other => Err(format!("{other:?}")),
     });
-    let log = fs::read_to_string(&projector.log).expect("there is a log");
-    assert!(log.contains("no longer projected"), "{log}");
+    projector.wait_logged("no longer projected");
 }
 
 #[track_caller]
@@ -138,6 +137,6 @@ fn g07_an_older_redis_is_brought_up_to_date_by_itself() {
     let after: Vec<_> = (0..deployment.partitions).map(|partition| changes(&deployment, partition)).collect();
     assert_eq!(after, before);
     deposits(1);
-    services.projector.ready().expect("nothing is amiss");
+    eventually("projector without trouble", || services.projector.ready());
     deployment.verify_all();
 }

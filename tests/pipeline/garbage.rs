@@ -9,7 +9,7 @@ use std::{
 use millrace_tests::{
     Deployment, Services,
     account::partition_of,
-    commands,
+    commands, eventually,
     kafka::{self, Draft, Place, Producer},
     services::{new_key, open_at},
 };
@@ -164,8 +164,10 @@ fn g13_garbage_on_outcomes_and_snapshots_holds_up_nobody() {
             services.view_after(id, &token);
             services.view_is_the_fold_of_the_log(id);
         }
-        let known = services.ask(&format!("/v1/bank-accounts/{}/commands/deposit", ids[0])).send();
-        assert_eq!(known.status, 200, "{round}: {known:?}");
+        eventually("stored outcome", || {
+            let known = services.ask(&format!("/v1/bank-accounts/{}/commands/deposit", ids[0])).try_send()?;
+            if known.status == 200 { Ok(()) } else { Err(format!("{round}: {known:?}")) }
+        });
         for service in [&mut services.command, &mut services.projector] {
             service.ready().unwrap_or_else(|reason| panic!("{round}: {reason}"));
             service.terminate();

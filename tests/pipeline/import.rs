@@ -9,7 +9,7 @@ use millrace_tests::{
 };
 use serde_json::{Value, json};
 
-const LIMIT: Duration = Duration::from_secs(90);
+const LIMIT: Duration = Duration::from_secs(180);
 
 fn file(name: &str, lines: &[String]) -> PathBuf {
     let path = Stack::shared().dir.join(format!("{name}.ndjson"));

@@ -168,7 +168,9 @@ fn g13_each_limit_has_its_setting_and_says_so() {
     refused(ask("/v1/bank-accounts?limit=4"), "1 to 3");
     refused(ask(&format!("/v1/bank-accounts/{id}/history?limit=3")), "1 to 2");
     refused(ask("/v1/bank-accounts?wait_ms=101"), "0 to 100");
-    let of_two = format!("/v1/bank-accounts/{id}/statement?after={}&wait_ms=100", services.deposit(&id, 1).token());
+    let token = services.deposit(&id, 1).token();
+    services.view_after(&id, &token);
+    let of_two = format!("/v1/bank-accounts/{id}/statement?after={token}&wait_ms=100");
     assert_eq!(ask(&of_two).send().json()["entries"].as_array().map(Vec::len), Some(2));
     let token = services.deposit(&id, 1).token();
     services.view_after(&id, &token);

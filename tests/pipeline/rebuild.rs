@@ -4,21 +4,20 @@ use std::{
     collections::BTreeSet,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     thread,
-    time::Duration,
 };
 
 use millrace_tests::{
-    Deployment, Services, eventually, eventually_within,
+    Deployment, Services, eventually,
     http::Answer,
     process::{Process, binary, command},
     redis::Redis,
+    wait::PATIENCE,
 };
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
 const ACCOUNTS: usize = 12;
 const CLIENTS: usize = 3;
-const LIMIT: Duration = Duration::from_secs(60);
 
 /// The names of all keys of a version.
 fn keys_of(deployment: &Deployment, version: u32) -> Vec<String> {
@@ -48,6 +47,16 @@ fn rebuild(deployment: &Deployment, flags: &[&str]) -> String {
     let ran = deployment.run_projector_tool(&[&["rebuild", "bank-accounts"], flags].concat());
     assert_eq!(ran.code, Some(0), "rebuild {flags:?}: {}{}", ran.output, ran.errors);
     ran.output + &ran.errors
+}
+
+/// Waits until a version answers, and so many are kept in all.
+#[track_caller]
+fn wait_for_versions(services: &Services, version: u32, kept: usize) {
+    eventually(&format!("version {version} of {kept}"), || {
+        let shown = projection(services);
+        let live = (&shown["version"], &shown["state"]) == (&version.into(), &"live".into());
+        if live && shown["versions"].as_array().map(Vec::len) == Some(kept) { Ok(()) } else { Err(shown.to_string()) }
+    });
 }
 
 /// Pays into an account of its own, and finds each payment in view, list and stats at once.
@@ -84,7 +93,7 @@ fn g10_views_are_rebuilt_rolled_back_and_freed_under_load_and_nobody_notices() {
     let (over, told) = (AtomicBool::new(false), AtomicUsize::new(0));
     let wait_for_more = |more: usize| {
         let before = told.load(Ordering::Relaxed);
-        eventually_within(LIMIT, &format!("{more} more answers"), || match told.load(Ordering::Relaxed) {
+        eventually(&format!("{more} more answers"), || match told.load(Ordering::Relaxed) {
             now if now >= before + more => Ok(()),
             now => Err(format!("there were {}", now - before)),
         });
@@ -108,9 +117,7 @@ fn g10_views_are_rebuilt_rolled_back_and_freed_under_load_and_nobody_notices() {
             wait_for_more(5);
             rebuild(&services.deployment, &[]);
             wait_for_more(5);
-            let shown = projection(&services);
-            assert_eq!((&shown["version"], &shown["state"]), (&2.into(), &"live".into()), "{shown}");
-            assert_eq!(shown["versions"].as_array().map(Vec::len), Some(2), "the old one is kept: {shown}");
+            wait_for_versions(&services, 2, 2);
             eventually("refused cursor", || match next_page() {
                 page if page.status == 200 => Err("it still answers".into()),
                 refused => {
@@ -147,19 +154,23 @@ fn g10_views_are_rebuilt_rolled_back_and_freed_under_load_and_nobody_notices() {
         services.view_is_the_fold_of_the_log(id);
     }
     services.deployment.verify();
-    let shown = projection(&services);
-    assert_eq!(shown["versions"].as_array().map(Vec::len), Some(1), "{shown}");
+    wait_for_versions(&services, 2, 1);
     assert!(!keys_of(&services.deployment, 2).is_empty());
 }
 
 #[test]
 fn g10_a_rebuild_that_is_killed_goes_on_where_it_was() {
-    let services = Services::start(Deployment::new());
+    let mut services = Services::start(Deployment::new());
     let ids: Vec<String> = (0..6).map(|_| services.open("Ada")).collect();
     for id in &ids {
         (0..40).for_each(|_| drop(services.deposit(id, 1)));
     }
-    let deployment = &services.deployment;
+    for id in &ids {
+        services.view_is_the_fold_of_the_log(id);
+    }
+    let deployment = services.deployment.clone();
+    // Without a projector it may fill, but not switch, however late the kill comes.
+    services.projector.terminate();
     let log = millrace_tests::Stack::shared().log(&format!("{}-rebuild", deployment.prefix));
     let mut program = command(binary("projector-service"));
     // So small that the kill comes in between.
@@ -176,11 +187,12 @@ fn g10_a_rebuild_that_is_killed_goes_on_where_it_was() {
         0 => Err("nothing is filled".into()),
         _ => Ok(()),
     });
-    rebuild_of.end(Signal::SIGKILL, Duration::from_secs(10));
+    rebuild_of.end(Signal::SIGKILL, PATIENCE);
     let before = offsets();
     assert_eq!(projection(&services)["version"], 1, "nothing is switched: {before:?}");
 
-    let said = rebuild(deployment, &[]);
+    services.projector.start_again();
+    let said = rebuild(&deployment, &[]);
     assert!(said.contains("going on with version 2"), "{said}");
     assert!(before.iter().zip(offsets()).all(|(before, now)| now >= *before), "it did not begin again");
     eventually("version 2", || match projection(&services)["version"] {
@@ -196,7 +208,7 @@ fn g10_a_rebuild_that_is_killed_goes_on_where_it_was() {
 #[test]
 fn g07_an_emptied_redis_is_noticed_and_built_again_and_never_half_an_answer_comes() {
     let redis = Redis::start();
-    let services = Services::start(Deployment::new().with("MILLRACE_REDIS_URL", &redis.url));
+    let mut services = Services::start(Deployment::new().with("MILLRACE_REDIS_URL", &redis.url));
     let ids: Vec<String> = (0..ACCOUNTS).map(|_| services.open("Ada")).collect();
     for id in &ids {
         services.view_is_the_fold_of_the_log(id);
@@ -207,7 +219,14 @@ fn g07_an_emptied_redis_is_noticed_and_built_again_and_never_half_an_answer_come
         ref version => Err(version.to_string()),
     });
 
+    // So that somebody asks before it is filled again.
+    services.projector.freeze();
     redis.client().run::<()>("FLUSHALL", &[""; 0]);
+    eventually("refusal", || match services.ask("/v1/bank-accounts/stats").try_send()? {
+        answer if answer.status == 200 => Err(format!("{answer:?}")),
+        answer => Ok(drop(answer.problem(503, "rebuilding"))),
+    });
+    services.projector.thaw();
     let whole = |answer: &Answer, path: &str| match path {
         "/v1/bank-accounts?limit=200" => answer.json()["items"].as_array().map(Vec::len) == Some(ACCOUNTS),
         "/v1/bank-accounts/stats" => answer.json()["accounts"]["open"] == ACCOUNTS,
@@ -215,7 +234,6 @@ fn g07_an_emptied_redis_is_noticed_and_built_again_and_never_half_an_answer_come
     };
     let mut paths: Vec<String> = ids.iter().map(|id| format!("/v1/bank-accounts/{id}")).collect();
     paths.extend(["/v1/bank-accounts?limit=200".into(), "/v1/bank-accounts/stats".into()]);
-    let mut refused = 0;
     eventually("views that were built again", || {
         let mut missing = 0;
         for path in &paths {
@@ -229,10 +247,8 @@ fn g07_an_emptied_redis_is_noticed_and_built_again_and_never_half_an_answer_come
                 }
             }
         }
-        refused += missing;
         if missing == 0 { Ok(()) } else { Err(format!("{missing} of {} are not there", paths.len())) }
     });
-    assert!(refused > 0, "nobody noticed that Redis was emptied");
     // The list of versions went as well: the first one is built, and answers.
     assert_eq!(projection(&services)["version"], 1);
     for id in &ids {
@@ -339,7 +355,7 @@ fn g10_a_version_that_is_wrong_or_parks_more_does_not_answer() {
         Ok(said) if said.contains("for a projector-service of this release") => Ok(()),
         said => Err(format!("{said:?}")),
     });
-    waiting.end(Signal::SIGKILL, Duration::from_secs(10));
+    waiting.end(Signal::SIGKILL, PATIENCE);
     let parked = r#"{"offset":0,"count":1,"reason":"planted","discarded":false}"#;
     redis.run::<()>("HSET", &[key("parked"), "acc-planted".into(), parked.into()]);
     services.projector.start_again();

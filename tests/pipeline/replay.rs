@@ -346,6 +346,8 @@ fn copies(ran: &Ran) -> Vec<Value> {
 #[test]
 fn g05_what_snapshots_and_stores_hold_is_compared_with_the_log() {
     let deployment = Deployment::new().with("MILLRACE_SNAPSHOT_EVENTS", "4").with("MILLRACE_STORE_INTERVAL_MS", "50");
+    // None comes between those that are forged below.
+    let deployment = deployment.with("MILLRACE_SNAPSHOT_INTERVAL", "1h");
     let service = deployment.command_service("c1");
     let ids = [deployment.id_in(0), deployment.id_in(0)];
     for id in &ids {

@@ -10,6 +10,7 @@ use std::{
 
 use millrace_tests::{
     Deployment, Services, Stack, account, commands, eventually, eventually_within,
+    fail_points::Action,
     http::{get, post},
     kafka::{self, Draft, Producer},
     process::{Process, free_port},
@@ -20,7 +21,7 @@ use serde_json::json;
 
 const ACCOUNTS: usize = 6;
 /// Longest time a client goes on asking.
-const CLIENT_LIMIT: Duration = Duration::from_secs(60);
+const CLIENT_LIMIT: Duration = Duration::from_secs(120);
 
 /// Clients that send one command after another, each until it is told, while `hurt` does what it does; then the log
 /// is compared with what they were told, and the views with the log.
@@ -292,7 +293,8 @@ fn g07_without_redis_queries_say_so_and_commands_go_on() {
 
     redis.kill();
     let unready = |service: &Service| {
-        eventually_within(Duration::from_secs(10), &format!("{} that is not ready", service.kind), || {
+        // Ten seconds are promised, of a machine that does not hang.
+        eventually_within(Duration::from_secs(15), &format!("{} that is not ready", service.kind), || {
             let reason = service.ready().err().ok_or("it says that it is ready")?;
             if reason.to_lowercase().contains("redis") { Ok(()) } else { Err(format!("no word of Redis: {reason}")) }
         });
@@ -323,7 +325,10 @@ fn g07_without_redis_queries_say_so_and_commands_go_on() {
 #[test]
 fn an_outcome_that_is_not_there_in_time_can_be_asked_for_again() {
     let deployment = Deployment::new();
-    let mut hasty = Deployment::with(deployment.clone(), "MILLRACE_OUTCOME_TIMEOUT_MS", "1").command_service("c1");
+    let hasty = deployment.clone().with("MILLRACE_OUTCOME_TIMEOUT_MS", "500");
+    let (mut hasty, points) = hasty.command_service_with_fail_points("c1");
+    // However long it takes to ask, nothing is decided before.
+    points.arm("begin", Action::Stall);
     let id = new_id();
     let open = |service: &Service| {
         command_at(service, &id, "open", &json!({"owner": "Ada", "currency": "EUR"})).key("open").send()
@@ -333,6 +338,7 @@ fn an_outcome_that_is_not_there_in_time_can_be_asked_for_again() {
     assert_eq!(problem["command_id"], "open");
     let query_url = &deployment.env["MILLRACE_QUERY_URL"];
     assert_eq!(unknown.must("location"), format!("{query_url}/v1/bank-accounts/{id}/commands/open"));
+    points.release("begin");
     deployment.outcome("open");
     hasty.terminate();
 
@@ -369,8 +375,8 @@ fn g07_a_log_that_was_cut_stops_the_projection_and_nothing_is_jumped() {
         assert!(view.json()["version"].as_u64() < Some(22), "it has jumped: {view:?}");
     };
     stopped(&services);
-    let log = fs::read_to_string(&services.projector.log).expect("there is a log");
-    assert!(log.contains("no longer projected") && log.contains("restore the log"), "{log}");
+    services.projector.wait_logged("no longer projected");
+    services.projector.wait_logged("restore the log");
     // The others go on, and a restart changes nothing.
     let token = services.deposit(&other, 1).token();
     assert_eq!(services.view_after(&other, &token)["balance_minor"], 2);

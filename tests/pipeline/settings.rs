@@ -9,7 +9,7 @@ use millrace_tests::{
 };
 
 const SERVICES: [&str; 3] = ["command-service", "projector-service", "query-service"];
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// Runs a service with settings that must end it.
 #[track_caller]

@@ -1,6 +1,6 @@
 //! Commands from the topic and events to the topic, with programs of another make at the other end.
 
-use std::{collections::HashSet, time::Duration};
+use std::collections::HashSet;
 
 use millrace_tests::{
     Services, account, commands,
@@ -8,6 +8,7 @@ use millrace_tests::{
     process::{command, run},
     python,
     services::{new_id, new_key},
+    wait::PATIENCE,
 };
 use serde_json::{Value, json};
 
@@ -99,7 +100,7 @@ fn kcat_sends_a_command() {
     let mut kcat = command("kcat");
     kcat.args(["-P", "-b", &services.deployment.env["MILLRACE_KAFKA_BOOTSTRAP"]]);
     kcat.args(["-t", &services.deployment.topic("commands"), "-k", &id, "-H", &format!("ce_id={key}")]).arg(&file);
-    let output = run(kcat, Duration::from_secs(30));
+    let output = run(kcat, PATIENCE);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let (record, outcome) = services.deployment.outcome(&key);
     is_well_formed(&services, &record, &outcome, &id);

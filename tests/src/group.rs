@@ -12,7 +12,7 @@ use rdkafka::{
 
 use crate::{Deployment, eventually};
 
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(30);
 
 impl Deployment {
     /// Name of the group.

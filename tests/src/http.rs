@@ -8,7 +8,7 @@ use ureq::{
     http::{HeaderMap, HeaderValue, Request as HttpRequest},
 };
 
-const LIMIT: Duration = Duration::from_secs(45);
+const LIMIT: Duration = Duration::from_secs(60);
 
 static AGENT: LazyLock<Agent> = LazyLock::new(|| {
     Agent::config_builder()

@@ -18,7 +18,7 @@ use rdkafka::{
 
 use crate::Stack;
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// A record as it lies in a topic.
 #[derive(Clone, PartialEq)]

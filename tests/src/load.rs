@@ -14,7 +14,9 @@ use serde_json::{Value, json};
 use ureq::http::HeaderMap;
 
 use crate::{
-    Deployment, commands, eventually_within,
+    Deployment,
+    account::partition_of,
+    commands, eventually_within,
     http::{Answer, post},
     kafka::{self, Draft, Producer},
     ledger::{Log, Told},
@@ -23,11 +25,12 @@ use crate::{
 };
 
 /// Longest time a client goes on asking for one command.
-const CLIENT_LIMIT: Duration = Duration::from_secs(60);
+const CLIENT_LIMIT: Duration = Duration::from_secs(120);
 /// What a client does between two commands: the machine has tests beside this one.
 const THINKING: Duration = Duration::from_millis(10);
-/// A client whose instance is silent for so long asks another one; services answer within 10 s.
-const SILENCE: Duration = Duration::from_secs(15);
+/// A client whose instance is silent for so long asks another one; services answer within 10 s, of a machine that does
+/// not hang.
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// Clients over HTTP, each sending one command after another until it is told; they ask again as the contract says.
 #[derive(Debug)]
@@ -63,7 +66,7 @@ impl Load {
         let shared = Arc::new(Shared {
             urls,
             thinking,
-            ids: (0..accounts).map(|_| new_id()).collect(),
+            ids: (0..accounts).map(spread).collect(),
             over: AtomicBool::new(false),
             told: Mutex::default(),
             count: AtomicUsize::new(0),
@@ -191,6 +194,12 @@ impl Shared {
             thread::sleep(pause);
         }
     }
+}
+
+/// An id in a partition after the other, of three: those who load a deployment want progress in all of them.
+fn spread(number: usize) -> String {
+    let wanted = |id: &String| usize::try_from(partition_of(id.as_bytes(), 3)) == Ok(number % 3);
+    std::iter::repeat_with(new_id).find(wanted).expect("ids spread over partitions")
 }
 
 /// A producer of commands to the topic, who never asks again: some twice, some in a partition that is not their own.

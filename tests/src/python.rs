@@ -20,7 +20,7 @@ pub fn example(name: &str, args: &[&str], env: &BTreeMap<String, String>) -> Out
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name);
     let mut python = command(python());
     python.arg(script).args(args).envs(env);
-    run(python, Duration::from_secs(60))
+    run(python, Duration::from_secs(120))
 }
 
 /// Runs a program that one of the packages brings.

@@ -1,6 +1,6 @@
 //! Redis: asked and changed behind the services' backs, and one of one's own that may be hurt.
 
-use std::{fs, path::PathBuf, process::Command, time::Duration};
+use std::{fs, path::PathBuf, process::Command};
 
 use nix::sys::signal::Signal;
 use redis::{ConnectionLike, FromRedisValue, ToRedisArgs, cluster::ClusterClient};
@@ -8,7 +8,7 @@ use redis::{ConnectionLike, FromRedisValue, ToRedisArgs, cluster::ClusterClient}
 use crate::{
     Deployment, Stack,
     process::{self, Process, free_port},
-    wait::eventually,
+    wait::{PATIENCE, eventually},
 };
 
 /// A Redis of one's own, that may be hurt.
@@ -47,7 +47,7 @@ impl Redis {
     /// kill -9.
     #[track_caller]
     pub fn kill(&mut self) {
-        self.process.end(Signal::SIGKILL, Duration::from_secs(5));
+        self.process.end(Signal::SIGKILL, PATIENCE);
     }
 
     /// Starts it again after its end, on the same data; waits until it is ready.

@@ -8,11 +8,11 @@ use crate::{
     Stack,
     process::{self, Process, free_port, run},
     redis::Client,
-    wait::eventually_within,
+    wait::{PATIENCE, eventually_within},
 };
 
 const NODES: usize = 6;
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = PATIENCE;
 
 /// It.
 #[derive(Debug)]
@@ -141,7 +141,7 @@ impl RedisCluster {
     /// kill -9.
     #[track_caller]
     pub fn kill(&mut self, number: Number) {
-        self.nodes[number].process.end(Signal::SIGKILL, Duration::from_secs(5));
+        self.nodes[number].process.end(Signal::SIGKILL, LIMIT);
     }
 
     /// Starts a node again after its end, and waits until all agree.

@@ -24,10 +24,11 @@ use crate::{
     http::{Answer, Request, get, post},
     kafka,
     process::{Ended, Process, binary, command, free_port, tail},
-    wait::{eventually, eventually_within},
+    wait::{PATIENCE, eventually, eventually_within},
 };
 
-const START_LIMIT: Duration = Duration::from_secs(60);
+/// Some tests start thirty at once.
+const START_LIMIT: Duration = Duration::from_secs(180);
 /// What the services promise for SIGTERM, and a moment for a busy machine.
 pub const TERM_LIMIT: Duration = Duration::from_secs(10);
 
@@ -280,7 +281,7 @@ impl Service {
     /// kill -9.
     #[track_caller]
     pub fn kill(&mut self) {
-        self.process.end(Signal::SIGKILL, Duration::from_secs(10));
+        self.process.end(Signal::SIGKILL, PATIENCE);
     }
 
     /// SIGSTOP: none of its threads runs until [`Service::thaw`].
@@ -353,6 +354,15 @@ impl Service {
     pub fn start_again(&mut self) {
         self.launch();
         self.wait_ready();
+    }
+
+    /// Waits until its log has a text.
+    #[track_caller]
+    pub fn wait_logged(&self, text: &str) {
+        eventually(&format!("{text:?} in the log of {}", self.kind), || {
+            let log = std::fs::read_to_string(&self.log).map_err(|error| error.to_string())?;
+            if log.contains(text) { Ok(()) } else { Err(tail(&self.log, 30)) }
+        });
     }
 
     /// The end of the log, for messages.
@@ -477,10 +487,14 @@ impl Services {
     /// The view once a token is reached.
     #[track_caller]
     pub fn view_after(&self, id: &str, token: &str) -> Value {
-        let answer = self.ask(&format!("/v1/bank-accounts/{id}?after={token}&wait_ms=30000")).send();
-        assert_eq!(answer.status, 200, "{answer:?}");
-        assert_eq!(answer.header("millrace-stale"), None, "the projection is behind");
-        answer.json()
+        eventually(&format!("view of {id} with what was told"), || {
+            let answer = self.ask(&format!("/v1/bank-accounts/{id}?after={token}&wait_ms=30000")).send();
+            if answer.header("millrace-stale").is_some() {
+                return Err(format!("{answer:?}"));
+            }
+            assert_eq!(answer.status, 200, "{answer:?}");
+            Ok(answer.json())
+        })
     }
 
     /// Waits until the view is what a fold of the log alone says.

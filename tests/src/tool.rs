@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Longest time for what a test writes.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(240);
 
 /// What a tool printed.
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! Transfers, as clients request them, and what the log must show of them: written a second time, from the contract.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
@@ -8,12 +8,10 @@ use crate::{
     Deployment, Services,
     account::{Event, fold, partition_of},
     avro::{Registry, encode},
-    eventually_within,
+    eventually,
     http::{Request, post},
     kafka,
 };
-
-const SETTLED_LIMIT: Duration = Duration::from_secs(60);
 
 /// A transfer id that nobody else uses.
 pub fn new_transfer() -> String {
@@ -39,9 +37,14 @@ impl Services {
     /// The view of a transfer once it has ended.
     #[track_caller]
     pub fn ended(&self, id: &str) -> Value {
-        let answer = self.ask(&format!("/v1/transfers/{id}?until=final&wait_ms=30000")).send();
-        assert_eq!((answer.status, answer.header("millrace-stale")), (200, None), "{answer:?}");
-        answer.json()
+        eventually(&format!("end of {id}"), || {
+            let answer = self.ask(&format!("/v1/transfers/{id}?until=final&wait_ms=30000")).send();
+            if answer.header("millrace-stale").is_some() {
+                return Err(format!("{answer:?}"));
+            }
+            assert_eq!(answer.status, 200, "{answer:?}");
+            Ok(answer.json())
+        })
     }
 }
 
@@ -95,7 +98,7 @@ impl Deployment {
     /// Waits until no account keeps anything ready for a transfer: that one has ended is told to its accounts afterwards.
     #[track_caller]
     pub fn wait_settled(&self) {
-        eventually_within(SETTLED_LIMIT, "settlement of all transfers", || {
+        eventually("settlement of all transfers", || {
             let events = self.all_events();
             let of = |kind: &str| events.iter().filter(|event| event.kind == kind).count();
             let (held, released) = (of("TransferHeld"), of("TransferReleased"));

@@ -5,8 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long something may take that normally takes well below a second.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// How long something may take that normally takes well below a second: machines may be slow, or hang for some seconds.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Asks again and again until the answer is good; fails with the last reason after [`PATIENCE`].
