@@ -224,7 +224,7 @@ fn g07_an_emptied_redis_is_noticed_and_built_again_and_never_half_an_answer_come
     redis.client().run::<()>("FLUSHALL", &[""; 0]);
     eventually("refusal", || match services.ask("/v1/bank-accounts/stats").try_send()? {
         answer if answer.status == 200 => Err(format!("{answer:?}")),
-        answer => Ok(drop(answer.problem(503, "rebuilding"))),
+        answer => Ok(answer.problem(503, "rebuilding")),
     });
     services.projector.thaw();
     let whole = |answer: &Answer, path: &str| match path {
