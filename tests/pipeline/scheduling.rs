@@ -22,6 +22,16 @@ fn cancel(services: &Services, id: &str, command_id: &str) -> Request {
     Request::new("DELETE", &format!("{}/v1/bank-accounts/{id}/scheduled/{command_id}", services.command.url()))
 }
 
+/// Waits until the service says that so many commands and deadlines of a type wait.
+#[track_caller]
+fn waits(services: &Services, aggregate_type: &str, expected: f64) {
+    let name = format!("millrace_scheduled{{type=\"{aggregate_type}\"}}");
+    eventually(&name, || match services.command.metric(&name) {
+        count if count == expected => Ok(()),
+        count => Err(format!("{count}")),
+    });
+}
+
 /// The deposits of an account: command id, and whether it happened when it was due at the earliest.
 fn deposits(services: &Services, id: &str) -> Vec<(String, Timestamp)> {
     let events = services.deployment.events(id).into_iter().filter(|event| event.kind == "MoneyDeposited");
@@ -52,7 +62,7 @@ fn g01_g02_what_is_scheduled_outlives_a_kill_and_is_decided_once_and_never_early
     assert_eq!(deposits(&services, &id), []);
     services.command.kill();
     services.command.start_again();
-    let waits = |services: &Services| {
+    let far_waits = |services: &Services| {
         let outcome = services.ask(&format!("/v1/bank-accounts/{id}/commands/far")).send();
         assert_eq!((outcome.status, &outcome.json()["outcome"]), (200, &json!("scheduled")), "{outcome:?}");
     };
@@ -63,7 +73,7 @@ fn g01_g02_what_is_scheduled_outlives_a_kill_and_is_decided_once_and_never_early
     let due: Timestamp = soon.parse().expect("a time");
     // Microseconds are what events tell.
     assert!(seven.iter().all(|(_, time)| time.as_microsecond() >= due.as_microsecond()), "{seven:?}, due {due}");
-    waits(&services);
+    far_waits(&services);
     let listed = services.ask(&format!("/v1/bank-accounts/{id}/scheduled")).send().json();
     let item = |command_id: &str, minor: i64| {
         json!({
@@ -91,10 +101,11 @@ fn g01_g02_what_is_scheduled_outlives_a_kill_and_is_decided_once_and_never_early
     let listed = services.ask(&format!("/v1/bank-accounts/{id}/scheduled")).send().json();
     assert_eq!(listed, json!({"items": []}));
     assert_eq!(services.view_is_the_fold_of_the_log(&id)["balance_minor"], 36);
+    assert_eq!(deposit(&services, &id, 50, "last", far).send().status, 202);
     deployment.check_log();
     services.command.kill();
     services.command.start_again();
-    assert_eq!(services.command.metric("millrace_scheduled{type=\"bank-account\"}"), 0.0);
+    waits(&services, "bank-account", 1.0);
 }
 
 #[test]
@@ -121,4 +132,45 @@ fn g13_times_that_are_none_are_refused() {
     assert_eq!(deposit(&services, &id, 1, &new_key(), "2001-01-01T00:00:00Z").send().status, 200);
     cancel(&services, &id, "no%20id").send().problem(400, "malformed-request");
     cancel(&services, "no id", "x").try_send().map(|answer| assert_eq!(answer.status, 400)).ok();
+}
+
+#[test]
+fn g02_g11_a_standing_order_pays_when_it_is_due_and_no_more_once_it_is_cancelled() {
+    let services = Services::start(Deployment::new());
+    let (from, to) = (services.open("Ada"), services.open("Grace"));
+    services.deposit(&from, 100);
+    let place = |id: &str, every: &str, first_at: &str| {
+        let body = json!({
+            "from": from, "to": to, "amount_minor": 40, "currency": "EUR", "reference": "rent", "every": every,
+            "first_at": first_at,
+        });
+        millrace_tests::http::post(&format!("{}/v1/standing-orders/{id}/place", services.command.url())).json(&body)
+    };
+    place("late", "day", "2020-01-01T00:00:00Z").send().problem(422, "first-in-the-past");
+    let (soon, later) = (in_seconds(2), in_seconds(3600));
+    for (id, first_at) in [("rent", &soon), ("gym", &later)] {
+        let placed = place(id, "month", first_at).send();
+        assert_eq!(placed.status, 201, "{placed:?}");
+    }
+    let cancelled = millrace_tests::http::post(&format!("{}/v1/standing-orders/gym/cancel", services.command.url()));
+    assert_eq!(cancelled.json(&json!({})).send().status, 200);
+    let view = eventually("order that was executed", || {
+        let view = services.ask("/v1/standing-orders/rent").try_send()?.json();
+        if view["executed"] == 1 { Ok(view) } else { Err(format!("{view}")) }
+    });
+    let next: Timestamp = view["next_at"].as_str().expect("a time").parse().expect("a time");
+    assert!(next > Timestamp::now() + SignedDuration::from_hours(24 * 27), "{view}");
+    let transfer = eventually("its transfer", || {
+        let path = format!("/v1/transfers/{}?until=final&wait_ms=1000", view["last_transfer"].as_str().expect("an id"));
+        let transfer = services.ask(&path).try_send()?.json();
+        if transfer["status"] == "completed" { Ok(transfer) } else { Err(format!("{transfer}")) }
+    });
+    assert_eq!((&transfer["amount_minor"], &transfer["reference"]), (&json!(40), &json!("rent")), "{transfer}");
+    assert_eq!(services.view_is_the_fold_of_the_log(&to)["balance_minor"], 40);
+    let gym = services.ask("/v1/standing-orders/gym").send().json();
+    assert_eq!((&gym["status"], &gym["executed"], &gym["next_at"]), (&json!("cancelled"), &json!(0), &Value::Null));
+    // The next one of the rent is all that waits.
+    waits(&services, "standing-order", 1.0);
+    services.deployment.check_log();
+    services.deployment.verify_all();
 }

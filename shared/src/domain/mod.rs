@@ -10,6 +10,7 @@ mod fields;
 pub mod kit;
 pub mod process;
 pub mod recorded;
+pub mod standing_order;
 pub mod transfer;
 pub mod user;
 mod views;
@@ -42,6 +43,7 @@ impl Domains for Bundled {
     fn visit_all(visitor: &mut impl Visitor) {
         visitor.visit::<bank_account::BankAccount>();
         visitor.visit::<transfer::MoneyTransfer>();
+        visitor.visit::<standing_order::StandingOrder>();
     }
 
     fn visit_groupings(visitor: &mut impl GroupingVisitor) {

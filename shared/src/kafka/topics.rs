@@ -244,8 +244,10 @@ pub fn ensure(bootstrap: &str, names: &Names, types: &[AggregateInfo], shape: &S
     let config = client_config(bootstrap, "millrace-admin");
     // One for all of them: each takes 0.2 s to be let go.
     let admin: AdminClient<DefaultClientContext> = config.create()?;
-    create(&admin, &names.layout_topic(), 1, shape.replication_factor, &[("cleanup.policy", "compact".to_owned())])?;
+    let compact = vec![("cleanup.policy", "compact".to_owned())];
+    create(&admin, &[(names.layout_topic(), compact)], 1, shape.replication_factor)?;
     let recorded = recorded_partitions(bootstrap, names)?;
+    let mut wanted = Vec::new();
     for AggregateInfo { aggregate_type, is_personal, .. } in types {
         if let Some(&recorded) = recorded.get(*aggregate_type)
             && recorded != shape.partitions as usize
@@ -257,11 +259,10 @@ pub fn ensure(bootstrap: &str, names: &Names, types: &[AggregateInfo], shape: &S
                 said: Said::Configured,
             });
         }
-        for topic in Topic::of(*is_personal) {
-            let settings = topic.settings(shape);
-            create(&admin, &names.topic(aggregate_type, topic), shape.partitions, shape.replication_factor, &settings)?;
-        }
+        let name = |topic: Topic| (names.topic(aggregate_type, topic), topic.settings(shape));
+        wanted.extend(Topic::of(*is_personal).map(name));
     }
+    create(&admin, &wanted, shape.partitions, shape.replication_factor)?;
     let said = |aggregate_type: &str| {
         if recorded.contains_key(aggregate_type) { Said::Recorded } else { Said::Configured }
     };
@@ -314,19 +315,22 @@ fn check_all<'a>(
     Ok(())
 }
 
+/// Creates those that are not there yet, all in one request.
 fn create(
     admin: &AdminClient<DefaultClientContext>,
-    name: &str,
+    wanted: &[(String, Vec<(&'static str, String)>)],
     partitions: i32,
     replication_factor: i32,
-    settings: &[(&'static str, String)],
 ) -> Result<(), Error> {
-    let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(replication_factor));
-    for (key, value) in settings {
-        topic = topic.set(key, value);
-    }
+    let topics: Vec<NewTopic<'_>> = wanted
+        .iter()
+        .map(|(name, settings)| {
+            let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(replication_factor));
+            settings.iter().fold(topic, |topic, (key, value)| topic.set(key, value))
+        })
+        .collect();
     let options = AdminOptions::new().operation_timeout(Some(REQUEST_TIMEOUT)).request_timeout(Some(REQUEST_TIMEOUT));
-    let answers = futures_block(admin.create_topics([&topic], &options))?;
+    let answers = futures_block(admin.create_topics(&topics, &options))?;
     for answer in answers {
         match answer {
             Ok(name) => tracing::info!(topic = %name, partitions, "topic created"),

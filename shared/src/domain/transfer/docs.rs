@@ -66,7 +66,7 @@ pub(super) fn docs() -> Docs {
     }
 }
 
-pub(super) fn account() -> ObjectBuilder {
+pub(in crate::domain) fn account() -> ObjectBuilder {
     ObjectBuilder::new()
         .schema_type(Type::String)
         .min_length(Some(1))

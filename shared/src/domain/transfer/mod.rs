@@ -7,7 +7,7 @@
 mod audit;
 mod commands;
 mod decide;
-mod docs;
+pub(super) mod docs;
 mod events;
 mod process;
 mod snapshot;
