@@ -2,7 +2,7 @@
 
 use millrace_shared::{
     domain::{Aggregate, Described, Docs, Domains, Grouping, GroupingVisitor, Projection, Visitor},
-    openapi::{Description, Operation, anything, number, text, time},
+    openapi::{Description, Operation, anything, boolean, number, text, time},
     problem::{HISTORY_TRIMMED, MALFORMED, NOT_FOUND, OVERLOADED, REBUILDING, STALE, UNAVAILABLE},
 };
 use serde_json::{Value, json};
@@ -342,8 +342,8 @@ fn scheduled_of<A: Aggregate>(docs: &Docs) -> Operation {
         ("data", any_object().into()),
     ]);
     let body = Described {
-        schema: object([("items", list(item))]).into(),
-        example: json!({"items": [{
+        schema: object([("items", list(item)), ("complete", boolean().into())]).into(),
+        example: json!({"complete": true, "items": [{
             "command_id": "rent-2027-02", "not_before": "2027-02-01T08:00:00.000000Z",
             "type": "Withdraw", "data": {"amount_minor": 5_000, "reference": "rent"},
         }]}),

@@ -33,6 +33,8 @@ pub mod names {
     pub const CANCELS: &str = "ce_cancels";
     /// Marks a command that was scheduled, and is due or cancelled.
     pub const RELEASED: &str = "millrace_released";
+    /// Of a command that waits: its fingerprint, in hexadecimal digits.
+    pub const FINGERPRINT: &str = "millrace_fingerprint";
     /// Marks one that is not to be decided, as it was cancelled.
     pub const CANCELLED: &str = "millrace_cancelled";
     /// Of a snapshot: Kafka's id of the event topic that it was made from.
@@ -71,6 +73,8 @@ pub struct CommandHeaders {
     pub not_before: Option<Timestamp>,
     /// Id of the scheduled command of the same aggregate that it cancels: then it has no value.
     pub cancels: Option<String>,
+    /// Whether it had waited until it was due, or was cancelled.
+    pub released: bool,
     /// Whether it was cancelled before it was due.
     pub cancelled: bool,
 }
@@ -117,6 +121,7 @@ impl CommandHeaders {
                             .ok_or_else(|| format!("{} must be the id of a scheduled command", names::CANCELS))?,
                     );
                 }
+                names::RELEASED => read.released = true,
                 names::CANCELLED => read.cancelled = true,
                 _ => {}
             }

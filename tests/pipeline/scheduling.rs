@@ -99,7 +99,7 @@ fn g01_g02_what_is_scheduled_outlives_a_kill_and_is_decided_once_and_never_early
     assert_eq!((now.status, now.header("idempotency-replayed")), (200, None), "{now:?}");
     cancel(&services, &id, "far").send().problem(404, "not-scheduled");
     let listed = services.ask(&format!("/v1/bank-accounts/{id}/scheduled")).send().json();
-    assert_eq!(listed, json!({"items": []}));
+    assert_eq!(listed, json!({"items": [], "complete": true}));
     assert_eq!(services.view_is_the_fold_of_the_log(&id)["balance_minor"], 36);
     assert_eq!(deposit(&services, &id, 50, "last", far).send().status, 202);
     deployment.check_log();
@@ -169,7 +169,10 @@ fn g02_g11_a_standing_order_pays_when_it_is_due_and_no_more_once_it_is_cancelled
     assert_eq!(services.view_is_the_fold_of_the_log(&to)["balance_minor"], 40);
     let gym = services.ask("/v1/standing-orders/gym").send().json();
     assert_eq!((&gym["status"], &gym["executed"], &gym["next_at"]), (&json!("cancelled"), &json!(0), &Value::Null));
-    // The next one of the rent is all that waits.
+    // Nobody can take its deadline from an order. The next one of the rent is all that waits.
+    let deadline =
+        format!("{}/v1/standing-orders/rent/scheduled/standing-order%2Frent%2Fexecute", services.command.url());
+    Request::new("DELETE", &deadline).send().problem(404, "not-scheduled");
     waits(&services, "standing-order", 1.0);
     services.deployment.check_log();
     services.deployment.verify_all();

@@ -250,7 +250,7 @@ impl<A: Aggregate> PartitionCheck<'_, A> {
             match reason {
                 Some(REUSED) => self.reused(record, outcome, key, fingerprint),
                 Some(SCHEDULED) => {
-                    self.outcomes.scheduled.entry(key).or_insert(fingerprint);
+                    self.outcomes.scheduled.insert(key, fingerprint);
                 }
                 _ => {}
             }
@@ -313,9 +313,11 @@ impl<A: Aggregate> PartitionCheck<'_, A> {
     }
 
     fn reused(&mut self, record: &Record<'_>, outcome: &Outcome, key: u128, fingerprint: u64) {
+        if self.outcomes.scheduled.get(&key).is_some_and(|of| *of != fingerprint) {
+            return;
+        }
         let detail = match self.outcomes.last(key) {
             Some(original) if original.fingerprint != fingerprint => return,
-            None if self.outcomes.scheduled.get(&key).is_some_and(|of| *of != fingerprint) => return,
             Some(original) => format!("it is refused as reused, but is the command of offset {}", original.offset),
             None if self.outcomes.trimmed => return self.cannot_judge(Unjudged::RepeatsWithoutKeptOriginal, 1),
             None => format!("command id {:?} is refused as reused, but was not used before", outcome.command_id),

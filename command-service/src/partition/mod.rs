@@ -56,6 +56,9 @@ const MAX_FORWARDED_BYTES: usize = (1 << 20) - 4096;
 /// Reasons that are answered but never remembered: the same command may fare better next time.
 const PASSING_REASONS: [&str; 4] = ["idempotency-key-reused", "internal", "unavailable", SCHEDULED];
 
+/// A command that was scheduled, and whose aggregate's history can't be read, is tried again after so long.
+const UNREADABLE_PATIENCE: Duration = Duration::from_secs(30);
+
 /// What a partition needs to know of its surroundings.
 #[derive(Clone)]
 pub struct Settings {
@@ -327,9 +330,14 @@ impl<A: Aggregate> Partition<A> {
             Order::Command(order) => order,
         };
         if command.headers.cancelled {
-            return self.refuse(record, command, Refused::new("cancelled", json!({})), now, sink);
+            return self.refuse_cancelled(record, command, now, sink);
         }
         let due = command.headers.not_before;
+        let entry = self.aggregates.get(command.aggregate_id.as_str());
+        if command.headers.released && entry.is_some_and(|entry| entry.unreadable.is_some()) {
+            // It was let in, and nobody would send it again: a later release can decide it.
+            return self.put_off(record, command, now + UNREADABLE_PATIENCE, now, sink);
+        }
         if let Some(due) = due.filter(|due| *due > now) {
             return self.put_off(record, command, due, now, sink);
         }

@@ -134,7 +134,8 @@ impl<A: Aggregate> Partition<A> {
         let origin = self.own_origin(record);
         self.counts.forwarded += 1;
         self.headers.clear();
-        copy_headers(record, &[names::ORIGIN, names::FORWARDED], &mut self.headers);
+        let ours = [names::ORIGIN, names::FORWARDED, names::RELEASED, names::CANCELLED];
+        copy_headers(record, &ours, &mut self.headers);
         self.headers.push(names::ORIGIN.as_bytes(), Some(origin.as_bytes()));
         self.headers.push(names::FORWARDED.as_bytes(), Some(b"1"));
         sink.send(OutRecord {

@@ -10,18 +10,16 @@
 
 use jiff::Timestamp;
 use millrace_shared::{
-    codec::Foreign,
     domain::{Aggregate, process::When},
     envelope::{names, rfc3339_micros},
-    fingerprint::fingerprint,
+    fingerprint::Fingerprint,
     kafka::topics::Topic,
     outcome::{Outcome, SCHEDULED, Verdict},
-    records::Records,
 };
 use serde_json::json;
 
 use super::{
-    MAX_FORWARDED_BYTES, Order, Partition, Readable, Refused, RestoreError, Stored,
+    MAX_FORWARDED_BYTES, Partition, Readable, Refused, RestoreError, Stored,
     process::Consequence,
     publish::copy_headers,
     schedule::{aggregate_of, command_key},
@@ -33,6 +31,8 @@ use crate::{
 
 /// Commands that are released in one transaction, at most.
 const MOST_AT_ONCE: usize = 512;
+/// The same in bytes, about.
+const MOST_BYTES_AT_ONCE: usize = 1 << 20;
 
 impl<A: Aggregate> Partition<A> {
     /// Has a command wait, and says so.
@@ -46,11 +46,13 @@ impl<A: Aggregate> Partition<A> {
     ) -> Result<(), String> {
         let key = command_key(command.aggregate_id.as_str(), &command.command_id);
         let (due, is_new) = match self.schedule.get(&key) {
-            Some(known) if self.is_another(&known.record, command)? => {
+            Some(known) if is_another(&known.record, command) => {
                 return self.refuse_reused(record, command, now, sink);
             }
             // The first time that was named counts.
             Some(known) => (due_of(&known.record).unwrap_or(due), false),
+            // It was let in before.
+            None if command.headers.released => (due, true),
             None if record.size() > MAX_FORWARDED_BYTES => return Err("it is too large to be scheduled".into()),
             None if self.schedule.bytes() as u64 >= self.settings.scheduled_bytes => {
                 let cause = "as many commands are scheduled as may be; see MILLRACE_SCHEDULED_BYTES";
@@ -80,17 +82,33 @@ impl<A: Aggregate> Partition<A> {
         }
         let key = command_key(command.aggregate_id.as_str(), &command.command_id);
         match self.schedule.get(&key) {
-            Some(known) if self.is_another(&known.record, command)? => {
+            Some(known) if is_another(&known.record, command) => {
                 self.refuse_reused(record, command, now, sink)?;
                 return Ok(false);
             }
-            Some(_) => {
-                self.schedule.take(&key);
-                self.send_scheduled(&key, None, now, sink);
-            }
+            Some(_) => self.drop_waiting(&key, now, sink),
             None => {}
         }
         Ok(true)
+    }
+
+    /// A command that was cancelled is refused; also when it was scheduled once more meanwhile.
+    pub(super) fn refuse_cancelled(
+        &mut self,
+        record: &CommandRecord,
+        command: &Readable<A::Command>,
+        now: Timestamp,
+        sink: &mut dyn Sink,
+    ) -> Result<(), String> {
+        self.refuse(record, command, Refused::new("cancelled", json!({})), now, sink)?;
+        self.drop_waiting(&command_key(command.aggregate_id.as_str(), &command.command_id), now, sink);
+        Ok(())
+    }
+
+    fn drop_waiting(&mut self, key: &str, now: Timestamp, sink: &mut dyn Sink) {
+        if self.schedule.take(key).is_some() {
+            self.send_scheduled(key, None, now, sink);
+        }
     }
 
     /// Takes a command out of the schedule, which is then refused as cancelled.
@@ -102,8 +120,11 @@ impl<A: Aggregate> Partition<A> {
         now: Timestamp,
         sink: &mut dyn Sink,
     ) -> Result<(), String> {
-        let key = command_key(command.aggregate_id.as_str(), cancelled);
-        let Some(waiting) = self.schedule.take(&key) else {
+        let id = command.aggregate_id.as_str();
+        let key = command_key(id, cancelled);
+        // The deadlines of a process are its own.
+        let is_deadline = cancelled.starts_with(&format!("{}/{id}/", A::TYPE));
+        let Some(waiting) = (!is_deadline).then(|| self.schedule.take(&key)).flatten() else {
             return self.refuse(
                 record,
                 command,
@@ -125,9 +146,7 @@ impl<A: Aggregate> Partition<A> {
     /// Sets or drops a deadline of a process of this type.
     pub(super) fn set_deadline(&mut self, deadline: &Deadline, now: Timestamp, sink: &mut dyn Sink) {
         let Some(due) = deadline.due else {
-            if self.schedule.take(&deadline.key).is_some() {
-                self.send_scheduled(&deadline.key, None, now, sink);
-            }
+            self.drop_waiting(&deadline.key, now, sink);
             return;
         };
         let time = rfc3339_micros(due);
@@ -150,8 +169,13 @@ impl<A: Aggregate> Partition<A> {
 
     /// Puts what is due into the command topic.
     pub(super) fn release_due(&mut self, now: Timestamp, sink: &mut dyn Sink) {
+        let mut bytes = 0;
         for key in self.schedule.due(now.as_millisecond(), MOST_AT_ONCE) {
+            if bytes > MOST_BYTES_AT_ONCE {
+                return;
+            }
             let Some(waiting) = self.schedule.take(&key) else { continue };
+            bytes += waiting.size();
             if let Some(due) = due_of(&waiting) {
                 self.counts.released.push(now.duration_since(due).as_secs_f64());
             }
@@ -193,10 +217,15 @@ impl<A: Aggregate> Partition<A> {
     /// A command as it waits: it keeps its id, and where it first lay.
     fn waiting(&self, record: &CommandRecord, command: &Readable<A::Command>) -> CommandRecord {
         let mut headers = Headers::default();
-        let without = [names::ID, names::ORIGIN, names::FORWARDED, names::RELEASED, names::CANCELLED];
+        let without =
+            [names::ID, names::ORIGIN, names::FORWARDED, names::RELEASED, names::CANCELLED, names::FINGERPRINT];
         copy_headers(record, &without, &mut headers);
-        headers.push(names::ID.as_bytes(), Some(command.command_id.as_bytes()));
         let origin = command.origin.clone().unwrap_or_else(|| self.own_origin(record));
+        // An origin may be longer than ids can be.
+        if command.command_id != origin {
+            headers.push(names::ID.as_bytes(), Some(command.command_id.as_bytes()));
+        }
+        headers.push(names::FINGERPRINT.as_bytes(), Some(hex(&command.fingerprint).as_bytes()));
         headers.push(names::ORIGIN.as_bytes(), Some(origin.as_bytes()));
         CommandRecord::new(0, None, record.key(), record.value(), headers.iter())
     }
@@ -243,15 +272,16 @@ impl<A: Aggregate> Partition<A> {
             timestamp_ms: now.as_millisecond(),
         });
     }
+}
 
-    /// Whether a command is another one than the one that waits under its id.
-    fn is_another(&self, waiting: &CommandRecord, command: &Readable<A::Command>) -> Result<bool, String> {
-        let Order::Command(_) = &command.order else { return Ok(true) };
-        let value = waiting.value().unwrap_or_default();
-        let known = self.context.commands.decode(value, Foreign::Resolve, &self.settings.runtime);
-        let known = known.map_err(|error| error.to_string())?;
-        Ok(fingerprint(known.name(), &known).map_err(|error| error.to_string())? != command.fingerprint)
-    }
+/// Whether a command is another one than the one that waits under its id.
+fn is_another<C>(waiting: &CommandRecord, command: &Readable<C>) -> bool {
+    let known = waiting.headers().find(|(name, _)| *name == names::FINGERPRINT).and_then(|(_, value)| value);
+    known != Some(hex(&command.fingerprint).as_bytes())
+}
+
+fn hex(fingerprint: &Fingerprint) -> String {
+    fingerprint.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A deadline that an event sets, or drops.

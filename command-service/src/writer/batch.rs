@@ -150,7 +150,9 @@ impl Writer {
                 });
                 Ok(())
             }
-            Err(Failure::Poison(reason)) if batch.iter().any(|part| part.snapshots) => {
+            Err(Failure::Poison(reason))
+                if batch.iter().any(|part| part.snapshots) && !batch.iter().any(|part| part.due) =>
+            {
                 // Never are commands blamed for a snapshot.
                 let commands = batch.iter().filter(|part| part.count > 0);
                 let commands: Vec<_> = commands.map(|part| Part { snapshots: false, ..*part }).collect();
@@ -168,9 +170,11 @@ impl Writer {
                 }
             }
             Err(Failure::Poison(reason)) => match batch {
+                // What is due has its turn when the cause lies elsewhere.
+                [part] if part.due && (part.count > 0 || part.snapshots) => {
+                    self.work(producer, &[Part { due: false, ..*part }], served)
+                }
                 [part] if part.due => {
-                    // Never are commands blamed for those that were scheduled.
-                    self.work(producer, &[Part { due: false, ..*part }], served)?;
                     tracing::error!(
                         partition = part.slot.partition,
                         reason,

@@ -16,6 +16,9 @@ use crate::{
     service::Service,
 };
 
+/// Commands that are shown, about, at most.
+const MOST: usize = 1_000;
+
 pub(super) async fn get<A: Aggregate>(
     State(service): State<Arc<Service<A>>>,
     IdInPath(id): IdInPath,
@@ -29,11 +32,12 @@ pub(super) async fn get<A: Aggregate>(
     let look = || async {
         let mut pipe = redis::pipe();
         pipe.cmd("HGET").arg(keys.meta()).arg(meta::OFFSET);
-        pipe.cmd("HGETALL").arg(keys.waiting(id.as_str()));
-        service.means.store.ask::<(Option<i64>, BTreeMap<String, String>)>(&pipe).await
+        // Of thousands some.
+        pipe.cmd("HSCAN").arg(keys.waiting(id.as_str())).arg(0).arg("COUNT").arg(MOST);
+        service.means.store.ask::<(Option<i64>, (u64, BTreeMap<String, String>))>(&pipe).await
     };
-    let waiting = until_end(&service.means, &topic, partition, look).await?;
+    let (rest, waiting) = until_end(&service.means, &topic, partition, look).await?;
     let mut items: Vec<Value> = waiting.values().filter_map(|json| serde_json::from_str(json).ok()).collect();
     items.sort_by_cached_key(|item| (item["not_before"].to_string(), item["command_id"].to_string()));
-    Ok(answer(HeaderMap::new(), json!({"items": items}).to_string()))
+    Ok(answer(HeaderMap::new(), json!({"items": items, "complete": rest == 0}).to_string()))
 }

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::domain::AggregateInfo;
 
+const HOUR: Duration = Duration::from_secs(60 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Outcomes are kept at least so long, for process managers that were away.
 const MIN_OUTCOME_RETENTION: Duration = Duration::from_secs(7 * 24 * 60 * 60);
@@ -103,10 +104,13 @@ impl Topic {
                 ]
             }
             Self::Snapshots => vec![("cleanup.policy", "compact".into())],
-            // Whoever shows what waits, and was away, is still to see that something waits no longer.
+            // A restore reads all of it, and most of it is over soon.
             Self::Scheduled => vec![
                 ("cleanup.policy", "compact".into()),
-                ("delete.retention.ms", outcome_retention(shape).as_millis().to_string()),
+                ("segment.bytes", (64 << 20).to_string()),
+                ("segment.ms", HOUR.as_millis().to_string()),
+                ("delete.retention.ms", HOUR.as_millis().to_string()),
+                ("min.cleanable.dirty.ratio", "0.1".into()),
             ],
             // A dead letter is a record of the largest size and a few headers more.
             Self::DeadLetters => vec![

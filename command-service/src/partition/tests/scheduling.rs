@@ -135,6 +135,36 @@ fn what_is_cancelled_is_refused_and_stays_so() {
 }
 
 #[test]
+fn g02_what_is_cancelled_does_not_come_back_by_a_repeat_that_overtakes_it() {
+    let mut bench = Bench::opened();
+    bench.scheduled();
+    let cancelled = bench.cancel("x1", "c1").remove(1);
+    bench.scheduled();
+    let record = bench.read(&cancelled);
+    let refused = bench.decide(&record);
+    assert_eq!(topics(&refused), [Topic::Outcomes, Topic::Scheduled]);
+    assert_eq!((refused[1].value.as_deref(), bench.partition.scheduled()), (None, (0, 0)));
+}
+
+#[test]
+fn g01_what_was_let_in_waits_on_while_it_can_t_be_decided() {
+    let mut bench = Bench::opened();
+    bench.scheduled();
+    bench.now = DUE.parse().unwrap();
+    let released = bench.release();
+    bench.partition.settings.scheduled_bytes = 0;
+    bench.partition.aggregates.get_mut(ID).unwrap().unreadable = Some("of a later release".into());
+    let record = bench.read(&released[0]);
+    let waits = bench.decide(&record);
+    assert_eq!(topics(&waits), [Topic::Outcomes, Topic::Scheduled]);
+    bench.partition.aggregates.get_mut(ID).unwrap().unreadable = None;
+    bench.now += Duration::from_secs(31);
+    let released = bench.release();
+    let record = bench.read(&released[0]);
+    assert_eq!(topics(&bench.decide(&record)), [Topic::Events, Topic::Outcomes]);
+}
+
+#[test]
 fn g02_a_batch_that_is_taken_back_was_never_scheduled_nor_released() {
     let mut bench = Bench::opened();
     let value = bench.value("deposit", DEPOSIT);

@@ -10,6 +10,9 @@ use super::{
 };
 use crate::domain::Refusal;
 
+/// An order that is so many transfers behind is ended: somebody has stopped the service for years, or placed it in the past.
+const MAX_ARREARS: u32 = 1_000;
+
 /// Why a rule refuses a command. The names are part of the contract.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "reason", rename_all = "kebab-case")]
@@ -68,9 +71,12 @@ pub(super) fn decide(order: &Order, command: &Command, at: Timestamp) -> Result<
         (_, Command::PlaceStandingOrder(_)) => Err(Rejection::StandingOrderAlreadyPlaced),
         (Order::Cancelled, _) => Err(Rejection::StandingOrderCancelled),
         (Order::Active { terms, executed }, Command::ExecuteStandingOrder(execute)) => {
-            match executed.checked_add(1) == Some(execute.number) {
-                true => Ok(self::executed(terms, execute.number)),
-                false => Err(Rejection::NotDue),
+            if executed.checked_add(1) != Some(execute.number) {
+                return Err(Rejection::NotDue);
+            }
+            match terms.due(execute.number.saturating_add(MAX_ARREARS)).is_some_and(|due| due < at) {
+                true => Ok(Event::StandingOrderCancelled(StandingOrderCancelled {})),
+                false => Ok(self::executed(terms, execute.number)),
             }
         }
         (Order::Active { .. }, Command::CancelStandingOrder(_)) => {

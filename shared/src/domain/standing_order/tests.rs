@@ -80,6 +80,10 @@ fn g02_each_transfer_is_requested_once() {
     given::<StandingOrder>(log()).when(execute(1)).then_rejected(NotDue);
     given::<StandingOrder>(log()).when(execute(2)).then([executed(2, Some("2027-03-31T08:00:00Z"))]);
     given::<StandingOrder>(log()).when(CANCEL).then([CANCELLED]);
+    given::<StandingOrder>(log())
+        .when_at(execute(2), time("2110-01-01T00:00:00Z"))
+        .then([executed(2, Some("2027-03-31T08:00:00Z"))]);
+    given::<StandingOrder>(log()).when_at(execute(2), time("2111-01-01T00:00:00Z")).then([CANCELLED]);
     let over = || [log(), vec![CANCELLED]].concat();
     for command in [execute(2), CANCEL] {
         given::<StandingOrder>(over()).when(command).then_rejected(Rejection::StandingOrderCancelled);
