@@ -116,6 +116,7 @@ macro_rules! records {
 
             fn index(&self) -> usize {
                 #[allow(dead_code, reason = "nothing is made of retired ones")]
+                #[allow(clippy::enum_variant_names, reason = "they are called what the records are")]
                 enum Index { $( $name ),+ }
                 match self { $( Self::$record(_) => Index::$record as usize ),+ }
             }
