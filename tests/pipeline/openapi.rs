@@ -20,22 +20,18 @@ fn g13_queries_are_as_their_description_says() {
     let opened = command_at(&services.command, &new_id(), "open", &body).send().json();
     // Tokens and cursors can't be made up, and no schema says that two parameters exclude each other. The token is none of a
     // transfer.
-    let but = [
-        "bank-accounts",
-        "bank-accounts/{id}",
-        "bank-accounts/{id}/statement",
-        "transfers",
-        "transfers/{id}",
-        "transfers/{id}/history",
-        "transfers/stats",
-    ];
-    let but = but.map(|path| {
+    let mut but =
+        vec!["bank-accounts".to_owned(), "bank-accounts/{id}".to_owned(), "bank-accounts/{id}/statement".to_owned()];
+    for others in ["transfers", "standing-orders", "users"] {
+        but.extend(["", "/{id}", "/{id}/history", "/stats"].map(|path| format!("{others}{path}")));
+    }
+    let but = but.iter().map(|path| {
         format!(
             "\n[[operations]]\ninclude-path = \"/v1/{path}\"\n[operations.checks]\n\
              positive_data_acceptance.enabled = false\n"
         )
     });
-    let settings = format!("[parameters]\n\"query.after\" = {}\n{}", opened["token"], but.concat());
+    let settings = format!("[parameters]\n\"query.after\" = {}\n{}", opened["token"], but.collect::<String>());
     hold(&services.query.url(), &settings);
 }
 
