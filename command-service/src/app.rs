@@ -37,7 +37,7 @@ use crate::{
     store::keeper::Keeper,
     submit::Submitter,
     trimmer::Trimmer,
-    types::{CommandType, build_all},
+    types::{CommandType, Secrets, build_all},
     waiters::Waiters,
     writer::{ProducerSettings, Rhythm, Writer},
 };
@@ -124,13 +124,14 @@ impl App {
     /// Serves until told to end.
     pub async fn run<D: Domains>(self, shutdown: CancellationToken) -> Result<(), Error> {
         let names = Names::new(&self.settings.kafka.topic_prefix);
+        let secrets = Secrets::of::<D>(&self.settings)?;
         // Health is answered from the start, and until the very end.
         let ops_end = CancellationToken::new();
         let ops_router = ops::router(self.health.clone(), self.metrics.clone());
         let ops = tokio::spawn(serve::http(self.ops, ops_router, Limits::OPERATIONS, ops_end.clone()));
         tokio::spawn(probe_kafka(self.settings.kafka.kafka_bootstrap.clone(), self.health.clone(), shutdown.clone()));
 
-        let prepared = prepare::<D>(&self.settings, &names, &self.registry, &shutdown).await?;
+        let prepared = prepare::<D>(&self.settings, &names, &self.registry, &secrets, &shutdown).await?;
         let Some((types, topic_ids)) = prepared else { return Ok(()) };
         self.health.set("schemas", Ok(()));
         let outcomes = Codec::<OutcomeRecord>::reading(self.registry.clone())?;
@@ -160,6 +161,7 @@ impl App {
             waiters: pipeline.waiters.clone(),
             retention: self.settings.commands_retention.0,
             topic_ids,
+            group: names.group("command"),
         };
         tokio::spawn(trimmer.run(shutdown.clone()));
         tracing::info!(http = %self.http.local_addr()?, "serving");
@@ -269,6 +271,7 @@ impl Pipeline {
                 window: settings.window.idempotency_window.0,
                 answers_bytes: settings.answers_bytes / all.max(1) as u64,
                 answers_forget: settings.answers_forget,
+                forget_within: settings.forget_within.0,
                 scheduled_bytes: settings.scheduled_bytes / all.max(1) as u64,
                 store,
                 topic_ids,
@@ -348,6 +351,7 @@ async fn prepare<D: Domains>(
     settings: &CommandSettings,
     names: &Names,
     registry: &Registry,
+    secrets: &Secrets,
     shutdown: &CancellationToken,
 ) -> Result<Option<(Types, Vec<TopicIds>)>, Error> {
     let shape = Shape {
@@ -355,6 +359,7 @@ async fn prepare<D: Domains>(
         replication_factor: settings.replication_factor,
         idempotency_window: settings.window.idempotency_window.0,
         commands_retention: settings.commands_retention.0,
+        forget_within: settings.forget_within.0,
     };
     let types = AggregateInfo::all::<D>();
     let ensured = wait_for("Kafka", shutdown, || {
@@ -375,7 +380,7 @@ async fn prepare<D: Domains>(
         return Ok(None);
     }
     let registered = wait_for("the schema registry", shutdown, || async {
-        build_all::<D>(registry, names).await.map_err(|error| match error {
+        build_all::<D>(registry, names, secrets).await.map_err(|error| match error {
             registry::Error::Unavailable(reason) => Attempt::Again(reason),
             error => Attempt::Fatal(error),
         })

@@ -12,6 +12,7 @@ use millrace_shared::{
 use crate::{
     app::{App, Error},
     cli,
+    types::Secrets,
 };
 
 /// Takes commands over HTTP and from Kafka topics, checks them against the state of their aggregate, and publishes
@@ -81,6 +82,7 @@ async fn serve<D: Domains>(settings: config::CommandSettings, listed: &str) -> R
     if settings.log.check_config {
         settings.api.token(settings.http_addr)?;
         settings.registry.url()?;
+        Secrets::of::<D>(&settings)?;
         print!("{listed}");
         return Ok(());
     }

@@ -5,8 +5,14 @@
 //! is told by the outcome topic: its records are stamped with the time of writing and name the command's offset. The
 //! first outcome written within the retention names a command; all before it were handled earlier, so they arrived
 //! earlier.
+//!
+//! Commands with personal data hold it in clear, so these are deleted as soon as they are handled.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use millrace_shared::{
@@ -31,7 +37,12 @@ use tokio_util::sync::CancellationToken;
 use crate::{grant::Slot, intake::TopicIds, types::CommandType, waiters::Waiters};
 
 const INTERVAL: Duration = Duration::from_secs(600);
+/// Of those with personal data.
+const PERSONAL_INTERVAL: Duration = Duration::from_secs(5);
 const FIND_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Who asks for offsets, and what was deleted up to where.
+type Handled = Mutex<Option<(BaseConsumer<Logged>, HashMap<(String, i32), i64>)>>;
 
 /// What the trimmer works with.
 pub struct Trimmer {
@@ -45,21 +56,40 @@ pub struct Trimmer {
     pub retention: Duration,
     /// By type.
     pub topic_ids: Vec<TopicIds>,
+    /// The consumer group whose offsets tell what was handled.
+    pub group: String,
 }
+
+/// Where partitions can be cut.
+type Find = Box<dyn Fn() -> Result<TopicPartitionList, KafkaError> + Send + Sync>;
 
 impl Trimmer {
     /// Trims now and then until told to end.
     pub async fn run(self, shutdown: CancellationToken) {
-        let trimmer = Arc::new(self);
+        let this = Arc::new(self);
+        let asked = this.clone();
+        let old = this.clone().every(INTERVAL, Box::new(move || asked.find()), &shutdown);
+        let personal = async {
+            if this.types.iter().any(|kind| kind.info().is_personal) {
+                let (asked, known) = (this.clone(), Handled::default());
+                let find = Box::new(move || asked.find_personal(&known));
+                this.clone().every(PERSONAL_INTERVAL, find, &shutdown).await;
+            }
+        };
+        tokio::join!(old, personal);
+    }
+
+    async fn every(self: Arc<Self>, interval: Duration, find: Find, shutdown: &CancellationToken) {
+        let find = Arc::new(find);
         loop {
             tokio::select! {
-                () = tokio::time::sleep(INTERVAL) => {}
+                () = tokio::time::sleep(interval) => {}
                 () = shutdown.cancelled() => return,
             }
-            let this = trimmer.clone();
-            let found = millrace_shared::serve::blocking(move || this.find()).await;
+            let find = find.clone();
+            let found = millrace_shared::serve::blocking(move || find()).await;
             let result = match found {
-                Ok(list) if list.count() > 0 => trimmer.delete(&list).await,
+                Ok(list) if list.count() > 0 => self.delete(&list).await,
                 Ok(_) => Ok(()),
                 Err(error) => Err(error),
             };
@@ -69,12 +99,49 @@ impl Trimmer {
         }
     }
 
+    /// Up to where commands with personal data are handled, in the partitions that are served here.
+    fn find_personal(&self, handled: &Handled) -> Result<TopicPartitionList, KafkaError> {
+        let mut handled = handled.lock().unwrap_or_else(|error| error.into_inner());
+        let slots = self.waiters.slots_served().into_iter().filter(|slot| self.types[slot.kind].info().is_personal);
+        let mut asked = TopicPartitionList::new();
+        for slot in slots {
+            asked.add_partition(self.types[slot.kind].topic(Topic::Commands), slot.partition);
+        }
+        if asked.count() == 0 {
+            return Ok(asked);
+        }
+        let (group, deleted) = match &mut *handled {
+            Some(known) => known,
+            none => {
+                // It never joins, it only asks. Not for stable offsets: those of a busy service are hardly ever stable.
+                let group = client_config(&self.bootstrap, "millrace-trimmer")
+                    .set("group.id", &self.group)
+                    .set("enable.auto.commit", "false")
+                    .set("isolation.level", "read_uncommitted")
+                    .create_with_context(Logged)?;
+                none.insert((group, HashMap::new()))
+            }
+        };
+        let mut list = TopicPartitionList::new();
+        for found in group.committed_offsets(asked, REQUEST_TIMEOUT)?.elements() {
+            if let Offset::Offset(offset) = found.offset()
+                && deleted.insert((found.topic().to_owned(), found.partition()), offset) != Some(offset)
+            {
+                list.add_partition_offset(found.topic(), found.partition(), Offset::Offset(offset))?;
+            }
+        }
+        Ok(list)
+    }
+
     /// Where each partition that is served here can be cut.
     fn find(&self) -> Result<TopicPartitionList, KafkaError> {
         let watcher = watcher(&self.bootstrap, "millrace-trimmer")?;
         let before = Timestamp::now().as_millisecond().saturating_sub(self.retention.as_millis() as i64);
         let mut list = TopicPartitionList::new();
         for slot in self.waiters.slots_served() {
+            if self.types[slot.kind].info().is_personal {
+                continue;
+            }
             let commands = self.types[slot.kind].topic(Topic::Commands);
             let (first, _) = watermarks(&watcher, commands, slot.partition)?;
             if let Some(offset) = self.first_handled_since(&watcher, slot, before)?
@@ -126,7 +193,7 @@ impl Trimmer {
         let admin: AdminClient<DefaultClientContext> = client_config(&self.bootstrap, "millrace-trimmer").create()?;
         let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));
         admin.delete_records(list, &options).await?;
-        tracing::info!(partitions = list.count(), "commands that were handled long ago are deleted");
+        tracing::debug!(partitions = list.count(), "commands that were handled are deleted");
         Ok(())
     }
 }

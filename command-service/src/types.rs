@@ -4,13 +4,15 @@ use std::{pin::Pin, sync::Arc};
 
 use millrace_shared::{
     codec::{Codec, DecodeError, Foreign},
+    config,
     domain::{
         Aggregate, AggregateInfo, CommandError, Domains, Fields, Visitor,
         process::{Answer, Errand},
     },
-    fingerprint::{Fingerprint, fingerprint},
+    fingerprint::{self, Fingerprint, fingerprint_of},
     kafka::topics::{Names, Topic},
     outcome::OutcomeRecord,
+    personal::{HashSecret, KeyRecord, MasterKeys},
     records::Records,
     registry::{self, Registry},
     snapshot::CheckpointRecord,
@@ -82,12 +84,43 @@ pub struct TypeOf<A: Aggregate> {
     pub snapshots: Codec<A::Snapshot>,
     /// Codec of what is told about snapshots.
     pub checkpoints: Codec<CheckpointRecord>,
+    /// What fingerprints of personal data are made with.
+    hash: Option<HashSecret>,
+    /// What its personal data needs, where it has any.
+    pub personal: Option<Personals>,
     topics: [String; Topic::ALL.len()],
+}
+
+/// What personal data needs.
+pub struct Personals {
+    /// Codec of keys.
+    pub codec: Codec<KeyRecord>,
+    /// What these are wrapped with.
+    pub masters: MasterKeys,
+}
+
+/// The secrets that personal data needs; none where there is no such data.
+#[derive(Clone, Debug, Default)]
+pub struct Secrets {
+    /// What keys are wrapped with.
+    pub masters: Option<MasterKeys>,
+    /// What fingerprints are made with.
+    pub hash: Option<HashSecret>,
+}
+
+impl Secrets {
+    /// As the settings have them, for what is served.
+    ///
+    /// # Errors
+    /// When one is missing, or malformed.
+    pub fn of<D: Domains>(settings: &config::CommandSettings) -> Result<Self, config::Error> {
+        Ok(Self { masters: settings.personal.keys::<D>()?, hash: settings.hash.secret::<D>()? })
+    }
 }
 
 impl<A: Aggregate> TypeOf<A> {
     /// Registers the type's schemas.
-    pub async fn build(registry: Registry, names: Names) -> Result<Self, registry::Error> {
+    pub async fn build(registry: Registry, names: Names, secrets: Secrets) -> Result<Self, registry::Error> {
         let topics = Topic::ALL.map(|topic| names.topic(A::TYPE, topic));
         let name = |topic: Topic| &topics[topic as usize];
         // Side by side: the registry takes some 13 ms for each question, and a start asks 18.
@@ -98,7 +131,22 @@ impl<A: Aggregate> TypeOf<A> {
             Codec::registering(registry.clone(), name(Topic::Snapshots), true),
             Codec::registering(registry.clone(), name(Topic::Snapshots), true),
         )?;
-        Ok(Self { commands, events, outcomes, snapshots, checkpoints, topics })
+        let personal = match secrets.masters.filter(|_| A::IS_PERSONAL) {
+            None => None,
+            Some(masters) => {
+                let codec = Codec::registering(registry, name(Topic::Keys), true).await?;
+                Some(Personals { codec, masters })
+            }
+        };
+        Ok(Self { commands, events, outcomes, snapshots, checkpoints, personal, hash: secrets.hash, topics })
+    }
+
+    /// The fingerprint of a command.
+    ///
+    /// # Errors
+    /// A fault of ours.
+    pub fn fingerprint(&self, command: &A::Command) -> Result<Fingerprint, fingerprint::Error> {
+        fingerprint_of::<A>(command, self.hash.as_ref())
     }
 
     fn encode_command(&self, command: &A::Command) -> Result<Vec<u8>, String> {
@@ -113,7 +161,11 @@ impl<A: Aggregate> TypeOf<A> {
     /// For tests that talk to no registry: schema ids are 1, 2, 3, …, and others can't be asked for.
     pub fn unregistered() -> Self {
         let registry = Registry::new("http://127.0.0.1:1").unwrap();
+        let masters = MasterKeys::parse("k1:AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=").unwrap();
+        let codec = Codec::unregistered(registry.clone()).unwrap();
         Self {
+            personal: A::IS_PERSONAL.then_some(Personals { codec, masters }),
+            hash: Some(HashSecret::new("a secret for tests").unwrap()),
             commands: Codec::unregistered(registry.clone()).unwrap(),
             events: Codec::unregistered(registry.clone()).unwrap(),
             outcomes: Codec::unregistered(registry.clone()).unwrap(),
@@ -138,8 +190,7 @@ impl<A: Aggregate> CommandType for TypeOf<A> {
             return Err(EncodeError::Command(CommandError::Unknown));
         }
         let command = Fields::parse(body).and_then(|fields| A::command(name, fields)).map_err(EncodeError::Command)?;
-        let fingerprint =
-            fingerprint(command.name(), &command).map_err(|error| EncodeError::Internal(error.to_string()))?;
+        let fingerprint = self.fingerprint(&command).map_err(|error| EncodeError::Internal(error.to_string()))?;
         let value = self.encode_command(&command).map_err(EncodeError::Internal)?;
         Ok(Encoded { value: Some(value), fingerprint })
     }
@@ -168,20 +219,22 @@ impl<A: Aggregate> CommandType for TypeOf<A> {
 pub async fn build_all<D: Domains>(
     registry: &Registry,
     names: &Names,
+    secrets: &Secrets,
 ) -> Result<Vec<Arc<dyn CommandType>>, registry::Error> {
     type Building = Pin<Box<dyn Future<Output = Result<Arc<dyn CommandType>, registry::Error>> + Send>>;
     struct Collect<'a> {
         registry: &'a Registry,
         names: &'a Names,
+        secrets: &'a Secrets,
         building: Vec<Building>,
     }
     impl Visitor for Collect<'_> {
         fn visit<A: Aggregate>(&mut self) {
-            let built = TypeOf::<A>::build(self.registry.clone(), self.names.clone());
+            let built = TypeOf::<A>::build(self.registry.clone(), self.names.clone(), self.secrets.clone());
             self.building.push(Box::pin(async move { Ok(Arc::new(built.await?) as Arc<dyn CommandType>) }));
         }
     }
-    let mut collect = Collect { registry, names, building: Vec::new() };
+    let mut collect = Collect { registry, names, secrets, building: Vec::new() };
     D::visit_all(&mut collect);
     let mut types = Vec::new();
     for building in collect.building {

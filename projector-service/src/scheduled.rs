@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, marker::PhantomData};
 use millrace_shared::{
     codec::{Codec, DecodeError, Foreign},
     domain::{Aggregate, AggregateId},
-    envelope::{CommandHeaders, rfc3339_micros},
+    envelope::{CommandHeaders, names, rfc3339_micros},
     kafka::{
         bulk::Record,
         topics::{Names, Topic},
@@ -82,12 +82,20 @@ impl<A: Aggregate> Scheduled<A> {
             Some(value) => {
                 let headers = CommandHeaders::read(record.headers()).map_err(DecodeError::Malformed)?;
                 let due = headers.not_before.ok_or_else(|| malformed("it names no time"))?;
-                let command = self.codec.decode(value, Foreign::Resolve, &self.runtime)?;
-                let fields = serde_json::to_value(&command).map_err(|error| malformed(&error.to_string()))?;
+                // What may be personal is encrypted, and shown to nobody.
+                let sealed = record.headers().find(|(name, _)| A::IS_PERSONAL && *name == names::SEALED);
+                let (name, fields) = match sealed.and_then(|(_, name)| std::str::from_utf8(name?).ok()) {
+                    Some(name) => (name.to_owned(), Value::Object(Map::new())),
+                    None => {
+                        let command = self.codec.decode(value, Foreign::Resolve, &self.runtime)?;
+                        let fields = serde_json::to_value(&command).map_err(|error| malformed(&error.to_string()))?;
+                        (command.name().to_owned(), fields)
+                    }
+                };
                 let shown = Map::from_iter([
                     ("command_id".to_owned(), Value::from(command_id)),
                     ("not_before".to_owned(), rfc3339_micros(due).into()),
-                    ("type".to_owned(), command.name().into()),
+                    ("type".to_owned(), name.into()),
                     ("data".to_owned(), fields),
                 ]);
                 Some(Value::Object(shown).to_string())

@@ -288,6 +288,9 @@ pub struct CommandSettings {
     /// Commands are deleted from their topic so long after they were handled
     #[arg(long, env = "MILLRACE_COMMANDS_RETENTION", default_value = "7d", value_name = "TIME", value_parser = duration)]
     pub commands_retention: Time,
+    /// A destroyed key is to be cleared out of Kafka's files so long after the erasure, but for the brokers' own pace
+    #[arg(long, env = "MILLRACE_FORGET_WITHIN", default_value = "10m", value_name = "TIME", value_parser = duration)]
+    pub forget_within: Time,
     /// Bytes of remembered answers, when this instance has all partitions; at the limit commands wait until older ones expire
     #[arg(long, env = "MILLRACE_ANSWERS_BYTES", default_value_t = 17_179_869_184, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1_000..))]
     pub answers_bytes: u64,

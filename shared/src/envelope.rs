@@ -37,6 +37,10 @@ pub mod names {
     pub const FINGERPRINT: &str = "millrace_fingerprint";
     /// Marks one that is not to be decided, as it was cancelled.
     pub const CANCELLED: &str = "millrace_cancelled";
+    /// In the topic of scheduled commands: the value is encrypted; name of the command.
+    pub const SEALED: &str = "millrace_sealed";
+    /// A record without a value that has Kafka close the segment before it.
+    pub const SWEEP: &str = "millrace_sweep";
     /// Of a snapshot: Kafka's id of the event topic that it was made from.
     pub const TOPIC_ID: &str = "millrace_topic_id";
     /// Of a snapshot: the release's number for the meaning of states.

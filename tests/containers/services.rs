@@ -98,7 +98,11 @@ fn services_accept_what_they_are_told() {
                         assert!(service.secrets.iter().any(|given| given == secret), "{name} is not given {secret}");
                         assert!(compose.secrets[secret].file.starts_with("./secrets/"), "kept out of the repository");
                         let file = dir.join(secret);
-                        fs::write(&file, "a token\n").expect("the secret can be written");
+                        let text = match secret {
+                            "master-keys" => "k1:AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=\n",
+                            _ => "a token, or a secret\n",
+                        };
+                        fs::write(&file, text).expect("the secret can be written");
                         file.display().to_string()
                     }
                     None => value,

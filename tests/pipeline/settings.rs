@@ -15,7 +15,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 #[track_caller]
 fn ends(service: &str, args: &[&str], env: &[(&str, &str)]) -> (Option<i32>, String, String) {
     let mut service = command(binary(service));
-    service.args(args).envs(env.iter().copied());
+    service.args(args).envs(Stack::shared().secrets.clone()).envs(env.iter().copied());
     let Output { status, stdout, stderr } = run(service, LIMIT);
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     (status.code(), text(stdout), text(stderr))

@@ -71,7 +71,8 @@ impl Deployment {
             // Tests kill services; nobody wants to wait for the usual 10 s then.
             ("MILLRACE_SESSION_TIMEOUT_MS", "6000".to_owned()),
         ];
-        let env = env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let env = env.into_iter().chain(stack.secrets.clone());
+        let env = env.map(|(name, value)| (name.to_owned(), value)).collect();
         Self { prefix, partitions, env, bin_dir: None, programs: "", query_port }
     }
 
@@ -113,6 +114,11 @@ impl Deployment {
     /// A command-service, started and ready.
     pub fn command_service(&self, instance: &str) -> Service {
         Service::start(self, "command-service", instance, Some(free_port()))
+    }
+
+    /// A command-service that was started, and may never be ready.
+    pub fn launched_command_service(&self, instance: &str) -> Service {
+        Service::launched(self, "command-service", instance, Some(free_port()))
     }
 
     /// A projector-service, started and ready.
@@ -195,6 +201,12 @@ pub struct Service {
 
 impl Service {
     fn start(deployment: &Deployment, kind: &'static str, instance: &str, http: Option<u16>) -> Self {
+        let mut service = Self::launched(deployment, kind, instance, http);
+        service.wait_ready();
+        service
+    }
+
+    fn launched(deployment: &Deployment, kind: &'static str, instance: &str, http: Option<u16>) -> Self {
         let ops = free_port();
         let mut env = deployment.env.clone();
         let mut set = |name: &str, value: String| {
@@ -211,9 +223,7 @@ impl Service {
         let log = Stack::shared().log(&format!("{}-{kind}-{instance}", deployment.prefix));
         let program = deployment.program(kind);
         let process = Self::spawn(&program, &env, &log);
-        let mut service = Self { kind, log, http, ops, env, program, process };
-        service.wait_ready();
-        service
+        Self { kind, log, http, ops, env, program, process }
     }
 
     fn spawn(program: &Path, env: &BTreeMap<String, String>, log: &Path) -> Process {

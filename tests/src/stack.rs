@@ -62,6 +62,8 @@ pub struct Stack {
     pub registry: String,
     /// Redis.
     pub redis: String,
+    /// Where the secrets of personal data lie, by variable.
+    pub secrets: [(&'static str, String); 2],
     /// Logs and data of this test run.
     pub dir: PathBuf,
     /// Data of Kafka and Redis, as this program sees it.
@@ -148,6 +150,9 @@ impl Stack {
             kafka: get("MILLRACE_KAFKA_BOOTSTRAP")?,
             registry: get("MILLRACE_REGISTRY_URL")?,
             redis: get("MILLRACE_REDIS_URL")?,
+            // As the folder is seen from here.
+            secrets: [("MILLRACE_MASTER_KEYS_FILE", "master-keys"), ("MILLRACE_HASH_SECRET_FILE", "hash-secret")]
+                .map(|(name, file)| (name, seen.join(file).display().to_string())),
             dir,
             data: seen,
             _input: input,

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, process::ExitCode, time::Instant};
 
 use clap::Args;
 use millrace_shared::{
-    config::{self, KafkaSettings, LogSettings, RegistrySettings, WindowSettings},
+    config::{self, HashSettings, KafkaSettings, LogSettings, RegistrySettings, WindowSettings},
     domain::Domains,
     kafka::topics::Names,
     registry::Registry,
@@ -37,6 +37,8 @@ pub struct Arguments {
     #[command(flatten)]
     registry: RegistrySettings,
     #[command(flatten)]
+    hash: HashSettings,
+    #[command(flatten)]
     window: WindowSettings,
     #[command(flatten)]
     log: LogSettings,
@@ -57,6 +59,7 @@ pub async fn run<D: Domains>(arguments: Arguments) -> ExitCode {
         names: Names::new(&arguments.kafka.topic_prefix),
         partitions: arguments.kafka.partitions,
         window: arguments.window.idempotency_window.0,
+        hash: arguments.hash.given().unwrap_or_else(|error| config::exit_with(&error)),
         runtime: Handle::current(),
     };
     let only = arguments.aggregate_type;

@@ -23,7 +23,7 @@ use serde_json::json;
 use tokio::runtime::Handle;
 
 use super::whole::read_whole;
-use crate::types::{CommandType, build_all};
+use crate::types::{CommandType, Secrets, build_all};
 
 /// Flags of `export`.
 #[derive(Args)]
@@ -80,7 +80,7 @@ enum Error {
 
 async fn export<D: Domains>(arguments: Arguments, registry_url: String) -> Result<u64, Error> {
     let names = Names::new(&arguments.kafka.topic_prefix);
-    let types = build_all::<D>(&Registry::new(&registry_url)?, &names).await?;
+    let types = build_all::<D>(&Registry::new(&registry_url)?, &names, &Secrets::default()).await?;
     let kind = types
         .into_iter()
         .find(|kind| kind.info().aggregate_type == arguments.aggregate)

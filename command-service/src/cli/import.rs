@@ -17,7 +17,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use millrace_shared::{
     codec::{Codec, Foreign},
-    config::{self, KafkaSettings, LogSettings, RegistrySettings},
+    config::{self, HashSettings, KafkaSettings, LogSettings, RegistrySettings},
     domain::Domains,
     envelope::{CommandHeaders, names},
     fingerprint::Fingerprint,
@@ -42,7 +42,7 @@ use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 
 use super::line::{Line, MAX_LINE_BYTES};
-use crate::types::{CommandType, build_all};
+use crate::types::{CommandType, Secrets, build_all};
 
 /// Commands whose outcome is awaited, at most.
 const MAX_PENDING: usize = 20_000;
@@ -69,6 +69,8 @@ pub struct Arguments {
     #[command(flatten)]
     registry: RegistrySettings,
     #[command(flatten)]
+    hash: HashSettings,
+    #[command(flatten)]
     log: LogSettings,
 }
 
@@ -86,8 +88,10 @@ pub async fn run<D: Domains>(arguments: Arguments) -> ExitCode {
         Err(error) => config::exit_with(&format!("{} can't be read: {error}", arguments.file.display())),
     };
     let names = Names::new(&arguments.kafka.topic_prefix);
+    let hash = arguments.hash.secret::<D>().unwrap_or_else(|error| config::exit_with(&error));
+    let secrets = Secrets { hash, masters: None };
     let types = match registry {
-        Ok(registry) => build_all::<D>(&registry, &names).await.map(|types| (registry, types)),
+        Ok(registry) => build_all::<D>(&registry, &names, &secrets).await.map(|types| (registry, types)),
         Err(error) => Err(error),
     };
     let (registry, types) = match types {

@@ -88,6 +88,8 @@ pub struct IntakeSettings {
     pub answers_forget: bool,
     /// Bytes of commands that wait in a partition until they are due, at most, about.
     pub scheduled_bytes: u64,
+    /// After so long a destroyed key may be cleared out of Kafka's files.
+    pub forget_within: Duration,
     /// Local stores.
     pub store: Option<StoreSettings>,
     /// By type.
@@ -356,6 +358,7 @@ impl Intake {
                     answers_bytes: settings.answers_bytes,
                     answers_forget: settings.answers_forget,
                     scheduled_bytes: settings.scheduled_bytes,
+                    forget_within: settings.forget_within,
                     store: settings.store.clone(),
                     waiters: waiters.clone(),
                     runtime: runtime.clone(),

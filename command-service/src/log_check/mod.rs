@@ -44,6 +44,7 @@ use millrace_shared::{
         watcher, watermarks,
     },
     outcome::OutcomeRecord,
+    personal::HashSecret,
     registry::{self, Registry},
 };
 use rdkafka::{
@@ -96,6 +97,9 @@ pub struct Check {
     pub partitions: i32,
     /// Within it a command id has one outcome.
     pub window: Duration,
+    /// What fingerprints of personal data are made with. Without it commands with such data are not held against their
+    /// outcomes.
+    pub hash: Option<HashSecret>,
     /// Where the registry can be asked from a plain thread.
     pub runtime: Handle,
 }

@@ -30,7 +30,7 @@ pub trait Decider: Send {
     /// Begins a checkpoint. No transaction is under way, and everything below `offset` in the event topic is decided.
     fn begin_checkpoint(&mut self, offset: i64);
 
-    /// Whether there are snapshots to be sent.
+    /// Whether there are snapshots to be sent, or what goes with them.
     fn is_snapshotting(&self) -> bool;
 
     /// Hands a portion of the snapshots to the sink, as part of a batch.
@@ -63,8 +63,17 @@ pub trait Decider: Send {
     /// The broker refuses what was sent of the snapshots: there are no more of them.
     fn give_snapshots_up(&mut self, reason: &str);
 
-    /// Restores from a record of the snapshot, event, outcome or scheduled topic; all snapshots before any event.
+    /// Restores from a record of the key, snapshot, event, outcome or scheduled topic: all keys before anything else, and all
+    /// snapshots before any event.
     fn restore(&mut self, topic: Topic, record: &Stored<'_>, now: Timestamp) -> Result<(), RestoreError>;
+
+    /// All keys are restored.
+    ///
+    /// # Errors
+    /// When one can't be used.
+    fn end_keys(&mut self) -> Result<(), RestoreError> {
+        Ok(())
+    }
 
     /// All snapshots are restored: where events have to be read from, given the topic's first offset and its end.
     ///

@@ -3,8 +3,9 @@
 use jiff::Timestamp;
 use millrace_shared::{
     codec::{Codec, DecodeError, Foreign},
-    domain::Aggregate,
+    domain::{Aggregate, AggregateId},
     envelope::{names, parse_version},
+    personal::{self, DataKey},
     records::Records,
 };
 use tokio::runtime::Handle;
@@ -33,7 +34,7 @@ pub enum Unused {
     Unavailable(String),
 }
 
-/// Reads a record of the snapshot topic that is an aggregate's.
+/// Reads a record of the snapshot topic that is an aggregate's, of which this is the key, where it has personal data.
 ///
 /// # Errors
 /// See [`Unused`].
@@ -41,6 +42,7 @@ pub fn from_snapshot<A: Aggregate>(
     codec: &Codec<A::Snapshot>,
     events_topic_id: &str,
     record: &Stored<'_>,
+    key: Option<&DataKey>,
     runtime: &Handle,
 ) -> Result<Kept<A::State>, Unused> {
     let header = |wanted| {
@@ -61,22 +63,26 @@ pub fn from_snapshot<A: Aggregate>(
         return Err(Unused::Unreadable("its headers tell no sequence and time".to_owned()));
     };
     match codec.decode(record.value.unwrap_or_default(), Foreign::Refuse, runtime) {
-        Ok(snapshot) => Ok(Kept { state: snapshot.into(), version, last_time }),
+        Ok(mut snapshot) => {
+            let unreadable = |error: &dyn std::fmt::Display| Unused::Unreadable(error.to_string());
+            let id = AggregateId::from_key(record.key).map_err(|error| unreadable(&error))?;
+            personal::open_snapshot::<A>(&mut snapshot, key, id.as_str()).map_err(|error| unreadable(&error))?;
+            Ok(Kept { state: snapshot.into(), version, last_time })
+        }
         Err(DecodeError::Unavailable(reason)) => Err(Unused::Unavailable(reason)),
         Err(error) => Err(Unused::Unreadable(error.to_string())),
     }
 }
 
-/// For a store: version, time, what the snapshot covers, which record in which version; then the state.
+/// For a store: version, time, what the snapshot covers, which record in which version; then the state, which is sealed.
 ///
 /// # Errors
 /// When the state does not fit its own schema.
 pub fn to_store<A: Aggregate>(
     codec: &Codec<A::Snapshot>,
-    (state, version, last_time): (&A::State, u64, Timestamp),
+    (state, version, last_time): (&A::Snapshot, u64, Timestamp),
     covered: u64,
 ) -> Result<Vec<u8>, String> {
-    let state = A::Snapshot::from(state);
     let index = state.index();
     let mut bytes = Vec::with_capacity(48);
     bytes.extend_from_slice(&version.to_le_bytes());
@@ -84,18 +90,26 @@ pub fn to_store<A: Aggregate>(
     bytes.extend_from_slice(&covered.to_le_bytes());
     bytes.push(index as u8);
     bytes.push((A::Snapshot::TYPES[index].versions.len() - 1) as u8);
-    codec.encode_datum(&state, &mut bytes).map_err(|error| error.to_string())?;
+    codec.encode_datum(state, &mut bytes).map_err(|error| error.to_string())?;
     Ok(bytes)
 }
 
-/// From a store: the state, and what its snapshot covers. `None`: it is not what [`to_store`] wrote.
-pub fn from_store<A: Aggregate>(codec: &Codec<A::Snapshot>, bytes: &[u8]) -> Option<(Kept<A::State>, u64)> {
+/// From a store: the state of the aggregate of this id and key, and what its snapshot covers. `None`: it is not what
+/// [`to_store`] wrote.
+pub fn from_store<A: Aggregate>(
+    codec: &Codec<A::Snapshot>,
+    bytes: &[u8],
+    id: &str,
+    key: Option<&DataKey>,
+) -> Option<(Kept<A::State>, u64)> {
     let (version, rest) = bytes.split_first_chunk()?;
     let (last_time, rest) = rest.split_first_chunk()?;
     let (covered, rest) = rest.split_first_chunk()?;
     let (&[index, schema], datum) = rest.split_first_chunk()?;
+    let mut snapshot = codec.decode_datum(usize::from(index), usize::from(schema), datum)?;
+    personal::open_snapshot::<A>(&mut snapshot, key, id).ok()?;
     let kept = Kept {
-        state: codec.decode_datum(usize::from(index), usize::from(schema), datum)?.into(),
+        state: snapshot.into(),
         version: u64::from_le_bytes(*version),
         last_time: Timestamp::from_microsecond(i64::from_le_bytes(*last_time)).ok()?,
     };

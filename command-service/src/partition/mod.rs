@@ -7,6 +7,7 @@ mod decider;
 pub mod kept;
 mod local;
 pub mod memory;
+mod personal;
 mod process;
 mod publish;
 mod readback;
@@ -32,7 +33,6 @@ use millrace_shared::{
     fingerprint::{self, Fingerprint, fingerprint},
     kafka::{partition_of, topics::Topic},
     outcome::{Outcome, SCHEDULED},
-    records::Records,
 };
 use serde_json::{Map, Value, json};
 
@@ -47,6 +47,8 @@ pub use decider::{Decider, Held, RestoreError, Stored};
 use kept::Kept;
 use local::{Local, Marks};
 use memory::{CommandKey, Memory};
+use personal::Keys;
+pub use personal::is_sweep;
 use publish::Counts;
 use schedule::Schedule;
 use snapshots::Snapshots;
@@ -58,6 +60,9 @@ const PASSING_REASONS: [&str; 4] = ["idempotency-key-reused", "internal", "unava
 
 /// A command that was scheduled, and whose aggregate's history can't be read, is tried again after so long.
 const UNREADABLE_PATIENCE: Duration = Duration::from_secs(30);
+/// Why a command with personal data is a dead letter, without a word of what is in it.
+const UNREADABLE: &str = "it can't be read as a command of its topic";
+const UNDECIDED: &str = "it can't be decided, or what follows on it can't be written";
 
 /// What a partition needs to know of its surroundings.
 #[derive(Clone)]
@@ -82,6 +87,8 @@ pub struct Settings {
     pub answers_forget: bool,
     /// Bytes of commands that wait until they are due, at most, about.
     pub scheduled_bytes: u64,
+    /// After so long a destroyed key may be cleared out of Kafka's files.
+    pub forget_within: Duration,
     /// Where it keeps what is to outlive the process, if anywhere.
     pub store: Option<StoreSettings>,
     /// Who waits for answers.
@@ -107,6 +114,7 @@ pub struct Partition<A: Aggregate> {
     memory: Memory,
     schedule: Schedule,
     snapshots: Snapshots,
+    keys: Keys,
     local: Option<Local>,
     /// What the lists of changes were before this batch; none before its first change.
     marks: Option<Marks>,
@@ -239,6 +247,7 @@ impl<A: Aggregate> Partition<A> {
             settings,
             aggregates: FastMap::default(),
             snapshots,
+            keys: Keys::default(),
             local,
             marks: None,
             is_full: false,
@@ -266,7 +275,7 @@ impl<A: Aggregate> Partition<A> {
             }
             (Some(value), None) => {
                 let command = self.context.commands.decode(value, Foreign::Resolve, &self.settings.runtime)?;
-                let fingerprint = fingerprint(command.name(), &command);
+                let fingerprint = self.context.fingerprint(&command);
                 (Order::Command(command), fingerprint)
             }
         };
@@ -426,6 +435,12 @@ fn is_remembered(outcome: &Outcome) -> bool {
 
 impl<A: Aggregate> Decider for Partition<A> {
     fn decide(&mut self, record: &CommandRecord, now: Timestamp, sink: &mut dyn Sink) -> Result<(), Held> {
+        if A::IS_PERSONAL {
+            if is_sweep(record.value(), record.headers().map(|(name, _)| name)) {
+                return Ok(());
+            }
+            self.keys.command_came(self.settings.forget_within);
+        }
         let headers = match CommandHeaders::read(record.headers()) {
             Ok(headers) => headers,
             Err(reason) => {
@@ -451,7 +466,9 @@ impl<A: Aggregate> Decider for Partition<A> {
             Ok(command) => command,
             Err(DecodeError::Unavailable(reason)) => return Err(Held(reason)),
             Err(error) => {
-                self.dead_letter(record, &error.to_string(), true, now, sink);
+                // Such a text may quote what can't be read.
+                let reason = if A::IS_PERSONAL { UNREADABLE.to_owned() } else { error.to_string() };
+                self.dead_letter(record, &reason, true, now, sink);
                 return Ok(());
             }
         };
@@ -470,6 +487,7 @@ impl<A: Aggregate> Decider for Partition<A> {
         })?;
         let known = known.map(|known| (known.fingerprint, known.outcome.into_owned()));
         if let Err(cause) = self.handle(record, &command, known, now, sink) {
+            let cause = if A::IS_PERSONAL { UNDECIDED.to_owned() } else { cause };
             tracing::error!(aggregate = %command.aggregate_id, command = command.command_id, cause, "a command can't be decided");
             self.dead_letter(record, &cause, true, now, sink);
             self.refuse_as_internal(record, &command, now, sink);
@@ -496,6 +514,7 @@ impl<A: Aggregate> Decider for Partition<A> {
         self.marks = None;
         self.memory.commit();
         self.schedule.commit();
+        self.keys.commit();
         self.commit_snapshots();
         for (awaited, answer) in self.answers.drain(..) {
             self.settings.waiters.answer(&awaited, &answer);
@@ -512,6 +531,7 @@ impl<A: Aggregate> Decider for Partition<A> {
         }
         self.roll_snapshots_back();
         self.roll_lists_back();
+        self.keys.rollback();
         self.memory.rollback();
         self.schedule.rollback();
         self.answers.clear();
@@ -527,11 +547,13 @@ impl<A: Aggregate> Decider for Partition<A> {
     }
 
     fn is_snapshotting(&self) -> bool {
-        self.is_snapshotting()
+        self.is_snapshotting() || self.keys.is_due()
     }
 
     fn send_snapshots(&mut self, now: Timestamp, sink: &mut dyn Sink) {
         self.send_snapshots(now, sink);
+        self.renew_keys(now, sink);
+        self.send_sweep(now, sink);
     }
 
     fn next_due(&self) -> Option<Timestamp> {
@@ -578,8 +600,13 @@ impl<A: Aggregate> Decider for Partition<A> {
             Topic::Events => self.read_event_back(record),
             Topic::Outcomes => self.read_outcome_back(record, now),
             Topic::Scheduled => self.read_scheduled_back(record),
-            Topic::Commands | Topic::DeadLetters | Topic::Keys => Ok(()),
+            Topic::Keys => self.read_key_back(record),
+            Topic::Commands | Topic::DeadLetters => Ok(()),
         }
+    }
+
+    fn end_keys(&mut self) -> Result<(), RestoreError> {
+        self.end_keys()
     }
 
     fn first_event_to_read(&mut self, first: i64, end: i64) -> Result<i64, RestoreError> {

@@ -108,8 +108,13 @@ impl<A: Aggregate> Partition<A> {
             "dead letter"
         );
         self.counts.dead_letters += 1;
-        // A compressed batch may hold a record that no topic takes uncompressed: it stays where it first lay.
-        let fits = whole && record.size() <= MAX_DEAD_LETTER_BYTES;
+        // A compressed batch may hold a record that no topic takes uncompressed: it stays where it first lay. So does what
+        // may be personal, until that is deleted.
+        let fits = whole && !A::IS_PERSONAL && record.size() <= MAX_DEAD_LETTER_BYTES;
+        let is_kept = |key: &&[u8]| match A::IS_PERSONAL {
+            true => AggregateId::from_key(Some(key)).is_ok(),
+            false => fits || key.len() <= AggregateId::MAX_BYTES,
+        };
         // Reasons may quote what they are about.
         let reason: String = reason.chars().take(MAX_REASON_CHARACTERS).collect();
         let reason = if fits { reason } else { format!("{reason}; its {} bytes are not kept here", record.size()) };
@@ -122,7 +127,7 @@ impl<A: Aggregate> Partition<A> {
         sink.send(OutRecord {
             topic: Topic::DeadLetters,
             partition: self.settings.slot.partition,
-            key: record.key().filter(|key| fits || key.len() <= AggregateId::MAX_BYTES),
+            key: record.key().filter(is_kept),
             value: record.value().filter(|_| fits),
             headers: &self.headers,
             timestamp_ms: now.as_millisecond(),
@@ -241,7 +246,9 @@ impl<A: Aggregate> Partition<A> {
         // Everything is encoded before anything is sent: a failure leaves nothing half done.
         let (mut values, mut ends) = (Vec::with_capacity(64), Vec::with_capacity(decision.events.len()));
         let mut events = Vec::with_capacity(decision.events.len());
-        for (sequence, event) in (first..).zip(&decision.events) {
+        let sealed = self.seal(command.aggregate_id.as_str(), &decision.events)?;
+        let written = sealed.as_ref().map_or(&decision.events, |(sealed, _)| sealed);
+        for (sequence, event) in (first..).zip(written) {
             self.context.events.encode(event, &mut values).map_err(|error| error.to_string())?;
             ends.push(values.len());
             events.push(EventRef { sequence: sequence as i64, r#type: event.name().to_owned() });
@@ -255,6 +262,9 @@ impl<A: Aggregate> Partition<A> {
         let (outcome, encoded) = self.encode_outcome(outcome)?;
         let mut follows = self.errands(command.aggregate_id.as_str(), first, at, &decision.events)?;
         follows.commands.extend(self.conclusion(command, &outcome)?);
+        if let Some((_, used)) = sealed {
+            self.use_key(command.aggregate_id.as_str(), used, now, sink);
+        }
         let mut begin = 0;
         for ((sequence, event), end) in (first..).zip(&decision.events).zip(ends) {
             let headers = EventHeaders {

@@ -8,6 +8,7 @@ use millrace_shared::{
     fingerprint::Fingerprint,
     kafka::topics::Topic,
     outcome::OutcomeRecord,
+    personal,
 };
 
 use super::{
@@ -35,6 +36,7 @@ impl<A: Aggregate> Partition<A> {
         }
         let decoded =
             self.context.events.decode(record.value.unwrap_or_default(), Foreign::Refuse, &self.settings.runtime);
+        let damage = self.keys.damage(id.as_str());
         let entry = self.aggregates.entry(id.as_str().into()).or_default();
         let unreadable = match decoded {
             Err(DecodeError::Unavailable(reason)) => return Err(RestoreError(reason)),
@@ -42,14 +44,18 @@ impl<A: Aggregate> Partition<A> {
             Ok(_) if meta.sequence != entry.version + 1 => {
                 Some(format!("sequence {} follows {}", meta.sequence, entry.version))
             }
-            Ok(event) => {
-                A::evolve(&mut entry.state, &event);
-                entry.version = meta.sequence;
-                entry.last_time = entry.last_time.max(meta.time);
-                note(&mut self.snapshots, self.local.as_mut(), id.as_str(), entry);
-                self.snapshots.count_events(1);
-                None
-            }
+            Ok(_) if damage.is_some() => damage.map(|reason| reason.to_string()),
+            Ok(mut event) => match personal::open_event::<A>(&mut event, self.keys.of(id.as_str()), id.as_str()) {
+                Err(error) => Some(error.to_string()),
+                Ok(()) => {
+                    A::evolve(&mut entry.state, &event);
+                    entry.version = meta.sequence;
+                    entry.last_time = entry.last_time.max(meta.time);
+                    note(&mut self.snapshots, self.local.as_mut(), id.as_str(), entry);
+                    self.snapshots.count_events(1);
+                    None
+                }
+            },
         };
         if let Some(reason) = unreadable {
             tracing::error!(aggregate = %id, offset = record.offset, reason, "an aggregate's history can't be read; its commands are refused");

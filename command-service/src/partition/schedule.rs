@@ -76,6 +76,11 @@ impl Schedule {
         self.waiting.get(key)
     }
 
+    /// Keys of those of an aggregate.
+    pub(super) fn of(&self, aggregate_id: &str) -> Vec<Box<str>> {
+        self.waiting.keys().filter(|key| aggregate_of(key) == aggregate_id).cloned().collect()
+    }
+
     /// When the first one is due, in milliseconds since 1970.
     pub(super) fn first_due_ms(&self) -> Option<i64> {
         self.due.first_key_value().map(|((due_ms, _), _)| *due_ms)

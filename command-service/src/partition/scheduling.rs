@@ -162,6 +162,13 @@ impl<A: Aggregate> Partition<A> {
         self.wait(&deadline.key, waiting, due, now, sink);
     }
 
+    /// Has nothing of an aggregate wait any more.
+    pub(super) fn drop_all_waiting(&mut self, id: &str, now: Timestamp, sink: &mut dyn Sink) {
+        for key in self.schedule.of(id) {
+            self.drop_waiting(&key, now, sink);
+        }
+    }
+
     /// When the next one is due.
     pub(super) fn next_due(&self) -> Option<Timestamp> {
         self.schedule.first_due_ms().and_then(|millis| Timestamp::from_millisecond(millis).ok())
@@ -200,9 +207,15 @@ impl<A: Aggregate> Partition<A> {
             unreadable("it has no key");
             return Ok(());
         };
-        let waiting = record.value.map(|value| {
-            let headers = record.headers.iter().map(|(name, value)| (name.as_bytes(), *value));
-            CommandRecord::new(0, None, Some(aggregate_of(key).as_bytes()), Some(value), headers)
+        let opened = record.value.map(|value| self.open_waiting(aggregate_of(key), value)).transpose();
+        let Ok(value) = opened else {
+            unreadable("it does not open with its aggregate's key");
+            return Ok(());
+        };
+        let waiting = value.flatten().map(|value| {
+            let headers = record.headers.iter().filter(|(name, _)| *name != names::SEALED);
+            let headers = headers.map(|(name, value)| (name.as_bytes(), *value));
+            CommandRecord::new(0, None, Some(aggregate_of(key).as_bytes()), Some(&value), headers)
         });
         let due = waiting.as_ref().map(|waiting| due_of(waiting).ok_or("it names no time"));
         match due.transpose() {
@@ -217,8 +230,15 @@ impl<A: Aggregate> Partition<A> {
     /// A command as it waits: it keeps its id, and where it first lay.
     fn waiting(&self, record: &CommandRecord, command: &Readable<A::Command>) -> CommandRecord {
         let mut headers = Headers::default();
-        let without =
-            [names::ID, names::ORIGIN, names::FORWARDED, names::RELEASED, names::CANCELLED, names::FINGERPRINT];
+        let without = [
+            names::ID,
+            names::SEALED,
+            names::ORIGIN,
+            names::FORWARDED,
+            names::RELEASED,
+            names::CANCELLED,
+            names::FINGERPRINT,
+        ];
         copy_headers(record, &without, &mut headers);
         let origin = command.origin.clone().unwrap_or_else(|| self.own_origin(record));
         // An origin may be longer than ids can be.
@@ -238,15 +258,19 @@ impl<A: Aggregate> Partition<A> {
     }
 
     fn send_scheduled(&mut self, key: &str, waiting: Option<&CommandRecord>, now: Timestamp, sink: &mut dyn Sink) {
+        let sealed = waiting.and_then(|waiting| self.seal_waiting(aggregate_of(key), waiting, now, sink));
         self.headers.clear();
         if let Some(waiting) = waiting {
             copy_headers(waiting, &[], &mut self.headers);
+        }
+        if let Some((name, _)) = &sealed {
+            self.headers.push(names::SEALED.as_bytes(), Some(name.as_bytes()));
         }
         sink.send(OutRecord {
             topic: Topic::Scheduled,
             partition: self.settings.slot.partition,
             key: Some(key.as_bytes()),
-            value: waiting.and_then(CommandRecord::value),
+            value: sealed.as_ref().map(|(_, sealed)| &**sealed).or_else(|| waiting.and_then(CommandRecord::value)),
             headers: &self.headers,
             timestamp_ms: now.as_millisecond(),
         });

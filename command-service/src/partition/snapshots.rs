@@ -20,6 +20,7 @@ use millrace_shared::{
 use super::{
     Entry, Partition, RestoreError, Stored, caught,
     kept::{Kept, Unused, from_snapshot, to_store},
+    personal::sealed,
 };
 use crate::{
     record::{OutRecord, Sink},
@@ -137,7 +138,8 @@ impl<A: Aggregate> Partition<A> {
             }
             let mut value = Vec::with_capacity(32);
             let encode = || {
-                let encoded = self.context.snapshots.encode(&A::Snapshot::from(&entry.state), &mut value);
+                let state = sealed::<A>(&self.keys, &id, &entry.state)?;
+                let encoded = self.context.snapshots.encode(&state, &mut value);
                 encoded.map_err(|error| error.to_string())
             };
             let result = match caught(encode) {
@@ -260,6 +262,7 @@ impl<A: Aggregate> Partition<A> {
             &self.context.snapshots,
             &self.settings.events_topic_id,
             record,
+            self.keys.of(id.as_str()),
             &self.settings.runtime,
         ) {
             Ok(kept) => {
@@ -285,8 +288,11 @@ impl<A: Aggregate> Partition<A> {
         let covered = kept.version;
         match &mut self.local {
             Some(local) => {
-                let kept = (&kept.state, kept.version, kept.last_time);
-                local.read_snapshot(id, caught(|| to_store::<A>(&self.context.snapshots, kept, covered))?);
+                let encode = || {
+                    let state = sealed::<A>(&self.keys, id, &kept.state)?;
+                    to_store::<A>(&self.context.snapshots, (&state, kept.version, kept.last_time), covered)
+                };
+                local.read_snapshot(id, caught(encode)?);
             }
             None => {
                 let entry = Entry { covered, ..Entry::of(kept) };

@@ -1,6 +1,7 @@
 //! What a partition decides, without Kafka.
 
 mod local;
+mod personal;
 mod scheduling;
 mod snapshots;
 
@@ -155,6 +156,7 @@ fn settings(runtime: &Runtime, waiters: &Waiters) -> Settings {
         outcomes_topic_id: "outcomes-id".into(),
         answers_bytes: u64::MAX,
         answers_forget: false,
+        forget_within: Duration::from_secs(600),
         scheduled_bytes: u64::MAX,
         store: None,
         window: Duration::from_secs(3600),

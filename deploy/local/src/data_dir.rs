@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use base64::{Engine, engine::general_purpose::STANDARD};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::{Value, json};
@@ -70,6 +72,26 @@ impl DataDir {
     /// A folder for files that the next start may delete.
     pub fn tmp(&self) -> PathBuf {
         self.path.join("tmp")
+    }
+
+    /// Secrets of this run's personal data, as variables that name their files. They are made once, and go with the data:
+    /// without them it can't be read.
+    pub fn secrets(&self) -> Result<BTreeMap<String, String>> {
+        let mut variables = BTreeMap::new();
+        for (variable, name, before) in
+            [("MILLRACE_MASTER_KEYS_FILE", "master-keys", "k1:"), ("MILLRACE_HASH_SECRET_FILE", "hash-secret", "")]
+        {
+            let path = self.path.join(name);
+            if !path.exists() {
+                let mut random = [0; 32];
+                let source = "/dev/urandom";
+                let mut file = File::open(source).with_context(|| format!("opening {source}"))?;
+                file.read_exact(&mut random).with_context(|| format!("reading {source}"))?;
+                replace_with(&path, &format!("{before}{}\n", STANDARD.encode(random)), 0o600)?;
+            }
+            variables.insert(variable.to_owned(), path.display().to_string());
+        }
+        Ok(variables)
     }
 
     /// Writes the `env` file, all at once: whoever sees it sees all of it.
@@ -182,8 +204,14 @@ fn read_marker(marker: &Path) -> Result<Option<(u16, String)>> {
 }
 
 fn replace(path: &Path, text: &str) -> Result<()> {
+    replace_with(path, text, 0o644)
+}
+
+fn replace_with(path: &Path, text: &str, mode: u32) -> Result<()> {
     let temporary = path.with_extension("new");
-    fs::write(&temporary, text)
+    let written = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary);
+    written
+        .and_then(|mut file| file.write_all(text.as_bytes()))
         .and_then(|()| fs::rename(&temporary, path))
         .with_context(|| format!("writing {}", path.display()))
 }

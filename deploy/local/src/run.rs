@@ -117,7 +117,7 @@ fn start_and_watch(layout: &Layout, data: &DataDir, options: &Options, parts: &m
             return Ok(());
         }
     }
-    data.write_env(&services::env_file(layout, |key| std::env::var(key).ok()))?;
+    data.write_env(&services::env_file(layout, data, |key| std::env::var(key).ok())?)?;
     say(&table(layout, data, started.elapsed()));
     if options.demo {
         demo::start(layout);

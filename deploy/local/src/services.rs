@@ -15,6 +15,7 @@ use crate::supervise::{Kind, Spec};
 /// How to start every instance of every service.
 pub fn prepare(layout: &Layout, data: &DataDir) -> Result<Vec<Spec>> {
     let mut specs = Vec::new();
+    let secrets = secrets(data, |key| std::env::var(key).ok())?;
     for i in 0..layout.instances {
         for (service, ports) in [
             ("command-service", layout.command_service(i)),
@@ -27,7 +28,7 @@ pub fn prepare(layout: &Layout, data: &DataDir) -> Result<Vec<Spec>> {
                 program: Program {
                     path: binary(service)?,
                     args: Vec::new(),
-                    env: environment(layout, ports, i).into_iter().collect(),
+                    env: environment(layout, ports, i).into_iter().chain(secrets.clone()).collect(),
                     dir: data.path.clone(),
                     log: data.log(&name),
                 },
@@ -92,8 +93,28 @@ fn environment(layout: &Layout, ports: ServicePorts, i: u16) -> BTreeMap<String,
     variables
 }
 
+/// Those of the data folder, unless this process's environment, which `get` reads, has others: they would contradict them.
+fn secrets(data: &DataDir, get: impl Fn(&str) -> Option<String>) -> Result<BTreeMap<String, String>> {
+    let mut variables = data.secrets()?;
+    variables.retain(|file, _| {
+        let inline = file.trim_end_matches("_FILE");
+        get(file).is_none() && get(inline).is_none()
+    });
+    Ok(variables)
+}
+
 /// The contents of `<data>/env`. `get` reads this process's environment, which the services share.
-pub fn env_file(layout: &Layout, get: impl Fn(&str) -> Option<String>) -> BTreeMap<String, String> {
+pub fn env_file(
+    layout: &Layout,
+    data: &DataDir,
+    get: impl Fn(&str) -> Option<String>,
+) -> Result<BTreeMap<String, String>> {
+    let mut variables = shared(layout, &get);
+    variables.extend(secrets(data, get)?);
+    Ok(variables)
+}
+
+fn shared(layout: &Layout, get: impl Fn(&str) -> Option<String>) -> BTreeMap<String, String> {
     let mut variables = addresses(layout);
     for (key, default) in [("MILLRACE_TOPIC_PREFIX", ""), ("MILLRACE_PARTITIONS", "12")] {
         let value = get(key).unwrap_or_else(|| default.to_owned());
@@ -123,7 +144,7 @@ mod tests {
     #[test]
     fn the_env_file_names_what_the_services_were_told() {
         let set = |key: &str| (key == "MILLRACE_PARTITIONS").then(|| "4".to_owned());
-        let variables = env_file(&LAYOUT, set);
+        let variables = shared(&LAYOUT, set);
         let lines: Vec<_> = variables.iter().map(|(k, v)| format!("{k}={v}")).collect();
         assert_eq!(
             lines,

@@ -44,6 +44,7 @@ impl Domains for Bundled {
         visitor.visit::<bank_account::BankAccount>();
         visitor.visit::<transfer::MoneyTransfer>();
         visitor.visit::<standing_order::StandingOrder>();
+        visitor.visit::<user::UserAccount>();
     }
 
     fn visit_groupings(visitor: &mut impl GroupingVisitor) {

@@ -14,7 +14,7 @@ use rdkafka::{
 
 use super::{
     REQUEST_TIMEOUT, client_config,
-    topics::{Error, FORGOTTEN_WITHIN, MAX_COMMAND_BYTES, Names, Shape, Topic, futures_block, outcome_retention},
+    topics::{Error, MAX_COMMAND_BYTES, Names, Shape, Topic, futures_block, outcome_retention},
     watcher,
 };
 use crate::domain::AggregateInfo;
@@ -157,9 +157,9 @@ fn differences(topic: Topic, shape: &Shape, replicas: usize, have: &HashMap<&str
         }
         Topic::Keys => {
             for setting in ["segment.ms", "max.compaction.lag.ms"] {
-                let wanted = FORGOTTEN_WITHIN.as_millis() as i64;
+                let wanted = i64::try_from(shape.forget_within.as_millis()).unwrap_or(i64::MAX);
                 if number(setting).is_some_and(|actual| actual > wanted) {
-                    let why = "destroyed keys would lie in the brokers' files for longer than is promised";
+                    let why = "destroyed keys would lie in the brokers' files for longer than MILLRACE_FORGET_WITHIN";
                     differs(setting, wanted.to_string(), why, false);
                 }
             }
@@ -222,8 +222,13 @@ mod tests {
     use super::*;
 
     const DAY: Duration = Duration::from_secs(86_400);
-    const SHAPE: Shape =
-        Shape { partitions: 3, replication_factor: -1, idempotency_window: DAY, commands_retention: DAY };
+    const SHAPE: Shape = Shape {
+        partitions: 3,
+        replication_factor: -1,
+        idempotency_window: DAY,
+        commands_retention: DAY,
+        forget_within: Duration::from_secs(600),
+    };
 
     /// Settings that differ, and whether that breaks something.
     fn found(topic: Topic, replicas: usize, have: &[(&str, &str)]) -> Vec<(&'static str, bool)> {

@@ -26,10 +26,6 @@ const MIN_OUTCOME_RETENTION: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// Largest batch of records that the command topic takes, in bytes.
 pub(super) const MAX_COMMAND_BYTES: usize = (1 << 20) + 12;
 
-/// How long a destroyed key may lie in the brokers' files, but for their own pace: they look for what is to be compacted
-/// every 15 s, and delete what was compacted after a minute.
-pub const FORGOTTEN_WITHIN: Duration = Duration::from_secs(10 * 60);
-
 /// One topic of an aggregate type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Topic {
@@ -118,14 +114,14 @@ impl Topic {
                 keep(30 * DAY),
                 ("max.message.bytes", (2 * MAX_COMMAND_BYTES).to_string()),
             ],
-            // What a tombstone deletes is gone from the files within [`FORGOTTEN_WITHIN`], about: a segment that has been
-            // open for so long is closed at the next record (writers see to it that there is one), and a closed one is
-            // compacted when its oldest record is so old.
+            // What a tombstone deletes is to be gone from the files. A segment that has been open for so long is closed at
+            // the next record (writers see to it that there is one), and compacted as soon as it is closed.
             Self::Keys => vec![
                 ("cleanup.policy", "compact".into()),
-                ("segment.ms", FORGOTTEN_WITHIN.as_millis().to_string()),
-                ("max.compaction.lag.ms", FORGOTTEN_WITHIN.as_millis().to_string()),
+                ("segment.ms", shape.forget_within.as_millis().to_string()),
+                ("max.compaction.lag.ms", shape.forget_within.as_millis().to_string()),
                 ("min.compaction.lag.ms", "0".into()),
+                ("file.delete.delay.ms", "1000".into()),
             ],
         };
         settings.push(any_time);
@@ -241,6 +237,8 @@ pub struct Shape {
     pub idempotency_window: Duration,
     /// How long commands are kept after they were handled.
     pub commands_retention: Duration,
+    /// How long a destroyed key may lie in the brokers' files, but for their own pace.
+    pub forget_within: Duration,
 }
 
 /// Creates the missing topics of the types and checks the shape of all. Blocks.
@@ -263,7 +261,15 @@ pub fn ensure(bootstrap: &str, names: &Names, types: &[AggregateInfo], shape: &S
                 said: Said::Configured,
             });
         }
-        let name = |topic: Topic| (names.topic(aggregate_type, topic), topic.settings(shape));
+        let name = |topic: Topic| {
+            let mut settings = topic.settings(shape);
+            if *is_personal && topic == Topic::Commands {
+                // What was handled is deleted, and is to be gone from the files with its segment.
+                settings.push(("segment.ms", shape.forget_within.as_millis().to_string()));
+                settings.push(("file.delete.delay.ms", "1000".into()));
+            }
+            (names.topic(aggregate_type, topic), settings)
+        };
         wanted.extend(Topic::of(*is_personal).map(name));
     }
     create(&admin, &wanted, shape.partitions, shape.replication_factor)?;

@@ -51,15 +51,19 @@ impl DataKey {
         std::array::from_fn(|at| digest[at])
     }
 
-    pub(super) fn seal(&self, plain: &[u8], place: &str) -> Vec<u8> {
+    /// Seals a value for the place that it belongs to.
+    pub fn seal_bytes(&self, plain: &[u8], place: &str) -> Vec<u8> {
         let mut sealed = vec![FORM];
         sealed.extend_from_slice(&self.mark());
         encrypt(&cipher(&self.0), plain, place, &mut sealed);
         sealed
     }
 
-    /// `None`: another key has sealed it, which is no more.
-    pub(super) fn open(&self, sealed: &[u8], place: &str) -> Result<Option<Vec<u8>>, Error> {
+    /// Opens it; `None`: another key has sealed it, which is no more.
+    ///
+    /// # Errors
+    /// When it was changed, or is of another place.
+    pub fn open_bytes(&self, sealed: &[u8], place: &str) -> Result<Option<Vec<u8>>, Error> {
         let Some((&[FORM], rest)) = sealed.split_first_chunk() else { return Err(Error::NotOurs) };
         let (mark, rest) = rest.split_first_chunk::<MARK_BYTES>().ok_or(Error::NotOurs)?;
         if *mark != self.mark() {
@@ -125,6 +129,12 @@ impl MasterKeys {
         let (&[form], rest) = wrapped.split_first_chunk().ok_or_else(changed)?;
         let plain = decrypt(cipher, rest, place).ok().filter(|_| form == FORM);
         plain.and_then(|plain| plain.try_into().ok()).map(DataKey).ok_or_else(changed)
+    }
+
+    /// Name of the master key that a record needs and that is not there.
+    pub fn missing<'a>(&self, record: &'a KeyRecord) -> Option<&'a str> {
+        let KeyRecord::WrappedKey(key) = record;
+        (!self.0.iter().any(|(name, _)| *name == key.master)).then_some(&key.master)
     }
 
     /// Whether new keys would be wrapped otherwise than this one.

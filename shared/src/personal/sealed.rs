@@ -71,14 +71,14 @@ impl<T: Serialize + DeserializeOwned> Secret for Personal<T> {
     fn seal(&mut self, key: Option<&DataKey>, place: &str) -> Result<(), Error> {
         if let Self::Open(value) = self {
             let json = serde_json::to_vec(value).map_err(|_| Error::Unwritable)?;
-            *self = Self::Sealed(key.ok_or(Error::NoKey)?.seal(&json, place));
+            *self = Self::Sealed(key.ok_or(Error::NoKey)?.seal_bytes(&json, place));
         }
         Ok(())
     }
 
     fn open(&mut self, key: Option<&DataKey>, place: &str) -> Result<(), Error> {
         if let Self::Sealed(bytes) = self {
-            let opened = key.map(|key| key.open(bytes, place)).transpose()?.flatten();
+            let opened = key.map(|key| key.open_bytes(bytes, place)).transpose()?.flatten();
             *self = match opened {
                 Some(json) => Self::Open(serde_json::from_slice(&json).map_err(|_| Error::NotOurs)?),
                 None => Self::Erased,

@@ -16,6 +16,7 @@ use super::{
     Entry, Partition, Settings, caught,
     kept::{from_store, to_store},
     memory::Memory,
+    personal::sealed,
     snapshots::Snapshots,
 };
 use crate::store::{self, Batch, Checkpoint, Identity, StatesOf, Store, keeper::Done};
@@ -246,7 +247,7 @@ impl<A: Aggregate> Partition<A> {
         }
         let read = local.store.state(id).and_then(|found| match found {
             None => Ok(None),
-            Some(bytes) => match from_store::<A>(&self.context.snapshots, &bytes) {
+            Some(bytes) => match from_store::<A>(&self.context.snapshots, &bytes, id, self.keys.of(id)) {
                 Some((kept, covered)) => Ok(Some(Entry { covered, bytes: bytes.len() as u32, ..Entry::of(kept) })),
                 None => Err(local.store.damaged(format!("the state of {id} can't be read"))),
             },
@@ -327,8 +328,11 @@ impl<A: Aggregate> Partition<A> {
         for id in mem::take(&mut local.changed) {
             // Not changed: what had changed it was rolled back.
             let Some(entry) = self.aggregates.get_mut(&id).filter(|entry| entry.unstored) else { continue };
-            let kept = (&entry.state, entry.version, entry.last_time);
-            match caught(|| to_store::<A>(&self.context.snapshots, kept, entry.covered)) {
+            let encode = || {
+                let state = sealed::<A>(&self.keys, &id, &entry.state)?;
+                to_store::<A>(&self.context.snapshots, (&state, entry.version, entry.last_time), entry.covered)
+            };
+            match caught(encode) {
                 Ok(bytes) => {
                     (entry.unstored, entry.bytes) = (false, bytes.len() as u32);
                     batch.states.push((id, bytes));

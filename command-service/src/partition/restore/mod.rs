@@ -1,7 +1,7 @@
 //! Taking a partition over: its states and remembered outcomes are read back from the log.
 //!
 //! In this order: the group's committed offset with stable offsets required (this waits for a predecessor's open
-//! transaction); *then* the high watermarks of events and outcomes as a `read_uncommitted` consumer sees them (an open
+//! transaction); *then* the high watermarks of events and outcomes, and after them that of the keys, as a `read_uncommitted` consumer sees them (an open
 //! transaction of a dead producer would hide newer committed records behind the last stable offset); then all records
 //! up to these, `read_committed`. Whether a target is reached is judged by the end that the reader reports, which lies
 //! behind transaction markers, never by the offsets of records.
@@ -119,6 +119,8 @@ struct Restoring {
     ends: Ends,
     /// Topics whose target isn't reached yet.
     open: Vec<Topic>,
+    /// All else waits for the keys.
+    begun: bool,
     /// Events wait for the snapshots, which say from where on they count.
     events_begun: bool,
     /// When something of it was read.
@@ -134,6 +136,8 @@ struct Ends {
     outcomes: (i64, i64),
     snapshots: (i64, i64),
     scheduled: (i64, i64),
+    /// Asked for last: an event whose key is not there then was erased.
+    keys: (i64, i64),
 }
 
 /// What all partitions of a job share.
@@ -161,10 +165,9 @@ impl Job<'_> {
         kinds.sort_unstable();
         kinds.dedup();
         for kind in kinds {
-            reader.meet(
-                &[Topic::Snapshots, Topic::Scheduled, Topic::Events, Topic::Outcomes]
-                    .map(|topic| types[kind].topic(topic)),
-            )?;
+            let read = [Topic::Snapshots, Topic::Events, Topic::Outcomes, Topic::Scheduled, Topic::Keys];
+            let has = Topic::of(types[kind].info().is_personal).filter(|topic| read.contains(topic));
+            reader.meet(&has.map(|topic| types[kind].topic(topic)).collect::<Vec<_>>())?;
         }
         let mut reading = Reading { types, reader, sources: Sources::default(), progress: Progress::new() };
         let (mut waiting, mut failed) = (VecDeque::new(), None);
@@ -198,7 +201,7 @@ impl Job<'_> {
                     reading.close(&gone, &gone.open)?;
                 }
                 if let Some(restoring) = place {
-                    restoring.begin_events(at, &mut reading)?;
+                    restoring.go_on(at, &mut reading)?;
                 }
                 if let Some(restoring) = place.take_if(|restoring| restoring.open.is_empty()) {
                     // One that can't begin does not hold up the others.
@@ -400,19 +403,21 @@ impl Ends {
             Some(Offset::End) => end,
             _ => first,
         };
+        let is_personal = kind.info().is_personal;
         Ok(Self {
             commands: ends(Topic::Commands)?,
             events: ends(Topic::Events)?,
             outcomes: (since.min(end - OUTCOMES_AT_LEAST).max(first), end),
             snapshots: ends(Topic::Snapshots)?,
             scheduled: ends(Topic::Scheduled)?,
+            keys: if is_personal { ends(Topic::Keys)? } else { (0, 0) },
         })
     }
 
     /// How many there are to be read at most.
     fn records(&self) -> i64 {
         let of = |(first, end): (i64, i64)| (end - first).max(0);
-        of(self.events) + of(self.outcomes) + of(self.snapshots) + of(self.scheduled)
+        of(self.events) + of(self.outcomes) + of(self.snapshots) + of(self.scheduled) + of(self.keys)
     }
 }
 
@@ -425,27 +430,37 @@ impl Restoring {
         reading: &mut Reading<'_>,
     ) -> Result<Self, Error> {
         let (open, moved) = (Vec::new(), Instant::now());
-        let mut restoring = Self { grant, decider, committed, ends, open, events_begun: false, moved };
+        let mut restoring = Self { grant, decider, committed, ends, open, begun: false, events_begun: false, moved };
         reading.progress.total -= ends.records();
-        let stored = restoring.decider.stored_up_to(ends.events, ends.outcomes.1);
-        restoring.events_begun = stored.is_some();
-        // Neither snapshots nor stores have it.
-        reading.open(at, &mut restoring, Topic::Scheduled, ends.scheduled)?;
-        match stored {
-            Some((events, outcomes)) => {
-                let (first, end) = ends.outcomes;
-                reading.open(at, &mut restoring, Topic::Outcomes, (outcomes.max(first), end))?;
-                reading.open(at, &mut restoring, Topic::Events, (events, ends.events.1))?;
-            }
-            // What the snapshots are worth is known when all of them are read; until then nothing else is.
-            None => reading.open(at, &mut restoring, Topic::Snapshots, ends.snapshots)?,
-        }
+        reading.open(at, &mut restoring, Topic::Keys, ends.keys)?;
         Ok(restoring)
+    }
+
+    /// Begins with what waited for what is read now.
+    fn go_on(&mut self, at: usize, reading: &mut Reading<'_>) -> Result<(), Error> {
+        if !self.begun && !self.open.contains(&Topic::Keys) {
+            self.begun = true;
+            self.decider.end_keys()?;
+            let stored = self.decider.stored_up_to(self.ends.events, self.ends.outcomes.1);
+            self.events_begun = stored.is_some();
+            // Neither snapshots nor stores have it.
+            reading.open(at, self, Topic::Scheduled, self.ends.scheduled)?;
+            match stored {
+                Some((events, outcomes)) => {
+                    let (first, end) = self.ends.outcomes;
+                    reading.open(at, self, Topic::Outcomes, (outcomes.max(first), end))?;
+                    reading.open(at, self, Topic::Events, (events, self.ends.events.1))?;
+                }
+                // What the snapshots are worth is known when all of them are read; until then nothing else is.
+                None => reading.open(at, self, Topic::Snapshots, self.ends.snapshots)?,
+            }
+        }
+        self.begin_events(at, reading)
     }
 
     /// Once the snapshots are read.
     fn begin_events(&mut self, at: usize, reading: &mut Reading<'_>) -> Result<(), Error> {
-        if self.events_begun || self.open.contains(&Topic::Snapshots) {
+        if !self.begun || self.events_begun || self.open.contains(&Topic::Snapshots) {
             return Ok(());
         }
         self.events_begun = true;
