@@ -110,6 +110,7 @@ struct Project {
 impl Project {
     async fn run<D: Domains>(self, shutdown: CancellationToken) -> Result<(), Error> {
         let Self { settings, redis, registry, health, board } = self;
+        let master_keys = settings.personal.keys::<D>()?;
         let kafka = &settings.kafka;
         let names = Names::new(&kafka.topic_prefix);
         let types: Vec<&str> = AggregateInfo::all::<D>().iter().map(|info| info.aggregate_type).collect();
@@ -132,6 +133,7 @@ impl Project {
             },
             names: names.clone(),
             registry,
+            master_keys,
             redis: redis.clone(),
             redis_timeout: settings.redis.timeout(),
             runtime: tokio::runtime::Handle::current(),

@@ -13,13 +13,14 @@ use std::{
 use millrace_shared::{
     codec::Codec,
     config::ProjectorSettings,
-    domain::{Aggregate, AggregateInfo, Domains, Grouping, Visitor},
+    domain::{Aggregate, AggregateInfo, Domains, Grouping, Projection, Visitor},
     kafka::{
         bulk::BulkReader,
         reader_config,
         topics::{Names, Topic},
         watcher,
     },
+    personal::MasterKeys,
     registry::Registry,
     views::{address::Address, versions},
 };
@@ -30,6 +31,7 @@ use crate::{
     board::Board,
     events::{Events, Limits},
     groups::Groups,
+    keyring::keyring,
     outcomes::Outcomes,
     projections::Kind,
     roster::Roster,
@@ -59,6 +61,8 @@ pub struct Means {
     pub names: Names,
     /// Schemas.
     pub registry: Registry,
+    /// What personal data is encrypted with.
+    pub master_keys: Option<MasterKeys>,
     /// Redis.
     pub redis: Address,
     /// Longest wait for one answer of it.
@@ -80,7 +84,10 @@ impl Means {
     /// The events of an aggregate type and what becomes of them in a version of its projection.
     pub fn events<A: Aggregate>(&self, version: u32) -> Result<Events<A>, Error> {
         let codec = Arc::new(Codec::reading(self.registry.clone())?);
-        Ok(Events::new(codec, self.runtime.clone(), &self.names, version, self.partitions, self.limits))
+        let client_id = format!("{}-{}.v{version}-keys", self.instance, A::Projection::NAME);
+        let clients = (self.bootstrap.clone(), client_id);
+        let keyring = keyring::<A>(&self.names, clients, self.master_keys.as_ref(), &self.registry, &self.runtime)?;
+        Ok(Events::new(codec, keyring, self.runtime.clone(), &self.names, version, self.partitions, self.limits))
     }
 
     /// The events of an aggregate type and what becomes of them in a version of a further projection.

@@ -3,7 +3,7 @@
 //! Reading order: [`app`] puts it together; [`membership`] learns from the consumer group which partitions are ours and
 //! tells the [`roster`]; [`crew`] keeps a worker for each version of each projection; [`worker`] is the one loop that
 //! brings a partition's records into Redis, whatever they are; [`target`] says what a worker has to know about them, and
-//! [`events`], [`groups`] and [`outcomes`] say it; [`store`] is all access to Redis, by a [`link`]; [`monitor`] watches what we depend on.
+//! [`events`], [`groups`] and [`outcomes`] say it; [`keyring`] opens personal data; [`store`] is all access to Redis, by a [`link`]; [`monitor`] watches what we depend on.
 //! [`cli`] holds the tools, of which [`verify`] proves that the views equal the log; [`loan`] is how a tool writes beside a
 //! running worker; [`projections`] lists what there is by name.
 
@@ -14,6 +14,7 @@ pub mod command;
 pub mod crew;
 pub mod events;
 pub mod groups;
+pub mod keyring;
 pub mod link;
 pub mod loan;
 pub mod membership;

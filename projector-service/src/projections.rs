@@ -87,5 +87,7 @@ impl Kind {
 fn indexes<P: Projection>(view: &[u8]) -> Option<Indexes> {
     let view: P::View = serde_json::from_slice(view).ok()?;
     let selective = P::FILTERS.iter().filter(|filter| filter.selective);
-    Some(selective.map(|filter| (filter.name, (filter.value)(&view).to_owned())).collect())
+    let indexes = selective.map(|filter| (filter.name, (filter.value)(&view).to_owned()));
+    // What has no value is not looked for.
+    Some(indexes.filter(|(_, value)| !value.is_empty()).collect())
 }

@@ -101,4 +101,7 @@ pub trait Target: Send + 'static {
 
     /// After a batch was written.
     fn written(&self, keys: &Keys, store: &mut Store) -> Result<(), Error>;
+
+    /// A partition is no longer ours.
+    fn closed(&self, _partition: i32) {}
 }

@@ -175,6 +175,7 @@ impl<T: Target> Worker<T> {
     fn forget(&mut self, partition: i32) {
         self.close(partition);
         self.slots.remove(&partition);
+        self.parts.target.closed(partition);
         if self.parts.board.gone(&self.parts.place(partition)) {
             let labels = [("projection", self.parts.target.label().to_owned()), ("partition", partition.to_string())];
             metrics::gauge!("millrace_projector_lag_records", &labels).set(0.0);

@@ -133,6 +133,7 @@ impl App {
                 wait: Duration::from_millis(self.settings.max_wait_ms),
                 statement: self.settings.max_statement_entries as usize,
             },
+            master_keys: self.settings.personal.keys::<D>()?,
         };
         let (most, per_caller) = (self.settings.max_streams, self.settings.max_streams_per_caller);
         let streams = changes::Means {

@@ -30,13 +30,15 @@ pub struct Replay<'a, A: Aggregate> {
     next: u64,
     ended: bool,
     chunk: VecDeque<Vec<u8>>,
+    /// Of the person that it is; none where they are erased.
+    key: Option<Vec<u8>>,
     view: Option<View<A>>,
 }
 
 impl<'a, A: Aggregate> Replay<'a, A> {
     /// At the beginning.
     pub fn new(service: &'a Service<A>, edition: &'a Edition, id: &'a str) -> Self {
-        Self { service, edition, id, base: None, next: 1, ended: false, chunk: VecDeque::new(), view: None }
+        Self { service, edition, id, base: None, next: 1, ended: false, chunk: VecDeque::new(), key: None, view: None }
     }
 
     /// The next event; it is not in the view yet.
@@ -45,10 +47,15 @@ impl<'a, A: Aggregate> Replay<'a, A> {
             self.read().await?;
         }
         let Some(packed) = self.chunk.pop_front() else { return Ok(None) };
-        let unpacked = history::unpack(&self.service.codec, &packed);
-        unpacked.map(Some).ok_or_else(|| {
+        let (meta, mut event) = history::unpack(&self.service.codec, &packed).ok_or_else(|| {
             http::internal(&format_args!("an event in the history of {} {} can't be read", A::TYPE, self.id))
-        })
+        })?;
+        if let Some(opener) = &self.service.opener {
+            opener.open::<A>(&mut event, self.key.as_deref(), self.id).map_err(|error| {
+                http::internal(&format_args!("an event in the history of {} {}: {error}", A::TYPE, self.id))
+            })?;
+        }
+        Ok(Some((meta, event)))
     }
 
     async fn read(&mut self) -> Result<(), Problem> {
@@ -61,9 +68,11 @@ impl<'a, A: Aggregate> Replay<'a, A> {
             pipe.atomic();
             pipe.cmd("GET").arg(keys.base(self.id));
             pipe.cmd("LRANGE").arg(keys.history(self.id)).arg(at).arg(at + CHUNK - 1);
-            let (base, chunk): (Option<String>, Vec<Vec<u8>>) = self.service.means.store.ask(&pipe).await?;
+            pipe.cmd("HGET").arg(keys.keys()).arg(self.id);
+            let (base, chunk, key): (Option<String>, Vec<Vec<u8>>, _) = self.service.means.store.ask(&pipe).await?;
             self.base = base.map(|json| serde_json::from_str(&json)).transpose().map_err(|error| {
-                http::internal(&format_args!("the base of {} {} can't be read: {error}", A::TYPE, self.id))
+                let at = error.column();
+                http::internal(&format_args!("the base of {} {} can't be read at byte {at}", A::TYPE, self.id))
             })?;
             let now = self.kept_since();
             if now != since {
@@ -77,6 +86,7 @@ impl<'a, A: Aggregate> Replay<'a, A> {
             self.ended = (chunk.len() as isize) < CHUNK;
             self.next += chunk.len() as u64;
             self.chunk = chunk.into();
+            self.key = key;
             return Ok(());
         }
     }

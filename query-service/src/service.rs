@@ -16,9 +16,10 @@ use millrace_shared::{
         partition_of,
         topics::{Names, Topic},
     },
+    personal::MasterKeys,
     problem::{NOT_FOUND, Problem, REBUILDING, STALE},
     registry,
-    views::{Keys, meta},
+    views::{Keys, meta, people::Opener},
 };
 
 use crate::{
@@ -50,6 +51,8 @@ pub struct Means {
     pub partitions: i32,
     /// What callers may ask for.
     pub limits: Limits,
+    /// What personal data is encrypted with.
+    pub master_keys: Option<MasterKeys>,
 }
 
 /// What callers may ask for.
@@ -123,6 +126,8 @@ pub struct Service<A: Aggregate> {
     pub scheduled_keys: Vec<Keys>,
     /// Unpacks history.
     pub codec: Codec<A::Event>,
+    /// Opens it, where it has personal data.
+    pub opener: Option<Opener>,
     aggregate: PhantomData<fn() -> A>,
 }
 
@@ -167,6 +172,7 @@ impl<A: Aggregate> Service<A> {
             outcome_keys: outcome_keys::<A>(&means.names, means.partitions),
             scheduled_keys: scheduled_keys::<A>(&means.names, means.partitions),
             codec: Codec::datums()?,
+            opener: means.master_keys.clone().filter(|_| A::IS_PERSONAL).map(Opener::new).transpose()?,
             means,
             aggregate: PhantomData,
         })
@@ -253,7 +259,11 @@ impl<A: Aggregate> Service<A> {
     pub fn parse(&self, id: &str, json: String) -> Result<(String, View<A>), Problem> {
         match serde_json::from_str(&json) {
             Ok(view) => Ok((json, view)),
-            Err(error) => Err(http::internal(&format_args!("the view of {} {id} can't be read: {error}", A::TYPE))),
+            // Without the error's own words, which quote values: they may be personal.
+            Err(error) => {
+                let at = error.column();
+                Err(http::internal(&format_args!("the view of {} {id} can't be read at byte {at}", A::TYPE)))
+            }
         }
     }
 

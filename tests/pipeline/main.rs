@@ -8,6 +8,7 @@ mod checkpoints;
 mod dashboard;
 mod erasure;
 mod evolution;
+mod forgotten;
 mod garbage;
 mod import;
 mod limits;

@@ -6,7 +6,7 @@ pub mod verify;
 
 use clap::Args;
 use millrace_shared::{
-    config::{self, KafkaSettings, LogSettings, RedisSettings, RegistrySettings},
+    config::{self, KafkaSettings, LogSettings, PersonalSettings, RedisSettings, RegistrySettings},
     kafka::topics::Names,
     ops::Health,
     registry::Registry,
@@ -25,6 +25,9 @@ pub struct ToolSettings {
     #[command(flatten)]
     #[allow(missing_docs, reason = "documented at its type")]
     pub registry: RegistrySettings,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "documented at its type")]
+    pub personal: PersonalSettings,
     #[command(flatten)]
     #[allow(missing_docs, reason = "documented at its type")]
     pub redis: RedisSettings,
@@ -51,6 +54,7 @@ impl ToolSettings {
             limits,
             names: Names::new(&self.kafka.topic_prefix),
             registry: Registry::new(&self.registry.url()?)?,
+            master_keys: self.personal.given()?,
             redis: self.redis.address()?,
             redis_timeout: self.redis.timeout(),
             runtime: Handle::current(),

@@ -45,9 +45,10 @@ pub struct Arguments {
 
 /// Runs it. Exit status 0: no differences; 1: differences; 2: the views can't be verified.
 pub async fn run<D: Domains>(arguments: Arguments) -> ExitCode {
-    let ToolSettings { kafka, registry, redis, log } = arguments.settings;
+    let ToolSettings { kafka, registry, personal, redis, log } = arguments.settings;
     let url = registry.url().unwrap_or_else(|error| config::exit_with(&error));
     let client = redis.address().unwrap_or_else(|error| config::exit_with(&error));
+    let master_keys = personal.given().unwrap_or_else(|error| config::exit_with(&error));
     if let Err(error) = telemetry::init(&LogSettings { log: "warn".into(), ..log }) {
         config::exit_with(&error);
     }
@@ -58,6 +59,7 @@ pub async fn run<D: Domains>(arguments: Arguments) -> ExitCode {
                 names: Names::new(&kafka.topic_prefix),
                 partitions: kafka.partitions,
                 registry,
+                master_keys,
                 redis: client,
                 redis_timeout: redis.timeout(),
                 version: arguments.views_version,

@@ -13,7 +13,7 @@ use millrace_shared::{
     views::{BY_ID, Keys, Parked, history},
 };
 
-use super::{Incoming, Limits, Loaded, Memory, View};
+use super::{Incoming, Limits, Loaded, Memory, View, people::People};
 use crate::{
     command::Command,
     target::{At, Batch, Error},
@@ -22,13 +22,15 @@ use crate::{
 /// Reasons are shown to people and kept in Redis; what a hostile record says is cut.
 const MAX_REASON_CHARACTERS: usize = 500;
 
-/// A history that has become too long.
+/// A history that has become too long, or is that of somebody who was erased.
 #[derive(Debug, PartialEq)]
 pub struct Grown {
     /// The aggregate.
     pub id: String,
-    /// Its events up to this sequence are to be dropped.
-    pub upto: u64,
+    /// Its events up to this sequence are to be dropped, where it has become too long.
+    pub upto: Option<u64>,
+    /// The last of its events, where they are erased: a base of before would tell what they were.
+    pub erased: Option<u64>,
     /// The last of its events before the batch.
     pub before: u64,
     /// Its events in the batch.
@@ -54,11 +56,13 @@ enum Step<V> {
 ///
 /// # Errors
 /// [`Error::Stop`] when more aggregates would be parked than may be.
+#[allow(clippy::too_many_arguments, reason = "what a batch is made of")]
 pub fn fold<A: Aggregate>(
     keys: &Keys,
     codec: &Codec<A::Event>,
     limits: Limits,
     memory: &mut Memory,
+    people: &mut People<'_, A>,
     mut loaded: Loaded<View<A>>,
     items: Vec<At<Incoming<A::Event>>>,
     change_id: &mut dyn FnMut(i64) -> String,
@@ -78,13 +82,14 @@ pub fn fold<A: Aggregate>(
                     Step::Parked(reason)
                 }
                 (Ok(_), Some(Err(reason))) => Step::Parked(reason),
-                (Ok((meta, event)), before) => {
+                (Ok((meta, mut event)), before) => {
                     let entry = touched.entry(id.clone()).or_insert_with(|| {
                         let before = before.and_then(Result::ok).flatten();
                         Touched { now: before.clone(), before, history: Vec::new() }
                     });
-                    let step = step::<A>(codec, entry.now.as_ref(), &id, &meta, &event);
+                    let step = step::<A>(codec, people, entry.now.as_ref(), &id, &meta, &mut event)?;
                     if let Step::Applied { view, packed, .. } = &step {
+                        people.applied(&id, &event);
                         entry.now = Some(view.clone());
                         entry.history.push([packed.clone()]);
                         if limits.changes_window > 0 {
@@ -116,15 +121,17 @@ pub fn fold<A: Aggregate>(
         return Err(too_many_parked(limits.parked_max, reason));
     }
     batch.commands = write::<A>(keys, memory, &touched, &counted, &parked)?;
+    batch.commands.extend(people.commands(keys));
     batch.commands.extend(changes);
     // What can't be done twice comes last: whatever may be refused was accepted by then.
     let mut grown = Vec::new();
     for (id, Touched { before, now, history }) in touched {
         let version = |view: Option<View<A>>| view.as_ref().map_or(0, A::Projection::version);
         let (before, now) = (version(before), version(now));
-        if let Some(upto) = too_long(before, now, limits.history_max) {
+        let (upto, erased) = (too_long(before, now, limits.history_max), people.is_erased(&id).then_some(now));
+        if upto.or(erased).is_some() {
             let fresh = history.iter().map(|[packed]| packed.clone()).collect();
-            grown.push(Grown { id: id.clone(), upto, before, fresh });
+            grown.push(Grown { id: id.clone(), upto, erased, before, fresh });
         }
         batch.commands.extend(Command::chunked(&Command::new("RPUSH", keys.history(&id)), history));
     }
@@ -141,18 +148,26 @@ fn too_long(before: u64, now: u64, limit: u64) -> Option<u64> {
 /// One event on one view.
 fn step<A: Aggregate>(
     codec: &Codec<A::Event>,
+    people: &mut People<'_, A>,
     view: Option<&View<A>>,
     id: &str,
     meta: &EventMeta,
-    event: &A::Event,
-) -> Step<View<A>> {
+    event: &mut A::Event,
+) -> Result<Step<View<A>>, Error> {
     let version = view.map_or(0, A::Projection::version);
     if meta.sequence <= version {
-        return Step::Repeated;
+        return Ok(Step::Repeated);
     }
     if meta.sequence != version + 1 {
-        return Step::Parked(format!("sequence {} follows on {version}: events are missing", meta.sequence));
+        let reason = format!("sequence {} follows on {version}: events are missing", meta.sequence);
+        return Ok(Step::Parked(reason));
     }
+    // As it lies in the log: what is personal stays sealed.
+    let packed = history::pack(codec, meta, event);
+    if let Err(reason) = people.open(id, event)? {
+        return Ok(Step::Parked(reason));
+    }
+    let event = &*event;
     // A view's code that panics on one event costs that aggregate, not the partition.
     let folded = catch_unwind(AssertUnwindSafe(|| {
         let view = A::Projection::fold(view.cloned(), id, meta, event)?;
@@ -160,8 +175,7 @@ fn step<A: Aggregate>(
         A::Projection::count(event, &view, &mut |name, by| counted.push((name, by)));
         Ok((view, counted))
     }));
-    let packed = history::pack(codec, meta, event);
-    match (folded, packed) {
+    Ok(match (folded, packed) {
         (Ok(Ok((view, _))), _) if A::Projection::version(&view) != meta.sequence => {
             Step::Parked("the view does not take the event's sequence as its version".into())
         }
@@ -169,7 +183,7 @@ fn step<A: Aggregate>(
         (Ok(Ok(_)), Err(error)) => Step::Parked(format!("it can't be packed: {error}")),
         (Ok(Err(reason)), _) => Step::Parked(reason),
         (Err(_), _) => Step::Parked("folding it panicked".into()),
-    }
+    })
 }
 
 /// More aggregates would be parked than may be.
@@ -240,10 +254,13 @@ fn write<A: Aggregate>(
             if was == Some(is) {
                 continue;
             }
-            if let Some(was) = was {
+            // What has no value is not looked for.
+            if let Some(was) = was.filter(|was| !was.is_empty()) {
                 unranked.entry(keys.filter(filter.name, was)).or_default().push([id.as_str().into()]);
             }
-            ranked.entry(keys.filter(filter.name, is)).or_default().push(["0".into(), id.as_str().into()]);
+            if !is.is_empty() {
+                ranked.entry(keys.filter(filter.name, is)).or_default().push(["0".into(), id.as_str().into()]);
+            }
         }
     }
     let totals =

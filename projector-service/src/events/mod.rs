@@ -1,6 +1,7 @@
 //! Events become views: what they are read as ([`Incoming`]), and how a batch is written ([`fold`](fold::fold)).
 
 pub mod fold;
+pub mod people;
 mod trim;
 
 use std::{
@@ -19,13 +20,15 @@ use millrace_shared::{
         topics::{Names, Topic},
     },
     records::Records,
-    views::{Keys, Parked},
+    views::{Keys, Parked, people::Opener},
 };
 
 use crate::{
+    keyring::Keyring,
     store::Store,
     target::{At, Batch, Error, Target, Trimmed, Unreadable},
 };
+use people::People;
 
 /// The view of an aggregate type.
 pub type View<A> = <<A as Aggregate>::Projection as Projection>::View;
@@ -88,6 +91,8 @@ pub trait Parking: Target<Item = Incoming<Self::Event>> {
 /// The events of an aggregate type, and the views made of them.
 pub struct Events<A: Aggregate> {
     reader: Reader<A::Event>,
+    /// Of a type with personal data.
+    keyring: Option<Keyring>,
     label: &'static str,
     topic: String,
     redis_prefix: String,
@@ -109,6 +114,7 @@ impl<A: Aggregate> Events<A> {
     /// Those of one deployment, for one version of the projection.
     pub fn new(
         codec: Arc<Codec<A::Event>>,
+        keyring: Option<Keyring>,
         runtime: tokio::runtime::Handle,
         names: &Names,
         version: u32,
@@ -117,6 +123,7 @@ impl<A: Aggregate> Events<A> {
     ) -> Self {
         Self {
             reader: Reader { codec, runtime, partitions },
+            keyring,
             // Versions are few.
             label: format!("{}.v{version}", A::Projection::NAME).leak(),
             topic: names.topic(A::TYPE, Topic::Events),
@@ -140,6 +147,16 @@ impl<A: Aggregate> Events<A> {
         record: &Record<'_>,
     ) -> Result<Result<(EventMeta, A::Event), String>, Unreadable> {
         self.reader.content(id, record)
+    }
+
+    /// What personal data is opened with, where there is any.
+    pub fn opener(&self) -> Option<&Opener> {
+        self.keyring.as_ref().map(|keyring| &keyring.opener)
+    }
+
+    /// People of a partition, with the keys that Redis has of them.
+    pub fn people(&self, partition: i32, stored: HashMap<String, Vec<u8>>) -> People<'_, A> {
+        People::new(self.keyring.as_ref(), partition, stored)
     }
 }
 
@@ -196,11 +213,18 @@ impl<A: Aggregate> Parking for Events<A> {
             .collect();
         let names: Vec<String> = wanted.iter().map(|id| keys.view(id)).collect();
         let values = store.strings(&names)?;
+        let mut people = People::nobody();
+        if let Some(first) = wanted.first().filter(|_| A::IS_PERSONAL) {
+            let ids: Vec<&str> = wanted.iter().copied().collect();
+            let stored = ids.iter().zip(store.fields(&keys.keys(), &ids)?);
+            let stored = stored.filter_map(|(id, key)| Some(((*id).to_owned(), key?))).collect();
+            people = self.people(partition_of(first.as_bytes(), self.reader.partitions), stored);
+        }
         let loaded =
             wanted.into_iter().zip(values).map(|(id, value)| (id.to_owned(), parse::<View<A>>(value))).collect();
         let (mut batch, grown) =
-            fold::fold::<A>(keys, &self.reader.codec, self.limits, memory, loaded, items, change_id)?;
-        batch.commands.extend(trim::trim::<A>(keys, &self.reader.codec, grown, store)?);
+            fold::fold::<A>(keys, &self.reader.codec, self.limits, memory, &mut people, loaded, items, change_id)?;
+        batch.commands.extend(trim::trim::<A>(keys, &self.reader.codec, grown, &mut people, store)?);
         Ok(batch)
     }
 }
@@ -261,9 +285,15 @@ impl<A: Aggregate> Target for Events<A> {
     fn written(&self, _: &Keys, _: &mut Store) -> Result<(), Error> {
         Ok(())
     }
+
+    fn closed(&self, partition: i32) {
+        self.keyring.iter().for_each(|keyring| keyring.forget(partition));
+    }
 }
 
 fn parse<V: serde::de::DeserializeOwned>(value: Option<Vec<u8>>) -> Result<Option<V>, String> {
     let Some(value) = value else { return Ok(None) };
-    serde_json::from_slice(&value).map(Some).map_err(|error| format!("its view in Redis can't be read: {error}"))
+    // Without the error's own words, which quote values: they may be personal.
+    let unreadable = |error: serde_json::Error| format!("its view in Redis can't be read, at byte {}", error.column());
+    serde_json::from_slice(&value).map(Some).map_err(unreadable)
 }

@@ -196,7 +196,7 @@ impl<A: Aggregate> Judge<'_, A> {
                 return self.extra_key(partition, name);
             }
             self.members(name, |id| unknown(id, Some(name)))?;
-        } else if !["meta", "counters", "changes", "parked"].contains(&kind) {
+        } else if !["meta", "counters", "changes", "parked", "keys"].contains(&kind) {
             return self.extra_key(partition, name);
         }
         Ok(())

@@ -19,7 +19,10 @@ use millrace_shared::{
 use serde::Serialize;
 
 use super::digest;
-use crate::events::{Events, View};
+use crate::{
+    events::{Events, View, people::People},
+    target,
+};
 
 /// What an aggregate costs beside its own bytes: its place in the map, and what the allocator adds to four strings.
 const OVERHEAD_BYTES: usize = 160;
@@ -124,16 +127,19 @@ impl<V> Folded<V> {
 /// What a record says.
 pub type Content<E> = Result<(EventMeta, E), String>;
 
-/// Folds one record. `begin` says what is known of an aggregate before its first event, `content` is only asked for when it
+/// Folds one record. `people` opens what is personal, `begin` says what is known of an aggregate before its first event, `content` is only asked for when it
 /// matters.
 pub fn fold<A: Aggregate, E>(
     folded: &mut Folded<View<A>>,
-    events: &Events<A>,
+    (events, people): (&Events<A>, &mut People<'_, A>),
     begin: impl FnOnce(&str) -> Expected<View<A>>,
     id: &str,
     offset: i64,
     content: impl FnOnce() -> Result<Content<A::Event>, E>,
-) -> Result<(), E> {
+) -> Result<(), E>
+where
+    E: From<target::Error>,
+{
     if !folded.aggregates.contains_key(id) {
         folded.bytes += OVERHEAD_BYTES + size_of::<Expected<View<A>>>() + 4 * id.len();
         folded.aggregates.insert(id.into(), begin(id));
@@ -148,7 +154,7 @@ pub fn fold<A: Aggregate, E>(
         Err(())
     } else {
         let keep = matches!(expected.history, History::Whole(_));
-        step::<A>(events, &mut expected.view, keep, id, content()?)
+        step::<A>((events, people), &mut expected.view, keep, id, content()?)?
     };
     match step {
         Ok(None) => {}
@@ -181,6 +187,9 @@ pub fn fold<A: Aggregate, E>(
     Ok(())
 }
 
+/// See [`step`].
+type Stepped<V> = Result<Option<Step<V>>, ()>;
+
 struct Step<V> {
     view: V,
     time: Timestamp,
@@ -192,19 +201,23 @@ struct Step<V> {
 /// the view is lost when the event can't follow on it: Redis then says that the aggregate waits, and it is not tried, or it is
 /// a suspect, and folded anew. (Else each event would cost a copy of its view.)
 fn step<A: Aggregate>(
-    events: &Events<A>,
+    (events, people): (&Events<A>, &mut People<'_, A>),
     view: &mut Option<View<A>>,
     keep: bool,
     id: &str,
     content: Content<A::Event>,
-) -> Result<Option<Step<View<A>>>, ()> {
-    let (meta, event) = content.map_err(drop)?;
+) -> Result<Stepped<View<A>>, target::Error> {
+    let Ok((meta, mut event)) = content else { return Ok(Err(())) };
     let version = view.as_ref().map_or(0, A::Projection::version);
     if meta.sequence <= version {
-        return Ok(None);
+        return Ok(Ok(None));
     }
     if meta.sequence > version + 1 {
-        return Err(());
+        return Ok(Err(()));
+    }
+    let packed = history::pack(events.codec(), &meta, &event);
+    if people.open(id, &mut event)?.is_err() {
+        return Ok(Err(()));
     }
     let before = if keep { view.clone() } else { view.take() };
     let folded = catch_unwind(AssertUnwindSafe(|| {
@@ -213,10 +226,10 @@ fn step<A: Aggregate>(
         A::Projection::count(&event, &view, &mut |name, by| counted.push((name, by)));
         Ok::<_, String>((view, counted))
     }));
-    let (view, counted) = folded.map_err(drop)?.map_err(drop)?;
+    let (Ok(Ok((view, counted))), Ok(packed)) = (folded, packed) else { return Ok(Err(())) };
     if A::Projection::version(&view) != meta.sequence {
-        return Err(());
+        return Ok(Err(()));
     }
-    let packed = history::pack(events.codec(), &meta, &event).map_err(drop)?;
-    Ok(Some(Step { view, time: meta.time, packed, counted }))
+    people.applied(id, &event);
+    Ok(Ok(Some(Step { view, time: meta.time, packed, counted })))
 }

@@ -1,7 +1,7 @@
 //! What Redis has, read in pipelines.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     thread,
     time::{Duration, Instant},
 };
@@ -74,7 +74,9 @@ impl<V> Ranks<V> {
 /// The filter sets in which a view stands.
 pub fn filters<P: Projection>(keys: &Keys, view: &P::View) -> Vec<String> {
     let selective = P::FILTERS.iter().filter(|filter| filter.selective);
-    selective.map(|filter| keys.filter(filter.name, (filter.value)(view))).collect()
+    // What has no value is not looked for.
+    let values = selective.map(|filter| (filter.name, (filter.value)(view))).filter(|(_, value)| !value.is_empty());
+    values.map(|(name, value)| keys.filter(name, value)).collect()
 }
 
 /// What a partition says of itself, at one instant.
@@ -94,6 +96,8 @@ pub struct Captured {
     pub counters: BTreeMap<String, String>,
     /// Parked aggregates.
     pub parked: BTreeMap<String, Parked>,
+    /// Keys of people.
+    pub keys: HashMap<String, Vec<u8>>,
     /// Members of each sorted set.
     pub cards: Vec<u64>,
 }
@@ -110,6 +114,7 @@ pub fn capture<V>(store: &mut Store, keys: &Keys, ranks: &Ranks<V>) -> Result<Ca
     ]);
     pipe.cmd("HGETALL").arg(keys.counters());
     pipe.cmd("HGETALL").arg(keys.parked());
+    pipe.cmd("HGETALL").arg(keys.keys());
     for key in &ranks.keys {
         pipe.cmd("ZCARD").arg(key);
     }
@@ -119,6 +124,7 @@ pub fn capture<V>(store: &mut Store, keys: &Keys, ranks: &Ranks<V>) -> Result<Ca
     let counters = answers.next()?;
     let parked: BTreeMap<String, String> = answers.next()?;
     let parked = parked.into_iter().map(|(id, json)| Ok((id, parse_parked(keys, &json)?)));
+    let people = answers.next()?;
     Ok(Captured {
         offset,
         topic_id,
@@ -127,6 +133,7 @@ pub fn capture<V>(store: &mut Store, keys: &Keys, ranks: &Ranks<V>) -> Result<Ca
         mended,
         counters,
         parked: parked.collect::<Result<_, Error>>()?,
+        keys: people,
         cards: ranks.keys.iter().map(|_| answers.next()).collect::<Result<_, _>>()?,
     })
 }
@@ -148,6 +155,8 @@ pub struct Found {
     pub base: Option<Vec<u8>>,
     /// Its parking.
     pub parked: Option<Parked>,
+    /// The key of the person that it is.
+    pub key: Option<Vec<u8>>,
     /// Its score in each sorted set.
     pub scores: Vec<Option<f64>>,
     /// Its score in the filter sets that were asked.
@@ -192,6 +201,7 @@ pub fn aggregates<V, E: Records>(
         pipe.cmd("LRANGE").arg(keys.history(id)).arg(0).arg(-1);
         pipe.cmd("GET").arg(keys.base(id));
         pipe.cmd("HGET").arg(keys.parked()).arg(id);
+        pipe.cmd("HGET").arg(keys.keys()).arg(id);
         for key in ranks.keys.iter().chain(*filters) {
             pipe.cmd("ZSCORE").arg(key).arg(id);
         }
@@ -208,6 +218,7 @@ pub fn aggregates<V, E: Records>(
             history: answers.bytes_list()?.iter().map(|entry| renewed(codec, entry).into_owned()).collect(),
             base: answers.next()?,
             parked: answers.next::<Option<String>>()?.map(|json| parse_parked(keys, &json)).transpose()?,
+            key: answers.next()?,
             scores: ranks.keys.iter().map(|_| answers.next()).collect::<Result<_, _>>()?,
             filters: filters.iter().map(|key| Ok((key.clone(), answers.next()?))).collect::<Result<_, Error>>()?,
         });

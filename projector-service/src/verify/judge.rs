@@ -21,7 +21,7 @@ use super::{
     found::{self, Found, Ranks},
 };
 use crate::{
-    events::View,
+    events::{View, people::People},
     store::Store,
     target::{Target, Unreadable},
 };
@@ -64,7 +64,7 @@ struct Seen<V> {
     found: Found,
 }
 
-impl<A: Aggregate> Judge<'_, A> {
+impl<'a, A: Aggregate> Judge<'a, A> {
     /// Judges suspects of which it is known what the log makes of them up to `offset`, and others.
     pub fn judge(&mut self, partition: i32, offset: i64, suspects: Vec<Suspect<View<A>>>) -> Result<(), Error> {
         self.context.report().summary.again += suspects.len() as u64;
@@ -151,7 +151,8 @@ impl<A: Aggregate> Judge<'_, A> {
             filters.insert(suspect.id.clone(), suspect.filters);
             all.insert(suspect.id, found);
         }
-        let aggregates = self.fold_these(aggregates, partition, (from, offset))?;
+        let mut people = self.people(partition, all.iter().map(|(id, found)| (&**id, found)));
+        let aggregates = self.fold_these(aggregates, &mut people, partition, (from, offset))?;
         let seen = aggregates.into_iter().filter_map(|(id, expected)| {
             let (found, filters) = (all.remove(&id)?, filters.remove(&id)?);
             Some(Seen { id, filters, expected, found })
@@ -159,24 +160,34 @@ impl<A: Aggregate> Judge<'_, A> {
         Ok(seen.collect())
     }
 
+    /// Aggregates with the keys that Redis has of them.
+    pub fn people<'f>(&self, partition: i32, found: impl Iterator<Item = (&'f str, &'f Found)>) -> People<'a, A> {
+        let stored = found.filter_map(|(id, found)| Some((id.to_owned(), found.key.clone()?)));
+        self.context.events.people(partition, stored.collect())
+    }
+
     /// Folds events of some aggregates on.
     pub fn fold_these(
         &mut self,
         aggregates: FastMap<Box<str>, Expected<View<A>>>,
+        people: &mut People<'_, A>,
         partition: i32,
         range: (i64, i64),
     ) -> Result<FastMap<Box<str>, Expected<View<A>>>, Error> {
         let ids: BTreeSet<Vec<u8>> = aggregates.keys().map(|id| id.as_bytes().to_vec()).collect();
         let mut folded = Folded::new();
         folded.aggregates = aggregates;
-        self.fold(&mut folded, partition, range, |_| Expected::behind(0), |id| ids.contains(id), usize::MAX)?;
+        let begin = |_: &str| Expected::behind(0);
+        self.fold(&mut folded, people, partition, range, begin, |id| ids.contains(id), usize::MAX)?;
         Ok(folded.aggregates)
     }
 
     /// Folds the records of a partition in a range of offsets whose ids are wanted; false when it takes too much memory.
+    #[allow(clippy::too_many_arguments, reason = "what a fold is made of")]
     pub fn fold(
         &mut self,
         folded: &mut Folded<View<A>>,
+        people: &mut People<'_, A>,
         partition: i32,
         range: (i64, i64),
         begin: impl Fn(&str) -> Expected<View<A>>,
@@ -192,7 +203,7 @@ impl<A: Aggregate> Judge<'_, A> {
             if !wanted(name.as_bytes()) {
                 return Ok(ControlFlow::Continue(()));
             }
-            fold::fold(folded, events, &begin, name, record.offset(), || match &id {
+            fold::fold(folded, (events, &mut *people), &begin, name, record.offset(), || match &id {
                 Ok(id) => content(events, id, record),
                 Err(reason) => Ok(Err(reason.clone())),
             })?;

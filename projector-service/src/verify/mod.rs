@@ -21,6 +21,7 @@ mod made;
 mod partition;
 mod repair;
 
+pub use found::filters;
 pub use repair::Repaired;
 
 use std::{
@@ -44,6 +45,7 @@ use millrace_shared::{
         topics::{self, Names},
         watcher, watermarks,
     },
+    personal::MasterKeys,
     registry::{self, Registry},
     views::address::Address,
 };
@@ -53,9 +55,10 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
     events::{Events, Limits},
+    keyring::keyring,
     loan,
     store::{self, Store},
-    target::Target,
+    target::{self, Target},
 };
 use compare::{Difference, Kind};
 use extras::Facts;
@@ -83,6 +86,9 @@ pub enum Error {
     /// The registry can't be asked about a schema.
     #[error("the schema registry: {0}")]
     Schema(String),
+    /// Personal data can't be opened.
+    #[error("{0}")]
+    Keys(String),
     /// The log can't be read.
     #[error(transparent)]
     Source(#[from] source::Error),
@@ -130,6 +136,12 @@ pub enum Error {
     Panicked,
 }
 
+impl From<target::Error> for Error {
+    fn from(error: target::Error) -> Self {
+        Self::Keys(error.to_string())
+    }
+}
+
 /// A short, even digest: of ids to share them out, of history entries instead of themselves, of keys.
 fn digest(bytes: &[u8]) -> u64 {
     xxh3_64(bytes)
@@ -145,6 +157,8 @@ pub struct Verify {
     pub partitions: i32,
     /// The registry.
     pub registry: Registry,
+    /// What personal data is encrypted with.
+    pub master_keys: Option<MasterKeys>,
     /// Redis.
     pub redis: Address,
     /// Longest wait for an answer of Redis.
@@ -261,7 +275,10 @@ impl Verify {
             Some(version) => version,
             None => store.versions(self.names.redis_prefix(), A::Projection::NAME)?.active,
         };
-        let events = Events::<A>::new(codec, self.runtime.clone(), &self.names, version, self.partitions, limits);
+        let (clients, master) = ((self.bootstrap.clone(), CLIENT_ID.to_owned()), self.master_keys.as_ref());
+        let keyring = keyring::<A>(&self.names, clients, master, &self.registry, &self.runtime)?;
+        let events =
+            Events::<A>::new(codec, keyring, self.runtime.clone(), &self.names, version, self.partitions, limits);
         let watcher = watcher(&self.bootstrap, CLIENT_ID)?;
         let topic_id = topic_id(&watcher, events.topic(), REQUEST_TIMEOUT)?;
         let ends = (0..self.partitions).map(|partition| watermarks(&watcher, events.topic(), partition));
@@ -379,6 +396,7 @@ impl<A: Aggregate> Context<'_, A> {
             // Beyond the limit one may be told twice.
             if report.told.len() >= MAX_REMEMBERED || report.told.insert(place) {
                 *report.summary.found.entry(difference.kind).or_default() += 1;
+                let difference = if A::IS_PERSONAL { difference.without_values() } else { difference };
                 self.progress.suspend(|| (self.tell)(&difference));
             }
         }

@@ -18,7 +18,10 @@ use super::{
     judge::{Judge, Suspect},
     made::{Log, Made},
 };
-use crate::{events::View, target::Target};
+use crate::{
+    events::{View, people::People},
+    target::Target,
+};
 
 /// Aggregates in one question to Redis, and history entries in its answer, about.
 const AT_ONCE: usize = 200;
@@ -63,9 +66,10 @@ impl<A: Aggregate> Judge<'_, A> {
         let captured = capture(&mut self.store, &keys, &ranks)?;
         let offset = self.check_log(partition, &keys, &captured)?;
         let (mut counters, mut views) = (BTreeMap::<String, i128>::new(), 0);
+        let mut people = context.events.people(partition, captured.keys.clone());
         let mut share = Some(Share::ALL);
         while let Some(now) = share {
-            let Some(mut folded) = self.fold_share(partition, now, offset, &captured)? else {
+            let Some(mut folded) = self.fold_share(partition, now, offset, &captured, &mut people)? else {
                 share = now.half();
                 let passes = now.half().map_or(0, |half| 1_u64 << half.bits);
                 context.progress.suspend(|| {
@@ -89,6 +93,7 @@ impl<A: Aggregate> Judge<'_, A> {
             share = now.next();
         }
         self.compare_counters(partition, &keys, &counters, &captured);
+        self.compare_people(partition, &keys, &captured, &people);
         let wrong = context.report().summary.wrong.contains_key(&partition);
         if wrong || captured.cards.iter().any(|card| *card != views) {
             context.facts().scan_ranks.insert(partition);
@@ -119,6 +124,7 @@ impl<A: Aggregate> Judge<'_, A> {
         share: Share,
         offset: i64,
         captured: &Captured,
+        people: &mut People<'_, A>,
     ) -> Result<Option<Folded<View<A>>>, Error> {
         let mut folded = Folded::new();
         let bases = self.context.bases.get().and_then(|bases| bases.get(&partition));
@@ -127,7 +133,7 @@ impl<A: Aggregate> Judge<'_, A> {
             Expected::new(false, captured.parked.get(id)).trimmed_at(base_at)
         };
         let limit = if share.half().is_some() { self.context.fold_bytes() } else { usize::MAX };
-        let complete = self.fold(&mut folded, partition, (0, offset), begin, |id| share.has(id), limit)?;
+        let complete = self.fold(&mut folded, people, partition, (0, offset), begin, |id| share.has(id), limit)?;
         Ok(complete.then_some(folded))
     }
 
@@ -147,6 +153,16 @@ impl<A: Aggregate> Judge<'_, A> {
                 compare::parked(&mut all, &keys.parked(), expected.parked, found);
                 self.context.tell(all.into_all(), &BTreeSet::new());
             }
+        }
+    }
+
+    /// Keys were taken with the checkpoint: those of people who are erased must be gone, and those that open something there.
+    fn compare_people(&self, partition: i32, keys: &Keys, captured: &Captured, people: &People<'_, A>) {
+        let text = |there: bool| if there { "a key".into() } else { Value::Null };
+        for (id, key) in people.changed() {
+            let mut all = Differences::of(partition, Some(id));
+            all.compare(&keys.keys(), Some(id), text(key.is_some()), text(captured.keys.contains_key(id)));
+            self.context.tell(all.into_all(), &BTreeSet::new());
         }
     }
 

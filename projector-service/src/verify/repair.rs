@@ -81,7 +81,8 @@ impl<A: Aggregate> Judge<'_, A> {
             expected
         };
         let start = asked.iter().zip(&before).map(|((id, _), found)| ((*id).into(), fresh(found, true))).collect();
-        let folded = self.fold_these(start, partition, (0, from))?;
+        let mut people = self.people(partition, asked.iter().map(|(id, _)| *id).zip(&before));
+        let folded = self.fold_these(start, &mut people, partition, (0, from))?;
 
         let mut lender = self.lender();
         let mut loan = Loan::take(&mut lender, keys.clone(), self.context.events.fold_version())?;
@@ -90,21 +91,26 @@ impl<A: Aggregate> Judge<'_, A> {
         let replayed = |id: &str, expected: &Expected<_>| expected.parked.is_some() && now[id].parked.is_none();
         let trimmed = before.iter().zip(&found).any(|(before, found)| before.base != found.base);
         let again = trimmed || folded.iter().any(|(id, expected)| replayed(id, expected));
+        // Keys may have come or gone since.
+        let earlier = people;
+        let mut people = self.people(partition, now.iter().map(|(id, found)| (*id, *found)));
         let mut folded = if loan.checkpoint < from || again {
             let start = now.iter().map(|(id, found)| ((*id).into(), fresh(found, true))).collect();
-            self.fold_these(start, partition, (0, loan.checkpoint))?
+            self.fold_these(start, &mut people, partition, (0, loan.checkpoint))?
         } else {
             let mut start = folded;
             for (id, expected) in &mut start {
                 now[&**id].parked.iter().for_each(|parked| expected.parks_at(parked.offset));
             }
-            self.fold_these(start, partition, (from, loan.checkpoint))?
+            let folded = self.fold_these(start, &mut people, partition, (from, loan.checkpoint))?;
+            people.follow(earlier);
+            folded
         };
         // Whose events don't go as far as its history is said to be trimmed gets all of them.
         let untrimmed = folded.iter().filter(|(_, expected)| expected.lacks_its_base());
         let start: FastMap<_, _> = untrimmed.map(|(id, _)| (id.clone(), fresh(now[&**id], false))).collect();
         if !start.is_empty() {
-            folded.extend(self.fold_these(start, partition, (0, loan.checkpoint))?);
+            folded.extend(self.fold_these(start, &mut people, partition, (0, loan.checkpoint))?);
         }
         let mut commands = Vec::new();
         for (id, expected) in &folded {
@@ -114,6 +120,7 @@ impl<A: Aggregate> Judge<'_, A> {
                 commands.push(Command::new("ZADD", key).with("0").with(&**id));
             }
         }
+        commands.extend(people.commands(&keys));
         loan.write(&commands)?;
         Ok(folded.len() as u64)
     }

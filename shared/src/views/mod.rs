@@ -15,6 +15,7 @@
 //! | `{…}:changes` | stream | one entry an event, id `<offset>-<ordinal>` (ordinals from 1 on): fields `id`, `seq`, `type`, `time` |
 //! | `{…}:members`, `{…}:parts` | hashes | of a projection by another key ([`crate::domain::Grouping`]): aggregate id → its last sequence and member, group → what the partition has of it; JSON |
 //! | `{…}:parked` | hash | parked aggregates: id → JSON [`Parked`] |
+//! | `{…}:keys` | hash | of types with personal data: id → the key of the person, encrypted under a master key ([`people`]) |
 //!
 //! The number behind the name is the version's, which grows with each rebuild: [`versions`] tells which are there.
 //!
@@ -26,6 +27,7 @@
 pub mod address;
 pub mod errors;
 pub mod history;
+pub mod people;
 pub mod script;
 pub mod versions;
 
@@ -141,6 +143,11 @@ impl Keys {
     /// Parked aggregates.
     pub fn parked(&self) -> String {
         format!("{}:parked", self.tag)
+    }
+
+    /// Keys of people.
+    pub fn keys(&self) -> String {
+        format!("{}:keys", self.tag)
     }
 
     /// What is known of each aggregate by a projection by another key.

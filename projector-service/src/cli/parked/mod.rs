@@ -325,6 +325,7 @@ fn desk_of<D: Domains>(
         },
         names: Names::new(&tool.kafka.topic_prefix),
         registry: Registry::new(&tool.registry.url()?)?,
+        master_keys: tool.personal.given()?,
         redis: tool.redis.address()?,
         redis_timeout: tool.redis.timeout(),
         runtime: runtime.clone(),

@@ -99,7 +99,7 @@ impl Rebuild {
             step(store, keys, &owned, commands)?;
             told(freed)?;
         }
-        let mut rest = vec![keys.counters(), keys.changes(), keys.parked(), keys.members(), keys.parts()];
+        let mut rest = vec![keys.counters(), keys.changes(), keys.parked(), keys.keys(), keys.members(), keys.parts()];
         for sort in (self.kind.sorts)() {
             rest.extend([keys.sort(sort, false), keys.sort(sort, true)]);
         }

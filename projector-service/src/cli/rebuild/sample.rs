@@ -15,7 +15,7 @@ use millrace_shared::{
         bulk::{BulkReader, Item},
         reader_config, watcher, watermarks,
     },
-    views::{BY_ID, Keys, history},
+    views::{BY_ID, Keys, history, people::Opener},
 };
 use serde_json::{Value, json};
 
@@ -26,6 +26,7 @@ use crate::{
     groups::Member,
     store::Store,
     target::Target,
+    verify::filters,
 };
 
 /// Longest history that is folded.
@@ -54,7 +55,10 @@ pub struct Found {
 }
 
 /// An aggregate as Redis has it at one moment.
-type Stored = (Option<Vec<u8>>, Vec<Vec<u8>>, bool, Vec<Option<f64>>);
+type Stored = (Option<Vec<u8>>, Vec<Vec<u8>>, bool, Option<Vec<u8>>, Vec<Option<f64>>);
+
+/// What events are unpacked and opened with.
+type Reads<'a, A> = (&'a Codec<<A as Aggregate>::Event>, Option<&'a Opener>);
 
 /// Compares some of the aggregates of each partition.
 pub fn sample<A: Aggregate>(
@@ -67,7 +71,7 @@ pub fn sample<A: Aggregate>(
     let events = means.events::<A>(version)?;
     let checkpoints = checkpoints(means, store, &events)?;
     each(means, &events, &checkpoints, sample, |keys, id, meta, event| {
-        compare::<A>(store, keys, &codec, id, meta, event)
+        compare::<A>(store, keys, (&codec, events.opener()), id, meta, event)
     })
 }
 
@@ -150,7 +154,7 @@ fn each<E, T: Target<Item = Incoming<E>>>(
 fn compare<A: Aggregate>(
     store: &mut Store,
     keys: &Keys,
-    codec: &Codec<A::Event>,
+    reads: Reads<'_, A>,
     id: &str,
     meta: &EventMeta,
     event: &A::Event,
@@ -163,17 +167,18 @@ fn compare<A: Aggregate>(
             Ok(view) => view.as_ref().map(|view| indexes::<A>(keys, view)).unwrap_or_default(),
             Err(reason) => return Ok(Err(reason)),
         };
-        let (view, packed, parked, scores): Stored = store.ask(|redis| {
+        let (view, packed, parked, key, scores): Stored = store.ask(|redis| {
             let mut pipe = redis::pipe();
             pipe.atomic().get(keys.view(id)).lrange(keys.history(id), -MAX_FOLDED, -1).hexists(keys.parked(), id);
+            pipe.hget(keys.keys(), id);
             for (key, _) in &indexes {
                 pipe.zscore(key, id);
             }
             let mut values: Vec<redis::Value> = pipe.query(redis)?;
-            let scores = values.split_off(3).into_iter().map(redis::from_redis_value).collect::<Result<_, _>>()?;
-            let [view, packed, parked] = <[redis::Value; 3]>::try_from(values).unwrap_or_default();
+            let scores = values.split_off(4).into_iter().map(redis::from_redis_value).collect::<Result<_, _>>()?;
+            let [view, packed, parked, key] = <[redis::Value; 4]>::try_from(values).unwrap_or_default();
             let (view, packed) = (redis::from_redis_value(view)?, redis::from_redis_value(packed)?);
-            Ok((view, packed, redis::from_redis_value(parked)?, scores))
+            Ok((view, packed, redis::from_redis_value(parked)?, redis::from_redis_value(key)?, scores))
         })?;
         if parked {
             return Ok(Ok(()));
@@ -190,17 +195,16 @@ fn compare<A: Aggregate>(
         if !scores.iter().copied().eq(wanted) {
             return Ok(Err("its indexes are not what the view says".into()));
         }
-        return Ok(folded::<A>(codec, id, meta, event, &packed, &view));
+        return Ok(folded::<A>(reads, id, (meta, event), (&packed, key.as_deref()), &view));
     }
 }
 
 /// The history must have the event and give the view.
 fn folded<A: Aggregate>(
-    codec: &Codec<A::Event>,
+    (codec, opener): Reads<'_, A>,
     id: &str,
-    meta: &EventMeta,
-    event: &A::Event,
-    packed: &[Vec<u8>],
+    (meta, event): (&EventMeta, &A::Event),
+    (packed, key): (&[Vec<u8>], Option<&[u8]>),
     view: &View<A>,
 ) -> Result<(), String> {
     let mut sequences = Vec::new();
@@ -208,7 +212,11 @@ fn folded<A: Aggregate>(
     let whole =
         packed.first().and_then(|first| history::unpack(codec, first)).is_none_or(|(first, _)| first.sequence == 1);
     for entry in packed {
-        let (of, happened) = history::unpack(codec, entry).ok_or("an entry of its history can't be read")?;
+        let (of, mut happened) = history::unpack(codec, entry).ok_or("an entry of its history can't be read")?;
+        if let Some(opener) = opener {
+            let opened = opener.open::<A>(&mut happened, key, id);
+            opened.map_err(|error| format!("an entry of its history can't be opened: {error}"))?;
+        }
         sequences.push(of.sequence);
         if whole {
             fold = Some(A::Projection::fold(fold, id, &of, &happened)?);
@@ -240,8 +248,7 @@ fn indexes<A: Aggregate>(keys: &Keys, view: &View<A>) -> Vec<(String, f64)> {
             indexes.push((keys.sort(sort.name, true), -score));
         }
     }
-    let selective = A::Projection::FILTERS.iter().filter(|filter| filter.selective);
-    indexes.extend(selective.map(|filter| (keys.filter(filter.name, (filter.value)(view)), 0.0)));
+    indexes.extend(filters::<A::Projection>(keys, view).into_iter().map(|key| (key, 0.0)));
     indexes
 }
 
