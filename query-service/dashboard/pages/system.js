@@ -7,13 +7,14 @@ import { Badge, Card, Empty, accountLink, html } from '../ui.js';
 
 export function System() {
   useLive();
+  // The list of projections is as long as there are domains: last, it pushes nothing away when it comes.
   return html`<h1 class="hidden">System</h1>
     <div class="grid system">
       <${LagChart} />
       <${Health} />
-      <${Projections} />
       <${Parked} />
       <${DeadLetters} />
+      <${Projections} />
     </div>`;
 }
 
