@@ -15,10 +15,7 @@ use millrace_shared::{
     outcome::{Outcome, Verdict},
 };
 
-use super::{
-    Order, Partition, Readable, caught, is_remembered,
-    scheduling::{Consequences, Deadline},
-};
+use super::{Order, Partition, Readable, caught, is_remembered, scheduling::Deadline};
 use crate::{
     record::{OutRecord, Sink},
     types::CommandType,
@@ -32,6 +29,13 @@ pub(super) struct Consequence {
     /// Id of the event that it follows on; of the last one, when it follows on an outcome.
     cause: Option<String>,
     value: Vec<u8>,
+}
+
+/// What follows on events of a process.
+#[derive(Default)]
+pub(super) struct Consequences {
+    pub(super) commands: Vec<Consequence>,
+    pub(super) deadlines: Vec<Deadline>,
 }
 
 impl<A: Aggregate> Partition<A> {

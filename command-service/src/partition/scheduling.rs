@@ -20,7 +20,6 @@ use serde_json::json;
 
 use super::{
     MAX_FORWARDED_BYTES, Partition, Readable, Refused, RestoreError, Stored,
-    process::Consequence,
     publish::copy_headers,
     schedule::{aggregate_of, command_key},
 };
@@ -220,7 +219,7 @@ impl<A: Aggregate> Partition<A> {
         let due = waiting.as_ref().map(|waiting| due_of(waiting).ok_or("it names no time"));
         match due.transpose() {
             Ok(due) => {
-                self.schedule.read_back(key, due.map(|due| due.as_millisecond()).zip(waiting));
+                self.schedule.read_back(key, due.map(in_ms).zip(waiting));
             }
             Err(why) => unreadable(why),
         }
@@ -252,9 +251,7 @@ impl<A: Aggregate> Partition<A> {
 
     fn wait(&mut self, key: &str, waiting: CommandRecord, due: Timestamp, now: Timestamp, sink: &mut dyn Sink) {
         self.send_scheduled(key, Some(&waiting), now, sink);
-        // Never early: a part of a millisecond counts as a whole one.
-        let due_ms = due.as_microsecond().div_euclid(1000) + i64::from(due.as_microsecond().rem_euclid(1000) > 0);
-        self.schedule.put(key, due_ms, waiting);
+        self.schedule.put(key, in_ms(due), waiting);
     }
 
     fn send_scheduled(&mut self, key: &str, waiting: Option<&CommandRecord>, now: Timestamp, sink: &mut dyn Sink) {
@@ -341,11 +338,10 @@ impl Deadline {
     }
 }
 
-/// What follows on events of a process.
-#[derive(Default)]
-pub(super) struct Consequences {
-    pub(super) commands: Vec<Consequence>,
-    pub(super) deadlines: Vec<Deadline>,
+/// Never early: a part of a millisecond counts as a whole one.
+fn in_ms(due: Timestamp) -> i64 {
+    let micros = due.as_microsecond();
+    micros.div_euclid(1000) + i64::from(micros.rem_euclid(1000) > 0)
 }
 
 fn due_of(waiting: &CommandRecord) -> Option<Timestamp> {

@@ -203,6 +203,17 @@ fn g01_what_waits_is_restored_from_its_topic() {
 }
 
 #[test]
+fn what_is_due_between_two_milliseconds_is_not_released_early_after_a_restore_either() {
+    let mut bench = Bench::opened();
+    let due = "2026-01-01T01:00:00.000400Z";
+    let sent = bench.send("deposit", DEPOSIT, &[(names::ID, "c1"), (names::NOT_BEFORE, due)]).remove(1);
+    let mut partition = Partition::new(bench.kind.clone(), settings(&bench.runtime, &bench.waiters));
+    sent.restore(&mut partition, 0, bench.now);
+    assert!(partition.next_due() >= Some(due.parse().unwrap()));
+    assert_eq!(partition.next_due(), bench.partition.next_due());
+}
+
+#[test]
 fn g13_what_can_t_be_scheduled_is_told_and_harms_nothing() {
     let mut bench = Bench::opened();
     let value = bench.value("deposit", DEPOSIT);
