@@ -8,6 +8,7 @@ use millrace_tests::{
     python,
     services::{command_at, new_id},
 };
+use serde_json::Value;
 
 /// Cases for each operation, of what is allowed and what is not.
 const EXAMPLES: &str = "25";
@@ -41,6 +42,18 @@ fn g13_commands_are_as_their_description_says() {
     hold(&Services::shared().command.url(), "[checks]\npositive_data_acceptance.enabled = false\n");
 }
 
+/// What the description refers to, as JSON pointers behind a `#`.
+fn refs(description: &Value) -> BTreeSet<&str> {
+    match description {
+        Value::Object(members) => {
+            let own = members.get("$ref").and_then(Value::as_str);
+            own.into_iter().chain(members.values().flat_map(refs)).collect()
+        }
+        Value::Array(items) => items.iter().flat_map(refs).collect(),
+        _ => BTreeSet::new(),
+    }
+}
+
 /// Streams are not asked for: they have no end.
 fn hold(url: &str, settings: &str) {
     let file = Stack::shared().log(&new_id()).with_extension("toml");
@@ -62,6 +75,9 @@ fn the_viewer_loads_nothing_from_elsewhere() {
     for url in [services.command.url(), services.query.url()] {
         let description = get(&format!("{url}/openapi.json")).send().json();
         assert_eq!(description["openapi"], "3.1.0");
+        let refs = refs(&description);
+        let missing: Vec<_> = refs.iter().filter(|name| description.pointer(&name[1..]).is_none()).collect();
+        assert!(!refs.is_empty() && missing.is_empty(), "{missing:?}");
         assert_eq!(get(&format!("{url}/docs")).send().status, 308);
         let page = get(&format!("{url}/docs/")).send();
         assert!(page.must("content-security-policy").contains("default-src 'none'"), "{page:?}");

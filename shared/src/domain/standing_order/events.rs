@@ -36,6 +36,7 @@ pub struct StandingOrderPlaced {
     #[schema(required)]
     pub reference: Option<String>,
     /// How long from one transfer to the next.
+    #[schema(inline)]
     pub every: Every,
     /// When the first one is due.
     #[schema(value_type = String, format = DateTime)]

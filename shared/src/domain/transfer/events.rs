@@ -95,6 +95,7 @@ pub struct TransferCompensated {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct TransferRetried {
     /// What.
+    #[schema(inline)]
     pub step: Step,
     /// Id of the account that pays.
     pub from: String,
