@@ -105,6 +105,15 @@ impl Bank {
         to.finish()
     }
 
+    /// Has so many payments into accounts wait until a time.
+    pub fn deposit_later(&mut self, to: &Bulk<'_>, count: usize, not_before: &str) -> Result<()> {
+        for _ in 0..count {
+            let (number, id, payload) = (self.pick(), self.command_id(), self.random.below(PAYLOADS));
+            to.send_later(self.partitions[number], &account(number), id, &self.deposits[payload], not_before)?;
+        }
+        to.finish()
+    }
+
     /// Pays into an account, and does not wait.
     pub fn deposit_one(&mut self, to: &Bulk<'_>) -> Result<()> {
         let (number, id, payload) = (self.pick(), self.command_id(), self.random.below(PAYLOADS));
@@ -148,9 +157,21 @@ impl<'a> Bulk<'a> {
 
     /// Sends one, and does not wait.
     pub fn send(&self, partition: i32, key: &str, id: Uuid, value: &[u8]) -> Result<()> {
+        self.send_with(partition, key, id, value, None)
+    }
+
+    /// The same of one that names a time.
+    pub fn send_later(&self, partition: i32, key: &str, id: Uuid, value: &[u8], not_before: &str) -> Result<()> {
+        self.send_with(partition, key, id, value, Some(not_before))
+    }
+
+    fn send_with(&self, partition: i32, key: &str, id: Uuid, value: &[u8], not_before: Option<&str>) -> Result<()> {
         let mut text = Uuid::encode_buffer();
         let id: &str = id.hyphenated().encode_lower(&mut text);
-        let headers = OwnedHeaders::new_with_capacity(1).insert(Header { key: "ce_id", value: Some(id) });
+        let mut headers = OwnedHeaders::new_with_capacity(2).insert(Header { key: "ce_id", value: Some(id) });
+        if not_before.is_some() {
+            headers = headers.insert(Header { key: "ce_notbefore", value: not_before });
+        }
         let mut record: BaseRecord<'_, str, [u8]> =
             BaseRecord::to(self.topic).partition(partition).key(key).payload(value).headers(headers);
         loop {

@@ -6,7 +6,7 @@ use millrace_tests::process::{command, run};
 use serde_json::Value;
 
 const BENCH: &str = env!("CARGO_BIN_EXE_millrace-bench");
-const NAMES: [&str; 24] = [
+const NAMES: [&str; 28] = [
     "write.throughput",
     "write.cpu",
     "write.exactly-once",
@@ -27,6 +27,10 @@ const NAMES: [&str; 24] = [
     "sse.rate",
     "sse.memory",
     "visible.after",
+    "decode.upcast",
+    "decode.personal",
+    "deadlines.start",
+    "deadlines.memory",
     "takeover.seconds",
     "restart.warm",
     "restart.cold",

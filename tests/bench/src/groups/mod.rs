@@ -1,5 +1,7 @@
 //! The groups of figures, one file for each.
 
+mod deadlines;
+mod decode;
 mod http;
 mod project;
 mod query;
@@ -51,6 +53,8 @@ pub const GROUPS: &[Group] = &[
     http::GROUP,
     project::GROUP,
     query::GROUP,
+    decode::GROUP,
+    deadlines::GROUP,
     takeover::GROUP,
     restart::GROUP,
 ];

@@ -97,9 +97,9 @@ fn run(settings: &Settings, wanted: &[&'static str]) -> Result<Vec<Figure>> {
 }
 
 /// An instance with a history.
-struct Restarting {
-    deployment: Deployment,
-    service: Service,
+pub(super) struct Restarting {
+    pub(super) deployment: Deployment,
+    pub(super) service: Service,
     /// One in each partition.
     accounts: Vec<String>,
     bank: Option<Bank>,
@@ -108,13 +108,13 @@ struct Restarting {
 }
 
 /// When commands were accepted, in seconds since the start.
-struct Accepted {
-    first: f64,
-    all: f64,
+pub(super) struct Accepted {
+    pub(super) first: f64,
+    pub(super) all: f64,
 }
 
 impl Restarting {
-    fn start(settings: &Settings, instance: &str, accounts: usize) -> Result<Self> {
+    pub(super) fn start(settings: &Settings, instance: &str, accounts: usize) -> Result<Self> {
         // Nobody wants to wait for minutes until snapshots and stores have everything.
         let interval = if settings.quick { 1 } else { 5 };
         let mut deployment = Deployment::with_defaults()
@@ -160,7 +160,7 @@ impl Restarting {
     }
 
     /// Waits until so many more commands were handled.
-    fn wait_handled(&mut self, count: usize) -> Result<()> {
+    pub(super) fn wait_handled(&mut self, count: usize) -> Result<()> {
         self.handled += count as u64;
         let (commands, group) = (self.deployment.topic("commands"), format!("{}.command", self.deployment.prefix));
         let progress = Progress::new(&group, &commands, self.deployment.partitions)?;
@@ -195,7 +195,7 @@ impl Restarting {
         }
     }
 
-    fn restart(&mut self) -> Result<Accepted> {
+    pub(super) fn restart(&mut self) -> Result<Accepted> {
         self.service.terminate();
         let begin = Instant::now();
         self.service.launch();
@@ -226,11 +226,11 @@ impl Restarting {
     }
 
     /// The most memory that any of the processes had, in MB; pages of files don't count.
-    fn peak(&self) -> f64 {
+    pub(super) fn peak(&self) -> f64 {
         self.watched.peak.load(Ordering::Relaxed) as f64 / 1e6
     }
 
-    fn end(self) -> Result<()> {
+    pub(super) fn end(self) -> Result<()> {
         let prefix = format!("{}.", self.deployment.prefix);
         drop(self);
         kafka::delete(&prefix)
