@@ -111,7 +111,7 @@ fn check(busy: Vec<(Role, Busy)>) {
 
 // One test, for to start three brokers' worth of deployments takes as long as to hurt them.
 #[test]
-fn g01_g02_g03_brokers_that_are_frozen_killed_and_restarted_lose_and_double_nothing() {
+fn g01_g02_g03_g07_brokers_that_are_frozen_killed_and_restarted_lose_and_double_nothing() {
     let brokers = &Brokers::take();
     let (broker, busy) = busy(brokers);
     let alone = thread::scope(|scope| {

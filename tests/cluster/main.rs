@@ -1,6 +1,6 @@
 //! Brokers that are killed and frozen, a network that is cut, a clock that jumps, on a cluster of three brokers: every
-//! command that was acknowledged is in the log, once, and the service is ready again in bounded time. Names begin with
-//! the guarantee that a test is about.
+//! command that was acknowledged is in the log, once, the service is ready again in bounded time, and the views equal the
+//! log. Names begin with the guarantee that a test is about.
 //!
 //! `FAULTS=long` does more of everything.
 
@@ -31,6 +31,8 @@ const READY_LIMIT: Duration = Duration::from_secs(20);
 struct Busy {
     deployment: Deployment,
     services: Vec<Service>,
+    /// The views have to bear what happens to the log.
+    _projector: Service,
     load: Load,
 }
 
@@ -39,13 +41,14 @@ impl Busy {
     #[track_caller]
     fn start(deployment: Deployment, services: Vec<Service>) -> Self {
         let load = Load::start(services.iter().map(Service::url).collect(), CLIENTS, ACCOUNTS);
+        let projector = deployment.projector_service("views");
         load.wait_for_more(50);
         note("busy");
-        Self { deployment, services, load }
+        Self { deployment, services, _projector: projector, load }
     }
 
-    /// After a fault: clients are told about many more commands, all services are ready, and the log holds what clients
-    /// were told.
+    /// After a fault: clients are told about many more commands, all services are ready, the log holds what clients were
+    /// told, and the views equal the log.
     #[track_caller]
     fn check(self) {
         note("hurt");
@@ -57,6 +60,7 @@ impl Busy {
         let (told, troubles) = self.load.stop();
         note(&format!("{} commands; asked again: {troubles:?}", told.len()));
         ledger::check(&self.deployment, &told, &self.services[0], if *LONG { 200 } else { 20 });
+        self.deployment.verify_all();
         note("checked");
     }
 }
