@@ -45,18 +45,9 @@ impl DataKey {
         Self(Key::<Aes256Gcm>::generate().into())
     }
 
-    /// What tells this key's values from those of one before, which was destroyed.
-    fn mark(&self) -> [u8; MARK_BYTES] {
-        let digest = Sha256::new_with_prefix(b"millrace key mark").chain_update(self.0).finalize();
-        std::array::from_fn(|at| digest[at])
-    }
-
     /// Seals a value for the place that it belongs to.
     pub fn seal_bytes(&self, plain: &[u8], place: &str) -> Vec<u8> {
-        let mut sealed = vec![FORM];
-        sealed.extend_from_slice(&self.mark());
-        encrypt(&cipher(&self.0), plain, place, &mut sealed);
-        sealed
+        Lock::from(self).seal(plain, place)
     }
 
     /// Opens it; `None`: another key has sealed it, which is no more.
@@ -64,12 +55,40 @@ impl DataKey {
     /// # Errors
     /// When it was changed, or is of another place.
     pub fn open_bytes(&self, sealed: &[u8], place: &str) -> Result<Option<Vec<u8>>, Error> {
+        Lock::from(self).open(sealed, place)
+    }
+}
+
+/// The key of a person, ready to be used. To make it ready costs more than a field does, so it is done once for all of
+/// an event; but it is ten times as large.
+pub struct Lock {
+    cipher: Aes256Gcm,
+    /// What tells this key's values from those of one before, which was destroyed.
+    mark: [u8; MARK_BYTES],
+}
+
+impl From<&DataKey> for Lock {
+    fn from(key: &DataKey) -> Self {
+        let digest = Sha256::new_with_prefix(b"millrace key mark").chain_update(key.0).finalize();
+        Self { cipher: cipher(&key.0), mark: std::array::from_fn(|at| digest[at]) }
+    }
+}
+
+impl Lock {
+    pub(super) fn seal(&self, plain: &[u8], place: &str) -> Vec<u8> {
+        let mut sealed = vec![FORM];
+        sealed.extend_from_slice(&self.mark);
+        encrypt(&self.cipher, plain, place, &mut sealed);
+        sealed
+    }
+
+    pub(super) fn open(&self, sealed: &[u8], place: &str) -> Result<Option<Vec<u8>>, Error> {
         let Some((&[FORM], rest)) = sealed.split_first_chunk() else { return Err(Error::NotOurs) };
         let (mark, rest) = rest.split_first_chunk::<MARK_BYTES>().ok_or(Error::NotOurs)?;
-        if *mark != self.mark() {
+        if *mark != self.mark {
             return Ok(None);
         }
-        decrypt(&cipher(&self.0), rest, place).map(Some)
+        decrypt(&self.cipher, rest, place).map(Some)
     }
 }
 

@@ -14,7 +14,7 @@ mod sealed;
 mod tests;
 
 pub use hash::HashSecret;
-pub use keys::{DataKey, KeyRecord, MasterKeys, WrappedKey};
+pub use keys::{DataKey, KeyRecord, Lock, MasterKeys, WrappedKey};
 pub use sealed::{Error, Personal, Secret};
 
 use crate::domain::Aggregate;
@@ -25,7 +25,7 @@ use crate::domain::Aggregate;
 /// When a field was not sealed under this key, or for another aggregate: somebody has tampered with the log.
 pub fn open_event<A: Aggregate>(event: &mut A::Event, key: Option<&DataKey>, id: &str) -> Result<(), Error> {
     let place = place::<A>(id);
-    all(|each| A::personal(event, each), |secret| secret.open(key, &place))
+    all(|each| A::personal(event, each), key, |secret, key| secret.open(key, &place))
 }
 
 /// The same of a state as it was kept.
@@ -34,7 +34,7 @@ pub fn open_event<A: Aggregate>(event: &mut A::Event, key: Option<&DataKey>, id:
 /// As [`open_event`].
 pub fn open_snapshot<A: Aggregate>(snapshot: &mut A::Snapshot, key: Option<&DataKey>, id: &str) -> Result<(), Error> {
     let place = place::<A>(id);
-    all(|each| A::personal_in_snapshot(snapshot, each), |secret| secret.open(key, &place))
+    all(|each| A::personal_in_snapshot(snapshot, each), key, |secret, key| secret.open(key, &place))
 }
 
 /// Whether an event holds something that has to be sealed.
@@ -50,7 +50,7 @@ pub fn is_open<A: Aggregate>(event: &mut A::Event) -> bool {
 /// When there is an open field, but no key, or a value is no JSON: a fault of ours.
 pub fn seal_event<A: Aggregate>(event: &mut A::Event, key: Option<&DataKey>, id: &str) -> Result<(), Error> {
     let place = place::<A>(id);
-    all(|each| A::personal(event, each), |secret| secret.seal(key, &place))
+    all(|each| A::personal(event, each), key, |secret, key| secret.seal(key, &place))
 }
 
 /// The same of a state that is to be kept.
@@ -59,7 +59,7 @@ pub fn seal_event<A: Aggregate>(event: &mut A::Event, key: Option<&DataKey>, id:
 /// As [`seal_event`].
 pub fn seal_snapshot<A: Aggregate>(snapshot: &mut A::Snapshot, key: Option<&DataKey>, id: &str) -> Result<(), Error> {
     let place = place::<A>(id);
-    all(|each| A::personal_in_snapshot(snapshot, each), |secret| secret.seal(key, &place))
+    all(|each| A::personal_in_snapshot(snapshot, each), key, |secret, key| secret.seal(key, &place))
 }
 
 /// What a sealed value belongs to, and can't be moved away from.
@@ -69,11 +69,17 @@ pub fn place<A: Aggregate>(id: &str) -> String {
 
 type Each<'a> = &'a mut dyn FnMut(&mut dyn Secret);
 
-fn all(fields: impl FnOnce(Each<'_>), mut act: impl FnMut(&mut dyn Secret) -> Result<(), Error>) -> Result<(), Error> {
-    let mut result = Ok(());
+fn all(
+    fields: impl FnOnce(Each<'_>),
+    key: Option<&DataKey>,
+    act: impl Fn(&mut dyn Secret, Option<&Lock>) -> Result<(), Error>,
+) -> Result<(), Error> {
+    // Many events have no such field.
+    let (mut result, mut lock) = (Ok(()), None);
     fields(&mut |secret| {
         if result.is_ok() {
-            result = act(secret);
+            let lock = lock.get_or_insert_with(|| key.map(Lock::from));
+            result = act(secret, lock.as_ref());
         }
     });
     result

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned, ser::Error as _};
 
-use super::DataKey;
+use super::Lock;
 
 /// A personal field of an event or of a snapshot.
 ///
@@ -53,14 +53,14 @@ pub trait Secret {
     ///
     /// # Errors
     /// See [`Error`].
-    fn seal(&mut self, key: Option<&DataKey>, place: &str) -> Result<(), Error>;
+    fn seal(&mut self, key: Option<&Lock>, place: &str) -> Result<(), Error>;
 
     /// Opens a sealed field. Without the key that sealed it, it is erased: a key is only ever missing where it was
     /// destroyed, which is for callers to see to.
     ///
     /// # Errors
     /// See [`Error`].
-    fn open(&mut self, key: Option<&DataKey>, place: &str) -> Result<(), Error>;
+    fn open(&mut self, key: Option<&Lock>, place: &str) -> Result<(), Error>;
 }
 
 impl<T: Serialize + DeserializeOwned> Secret for Personal<T> {
@@ -68,17 +68,17 @@ impl<T: Serialize + DeserializeOwned> Secret for Personal<T> {
         matches!(self, Self::Open(_))
     }
 
-    fn seal(&mut self, key: Option<&DataKey>, place: &str) -> Result<(), Error> {
+    fn seal(&mut self, key: Option<&Lock>, place: &str) -> Result<(), Error> {
         if let Self::Open(value) = self {
             let json = serde_json::to_vec(value).map_err(|_| Error::Unwritable)?;
-            *self = Self::Sealed(key.ok_or(Error::NoKey)?.seal_bytes(&json, place));
+            *self = Self::Sealed(key.ok_or(Error::NoKey)?.seal(&json, place));
         }
         Ok(())
     }
 
-    fn open(&mut self, key: Option<&DataKey>, place: &str) -> Result<(), Error> {
+    fn open(&mut self, key: Option<&Lock>, place: &str) -> Result<(), Error> {
         if let Self::Sealed(bytes) = self {
-            let opened = key.map(|key| key.open_bytes(bytes, place)).transpose()?.flatten();
+            let opened = key.map(|key| key.open(bytes, place)).transpose()?.flatten();
             *self = match opened {
                 Some(json) => Self::Open(serde_json::from_slice(&json).map_err(|_| Error::NotOurs)?),
                 None => Self::Erased,

@@ -8,14 +8,16 @@ const KEYS: &str = "b:AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=\na:AgICAgICAg
 
 fn sealed(value: &str, key: &DataKey, place: &str) -> Personal<String> {
     let mut field = Personal::Open(value.to_owned());
-    field.seal(Some(key), place).unwrap();
+    field.seal(Some(&key.into()), place).unwrap();
     field
 }
 
 #[test]
 fn a_field_opens_with_its_key_at_its_place_only() {
     let (key, other) = (DataKey::generate(), DataKey::generate());
-    let open = |mut field: Personal<String>, key, place: &str| field.open(key, place).map(|()| field);
+    let open = |mut field: Personal<String>, key: Option<&DataKey>, place: &str| {
+        field.open(key.map(Lock::from).as_ref(), place).map(|()| field)
+    };
     let field = || sealed("Ada", &key, "user/1");
     assert_eq!(open(field(), Some(&key), "user/1"), Ok(Personal::Open("Ada".into())));
     assert_eq!(open(field(), None, "user/1"), Ok(Personal::Erased), "its key was destroyed");
@@ -35,14 +37,14 @@ proptest! {
         let mut field = Personal::<String>::Sealed(bytes);
         // A mark that was changed is that of another key.
         let expected = if (1..5).contains(&at) { Ok(()) } else { Err(Error::NotOurs) };
-        prop_assert_eq!(field.open(Some(&key), "user/1"), expected);
+        prop_assert_eq!(field.open(Some(&Lock::from(&key)), "user/1"), expected);
         prop_assert_eq!(field.get(), None);
     }
 
     #[test]
     fn g13_any_bytes_are_no_field_and_no_key(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
         let mut field = Personal::<String>::Sealed(bytes.clone());
-        prop_assert!(field.open(Some(&DataKey::generate()), "user/1").is_err() || field == Personal::Erased);
+        prop_assert!(field.open(Some(&Lock::from(&DataKey::generate())), "user/1").is_err() || field == Personal::Erased);
         let record = KeyRecord::WrappedKey(WrappedKey { master: "a".into(), wrapped: bytes });
         prop_assert!(MasterKeys::parse(KEYS).unwrap().unwrap(&record, "user/1").is_err());
     }
