@@ -74,15 +74,26 @@ impl DataDir {
         self.path.join("tmp")
     }
 
-    /// Secrets of this run's personal data, as variables that name their files. They are made once, and go with the data:
-    /// without them it can't be read.
-    pub fn secrets(&self) -> Result<BTreeMap<String, String>> {
+    /// Secrets of this run's personal data, as variables that name their files; of those only that are wanted. They are made
+    /// once, and go with the data: without them it can't be read, so none are made for data that is there already.
+    pub fn secrets(&self, wanted: impl Fn(&str) -> bool) -> Result<BTreeMap<String, String>> {
         let mut variables = BTreeMap::new();
         for (variable, name, before) in
             [("MILLRACE_MASTER_KEYS_FILE", "master-keys", "k1:"), ("MILLRACE_HASH_SECRET_FILE", "hash-secret", "")]
         {
             let path = self.path.join(name);
+            if !wanted(variable) {
+                continue;
+            }
             if !path.exists() {
+                if let Some(topic) = self.topic_of_keys()? {
+                    bail!(
+                        "{} is gone, but {} is there: personal data is encrypted with it. Put it back, or set {variable} \
+                         to where it is; without it, start empty with --fresh",
+                        path.display(),
+                        topic.display()
+                    );
+                }
                 let mut random = [0; 32];
                 let source = "/dev/urandom";
                 let mut file = File::open(source).with_context(|| format!("opening {source}"))?;
@@ -92,6 +103,19 @@ impl DataDir {
             variables.insert(variable.to_owned(), path.display().to_string());
         }
         Ok(variables)
+    }
+
+    /// Where a broker of this folder keeps people's keys, if any was ever told to.
+    fn topic_of_keys(&self) -> Result<Option<PathBuf>> {
+        let kafka = self.path.join("kafka");
+        if !kafka.is_dir() {
+            return Ok(None);
+        }
+        let mut found = None;
+        for broker in entries(&kafka)?.into_iter().filter(|path| path.is_dir()) {
+            found = found.or(entries(&broker)?.into_iter().find(|path| path.is_dir() && is_of_keys(path)));
+        }
+        Ok(found)
     }
 
     /// Writes the `env` file, all at once: whoever sees it sees all of it.
@@ -138,6 +162,12 @@ fn recognise(path: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether a folder is a partition of a topic of keys: `user.keys-7`.
+fn is_of_keys(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    name.rsplit_once('-').is_some_and(|(topic, _)| topic.ends_with(".keys"))
 }
 
 fn lock(path: &Path) -> Result<Flock<File>> {
@@ -273,6 +303,27 @@ mod tests {
         let fresh = DataDir::open(&dir, true, Some(1)).unwrap();
         assert_eq!(fresh.brokers, 1);
         assert_ne!(fresh.kafka_cluster_id, cluster);
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn secrets_are_made_once_and_never_beside_data_that_needs_others() {
+        let dir = scratch("secrets");
+        let data = DataDir::open(&dir, false, None).unwrap();
+        let made = data.secrets(|_| true).unwrap();
+        assert_eq!(made.keys().collect::<Vec<_>>(), ["MILLRACE_HASH_SECRET_FILE", "MILLRACE_MASTER_KEYS_FILE"]);
+        fs::create_dir_all(dir.join("kafka/1/some.user.keys-0")).unwrap();
+        assert_eq!(data.secrets(|_| true).unwrap(), made, "they are there");
+        for (file, variable) in
+            [("master-keys", "MILLRACE_MASTER_KEYS_FILE"), ("hash-secret", "MILLRACE_HASH_SECRET_FILE")]
+        {
+            fs::remove_file(dir.join(file)).unwrap();
+            let error = data.secrets(|_| true).unwrap_err().to_string();
+            assert!(error.contains(variable) && error.contains("some.user.keys-0"), "{error}");
+            assert!(!dir.join(file).exists());
+            data.secrets(|other| other != variable).expect("it is somewhere else");
+            fs::write(dir.join(file), "put back").unwrap();
+        }
         fs::remove_dir_all(&dir).unwrap();
     }
 

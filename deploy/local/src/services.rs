@@ -95,12 +95,7 @@ fn environment(layout: &Layout, ports: ServicePorts, i: u16) -> BTreeMap<String,
 
 /// Those of the data folder, unless this process's environment, which `get` reads, has others: they would contradict them.
 fn secrets(data: &DataDir, get: impl Fn(&str) -> Option<String>) -> Result<BTreeMap<String, String>> {
-    let mut variables = data.secrets()?;
-    variables.retain(|file, _| {
-        let inline = file.trim_end_matches("_FILE");
-        get(file).is_none() && get(inline).is_none()
-    });
-    Ok(variables)
+    data.secrets(|file| get(file).is_none() && get(file.trim_end_matches("_FILE")).is_none())
 }
 
 /// The contents of `<data>/env`. `get` reads this process's environment, which the services share.
