@@ -36,7 +36,7 @@ use crate::{
     partition::StoreSettings,
     store::keeper::Keeper,
     submit::Submitter,
-    trimmer::Trimmer,
+    trimmer::{Deleted, Trimmer},
     types::{CommandType, Secrets, build_all},
     waiters::Waiters,
     writer::{ProducerSettings, Rhythm, Writer},
@@ -162,6 +162,7 @@ impl App {
             retention: self.settings.commands_retention.0,
             topic_ids,
             group: names.group("command"),
+            deleted: Deleted::default(),
         };
         tokio::spawn(trimmer.run(shutdown.clone()));
         tracing::info!(http = %self.http.local_addr()?, "serving");

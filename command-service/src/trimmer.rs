@@ -10,7 +10,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -41,8 +41,30 @@ const INTERVAL: Duration = Duration::from_secs(600);
 const PERSONAL_INTERVAL: Duration = Duration::from_secs(5);
 const FIND_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Who asks for offsets, and what was deleted up to where.
-type Handled = Mutex<Option<(BaseConsumer<Logged>, HashMap<(String, i32), i64>)>>;
+/// Who asks for offsets.
+type Asker = Mutex<Option<BaseConsumer<Logged>>>;
+
+/// Up to where partitions were deleted. What could not be is deleted when it is looked at again.
+#[derive(Debug, Default)]
+pub struct Deleted(Mutex<HashMap<(String, i32), i64>>);
+
+impl Deleted {
+    fn lacks(&self, topic: &str, partition: i32, offset: i64) -> bool {
+        let deleted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        deleted.get(&(topic.to_owned(), partition)) != Some(&offset)
+    }
+
+    /// What became of an order to delete up to an offset.
+    fn note(&self, topic: &str, partition: i32, asked: i64, done: Result<(), KafkaError>) {
+        match done {
+            Ok(()) => {
+                let mut deleted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+                deleted.insert((topic.to_owned(), partition), asked);
+            }
+            Err(error) => tracing::warn!(topic, partition, %error, "handled commands can't be deleted at the moment"),
+        }
+    }
+}
 
 /// What the trimmer works with.
 pub struct Trimmer {
@@ -58,6 +80,8 @@ pub struct Trimmer {
     pub topic_ids: Vec<TopicIds>,
     /// The consumer group whose offsets tell what was handled.
     pub group: String,
+    /// What it has done.
+    pub deleted: Deleted,
 }
 
 /// Where partitions can be cut.
@@ -71,8 +95,8 @@ impl Trimmer {
         let old = this.clone().every(INTERVAL, Box::new(move || asked.find()), &shutdown);
         let personal = async {
             if this.types.iter().any(|kind| kind.info().is_personal) {
-                let (asked, known) = (this.clone(), Handled::default());
-                let find = Box::new(move || asked.find_personal(&known));
+                let (asked, asker) = (this.clone(), Asker::default());
+                let find = Box::new(move || asked.find_personal(&asker));
                 this.clone().every(PERSONAL_INTERVAL, find, &shutdown).await;
             }
         };
@@ -100,8 +124,8 @@ impl Trimmer {
     }
 
     /// Up to where commands with personal data are handled, in the partitions that are served here.
-    fn find_personal(&self, handled: &Handled) -> Result<TopicPartitionList, KafkaError> {
-        let mut handled = handled.lock().unwrap_or_else(|error| error.into_inner());
+    fn find_personal(&self, asker: &Asker) -> Result<TopicPartitionList, KafkaError> {
+        let mut asker = asker.lock().unwrap_or_else(PoisonError::into_inner);
         let slots = self.waiters.slots_served().into_iter().filter(|slot| self.types[slot.kind].info().is_personal);
         let mut asked = TopicPartitionList::new();
         for slot in slots {
@@ -110,8 +134,8 @@ impl Trimmer {
         if asked.count() == 0 {
             return Ok(asked);
         }
-        let (group, deleted) = match &mut *handled {
-            Some(known) => known,
+        let group = match &mut *asker {
+            Some(group) => group,
             none => {
                 // It never joins, it only asks. Not for stable offsets: those of a busy service are hardly ever stable.
                 let group = client_config(&self.bootstrap, "millrace-trimmer")
@@ -119,13 +143,13 @@ impl Trimmer {
                     .set("enable.auto.commit", "false")
                     .set("isolation.level", "read_uncommitted")
                     .create_with_context(Logged)?;
-                none.insert((group, HashMap::new()))
+                none.insert(group)
             }
         };
         let mut list = TopicPartitionList::new();
         for found in group.committed_offsets(asked, REQUEST_TIMEOUT)?.elements() {
             if let Offset::Offset(offset) = found.offset()
-                && deleted.insert((found.topic().to_owned(), found.partition()), offset) != Some(offset)
+                && self.deleted.lacks(found.topic(), found.partition(), offset)
             {
                 list.add_partition_offset(found.topic(), found.partition(), Offset::Offset(offset))?;
             }
@@ -192,8 +216,32 @@ impl Trimmer {
     async fn delete(&self, list: &TopicPartitionList) -> Result<(), KafkaError> {
         let admin: AdminClient<DefaultClientContext> = client_config(&self.bootstrap, "millrace-trimmer").create()?;
         let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));
-        admin.delete_records(list, &options).await?;
+        let answered = admin.delete_records(list, &options).await?;
+        for asked in list.elements() {
+            let (topic, partition) = (asked.topic(), asked.partition());
+            let done = answered.find_partition(topic, partition).map_or(Err(KafkaError::Canceled), |done| done.error());
+            if let Offset::Offset(offset) = asked.offset() {
+                self.deleted.note(topic, partition, offset, done);
+            }
+        }
         tracing::debug!(partitions = list.count(), "commands that were handled are deleted");
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn g14_what_could_not_be_deleted_is_asked_for_again() {
+        let deleted = Deleted::default();
+        assert!(deleted.lacks("user.commands", 1, 7));
+        deleted.note("user.commands", 1, 7, Err(KafkaError::Canceled));
+        assert!(deleted.lacks("user.commands", 1, 7), "it is still there");
+        deleted.note("user.commands", 1, 7, Ok(()));
+        assert!(!deleted.lacks("user.commands", 1, 7));
+        assert!(deleted.lacks("user.commands", 1, 9), "more was handled");
+        assert!(deleted.lacks("user.commands", 2, 7));
     }
 }
