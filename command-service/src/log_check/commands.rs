@@ -101,6 +101,15 @@ impl Commands {
         (self.first, self.end, self.crossing.first) = (first, end, first);
     }
 
+    /// Those before an offset were deleted meanwhile, and some may not have been read.
+    pub(super) fn are_gone_before(&mut self, first: i64) {
+        let gone = (first - self.first).clamp(0, self.answers.len() as i64);
+        self.answers.drain(..gone as usize);
+        (self.first, self.crossing.first) = (first, first);
+        // What was forwarded to here and is kept begins anew.
+        self.crossing.arrived.values_mut().for_each(|arrived| arrived.first = None);
+    }
+
     /// An outcome answers this offset: the first one that is kept says from where on commands can be judged.
     pub(super) fn first_answered(&mut self, offset: i64) {
         self.first_answered.get_or_insert(offset);
@@ -368,5 +377,25 @@ pub(super) fn forwards_that_are_missing(topic: &str, crossings: &HashMap<i32, Cr
             let detail = format!("it was forwarded to partition {to}, and handled here as well");
             report.add(finding(Kind::HandledTwice, offset, detail));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_that_are_deleted_meanwhile_are_not_judged_and_those_behind_them_are() {
+        let mut commands = Commands::default();
+        commands.begin((10, 20));
+        for offset in 10..14 {
+            assert!(commands.answer(offset, Answer::new("u", &offset.to_string(), b"f", "o"), false, false));
+        }
+        commands.are_gone_before(12);
+        assert_eq!((commands.first, commands.answers.len()), (12, 2));
+        assert!(commands.answers[1] == Some(Answer::new("u", "13", b"f", "o")));
+        assert!(!commands.answer(13, Answer::new("u", "13", b"f", "o"), false, false), "it has one");
+        commands.are_gone_before(30);
+        assert!(commands.answers.is_empty());
     }
 }

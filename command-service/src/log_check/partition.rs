@@ -5,7 +5,12 @@ use std::{collections::HashMap, sync::Arc};
 use jiff::Timestamp;
 use millrace_shared::{
     domain::Aggregate,
-    kafka::{bulk::Record, partition_of, source::Source, topics::Topic},
+    kafka::{
+        bulk::Record,
+        partition_of,
+        source::{self, Source},
+        topics::Topic,
+    },
 };
 
 use super::{
@@ -108,7 +113,7 @@ impl<'a, A: Aggregate> PartitionCheck<'a, A> {
             Ok::<_, Error>(())
         })?;
         self.commands_follow(letters.0);
-        source.read(topic(Topic::Commands), partition, commands, |record| self.command(record))?;
+        self.read_commands(source, commands)?;
         self.commands_end();
 
         let events = source.watermarks(topic(Topic::Events), partition)?;
@@ -121,6 +126,29 @@ impl<'a, A: Aggregate> PartitionCheck<'a, A> {
         self.events_end(outcomes_end);
         self.report.counts.aggregates = self.aggregates.all.len() as u64;
         Ok((self.report, self.commands.crossing()))
+    }
+
+    /// Commands with personal data are deleted as soon as they are handled, also while they are to be read: what is gone
+    /// can't be judged.
+    fn read_commands(&mut self, source: &mut Source<'_>, (mut next, end): (i64, i64)) -> Result<(), Error> {
+        let topic = self.kind.topic(Topic::Commands);
+        loop {
+            let read = source.read(topic, self.partition, (next, end), |record| {
+                // Some of the last read may still come.
+                if record.offset() < next {
+                    return Ok(());
+                }
+                next = record.offset() + 1;
+                self.command(record)
+            });
+            let Err(Error::Source(source::Error::Deleted(_))) = read else { return read };
+            let (first, _) = source.watermarks(topic, self.partition)?;
+            if first <= next {
+                return read;
+            }
+            self.commands.are_gone_before(first);
+            next = first;
+        }
     }
 
     /// Reports a record.

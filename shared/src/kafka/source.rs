@@ -109,7 +109,11 @@ impl<'a> Source<'a> {
             match each_so_far {
                 Ok(ControlFlow::Continue(())) => {}
                 Ok(ControlFlow::Break(())) => break,
-                Err(error) => return Err(error),
+                Err(error) => {
+                    // It may be read once more.
+                    self.reader.remove(&[(topic, partition)]).map_err(Error::from)?;
+                    return Err(error);
+                }
             }
             if records > 0 {
                 moved = Instant::now();
