@@ -12,6 +12,7 @@ use millrace_shared::{
     fingerprint::{self, Fingerprint, fingerprint_of},
     kafka::topics::{Names, Topic},
     outcome::OutcomeRecord,
+    panics::Quiet,
     personal::{HashSecret, KeyRecord, MasterKeys},
     records::Records,
     registry::{self, Registry},
@@ -189,6 +190,7 @@ impl<A: Aggregate> CommandType for TypeOf<A> {
         if !A::COMMANDS.contains(&name) {
             return Err(EncodeError::Command(CommandError::Unknown));
         }
+        let _quiet = Quiet::when(A::IS_PERSONAL);
         let command = Fields::parse(body).and_then(|fields| A::command(name, fields)).map_err(EncodeError::Command)?;
         let fingerprint = self.fingerprint(&command).map_err(|error| EncodeError::Internal(error.to_string()))?;
         let value = self.encode_command(&command).map_err(EncodeError::Internal)?;

@@ -6,6 +6,7 @@ use millrace_shared::{
     domain::{Aggregate, Projection},
     envelope::{EventMeta, rfc3339_micros},
     http,
+    panics::Quiet,
     problem::{HISTORY_TRIMMED, Problem},
     views::history::{self, Base},
 };
@@ -103,6 +104,7 @@ impl<'a, A: Aggregate> Replay<'a, A> {
 
     /// Takes an event into the view.
     pub fn fold(&mut self, meta: &EventMeta, event: &A::Event) -> Result<&View<A>, Problem> {
+        let _quiet = Quiet::when(A::IS_PERSONAL);
         let folded = A::Projection::fold(self.view.take(), self.id, meta, event).map_err(|reason| {
             http::internal(&format_args!("the history of {} {} can't be folded: {reason}", A::TYPE, self.id))
         })?;

@@ -53,13 +53,9 @@ pub fn internal(cause: &dyn std::fmt::Display) -> Problem {
     Problem::new(&INTERNAL, format!("our fault; it is logged under {id}")).with("trace_id", id)
 }
 
-fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
-    let text = panic
-        .downcast_ref::<String>()
-        .map(String::as_str)
-        .or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("of an unknown kind");
-    internal(&format_args!("a panic: {text}")).into_response()
+/// What it says was told before, unless it may be personal.
+fn panicked(_: Box<dyn Any + Send + 'static>) -> Response {
+    internal(&"a panic, told above").into_response()
 }
 
 /// What is wrong with the size of a request.

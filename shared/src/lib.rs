@@ -18,6 +18,7 @@ pub mod kafka;
 pub mod openapi;
 pub mod ops;
 pub mod outcome;
+pub mod panics;
 pub mod personal;
 pub mod problem;
 pub mod records;

@@ -10,6 +10,7 @@ use millrace_shared::{
     domain::{Aggregate, Projection},
     envelope::EventMeta,
     fast_hash::FastMap,
+    panics::Quiet,
     views::{
         Parked,
         history::{self, Base},
@@ -220,6 +221,7 @@ fn step<A: Aggregate>(
         return Ok(Err(()));
     }
     let before = if keep { view.clone() } else { view.take() };
+    let _quiet = Quiet::when(A::IS_PERSONAL);
     let folded = catch_unwind(AssertUnwindSafe(|| {
         let view = A::Projection::fold(before, id, &meta, &event)?;
         let mut counted = Vec::new();

@@ -22,11 +22,16 @@ pub enum CommandError {
     Malformed(Vec<FieldError>),
 }
 
-/// A JSON object that is being taken apart.
-#[derive(Debug)]
+/// A JSON object that is being taken apart. `Debug` shows none of its values: they may be personal.
 pub struct Fields {
     rest: Vec<(String, Value)>,
     errors: Vec<FieldError>,
+}
+
+impl fmt::Debug for Fields {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.rest.iter().map(|(name, _)| name)).finish()
+    }
 }
 
 impl Fields {

@@ -46,8 +46,8 @@ impl Status {
     }
 }
 
-/// A user as queries answer it. Personal fields are null once the user is erased.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+/// A user as queries answer it. Personal fields are null once the user is erased; `Debug` never shows them.
+#[derive(Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct UserView {
     /// The user's id.
     pub id: String,
@@ -76,6 +76,13 @@ pub struct UserView {
     #[serde(serialize_with = "views::micros")]
     #[schema(value_type = String, format = DateTime)]
     pub updated_at: Timestamp,
+}
+
+impl std::fmt::Debug for UserView {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { id, status, version, .. } = self;
+        write!(f, "UserView({id}, {status:?}, version {version}, …)")
+    }
 }
 
 impl Projection for Users {
