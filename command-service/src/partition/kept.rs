@@ -5,7 +5,7 @@ use millrace_shared::{
     codec::{Codec, DecodeError, Foreign},
     domain::{Aggregate, AggregateId},
     envelope::{names, parse_version},
-    personal::{self, DataKey},
+    personal,
     records::Records,
 };
 use tokio::runtime::Handle;
@@ -34,7 +34,10 @@ pub enum Unused {
     Unavailable(String),
 }
 
-/// Reads a record of the snapshot topic that is an aggregate's, of which this is the key, where it has personal data.
+/// Opens what is personal in a kept state, of the aggregate with this id; or leaves it sealed.
+pub type Open<'a, A> = &'a dyn Fn(&mut <A as Aggregate>::Snapshot, &str) -> Result<(), personal::Error>;
+
+/// Reads a record of the snapshot topic that is an aggregate's.
 ///
 /// # Errors
 /// See [`Unused`].
@@ -42,7 +45,7 @@ pub fn from_snapshot<A: Aggregate>(
     codec: &Codec<A::Snapshot>,
     events_topic_id: &str,
     record: &Stored<'_>,
-    key: Option<&DataKey>,
+    open: Open<'_, A>,
     runtime: &Handle,
 ) -> Result<Kept<A::State>, Unused> {
     let header = |wanted| {
@@ -66,7 +69,7 @@ pub fn from_snapshot<A: Aggregate>(
         Ok(mut snapshot) => {
             let unreadable = |error: &dyn std::fmt::Display| Unused::Unreadable(error.to_string());
             let id = AggregateId::from_key(record.key).map_err(|error| unreadable(&error))?;
-            personal::open_snapshot::<A>(&mut snapshot, key, id.as_str()).map_err(|error| unreadable(&error))?;
+            open(&mut snapshot, id.as_str()).map_err(|error| unreadable(&error))?;
             Ok(Kept { state: snapshot.into(), version, last_time })
         }
         Err(DecodeError::Unavailable(reason)) => Err(Unused::Unavailable(reason)),
@@ -94,20 +97,20 @@ pub fn to_store<A: Aggregate>(
     Ok(bytes)
 }
 
-/// From a store: the state of the aggregate of this id and key, and what its snapshot covers. `None`: it is not what
+/// From a store: the state of the aggregate of this id, and what its snapshot covers. `None`: it is not what
 /// [`to_store`] wrote.
 pub fn from_store<A: Aggregate>(
     codec: &Codec<A::Snapshot>,
     bytes: &[u8],
     id: &str,
-    key: Option<&DataKey>,
+    open: Open<'_, A>,
 ) -> Option<(Kept<A::State>, u64)> {
     let (version, rest) = bytes.split_first_chunk()?;
     let (last_time, rest) = rest.split_first_chunk()?;
     let (covered, rest) = rest.split_first_chunk()?;
     let (&[index, schema], datum) = rest.split_first_chunk()?;
     let mut snapshot = codec.decode_datum(usize::from(index), usize::from(schema), datum)?;
-    personal::open_snapshot::<A>(&mut snapshot, key, id).ok()?;
+    open(&mut snapshot, id).ok()?;
     let kept = Kept {
         state: snapshot.into(),
         version: u64::from_le_bytes(*version),

@@ -33,6 +33,7 @@ use millrace_shared::{
     fingerprint::{self, Fingerprint, fingerprint},
     kafka::{partition_of, topics::Topic},
     outcome::{Outcome, SCHEDULED},
+    panics::Quiet,
 };
 use serde_json::{Map, Value, json};
 
@@ -334,6 +335,10 @@ impl<A: Aggregate> Partition<A> {
         if let Some((fingerprint, outcome)) = known {
             return self.repeat(record, command, (fingerprint, &outcome), now, sink);
         }
+        if let Some(cause) = self.keys.damage(command.aggregate_id.as_str()) {
+            // Whatever is known of it, nobody can tell what is true. What waits for it stays in its topic.
+            return self.refuse(record, command, Refused::new("unavailable", json!({"cause": &*cause})), now, sink);
+        }
         let order = match &command.order {
             Order::Cancel(id) => return self.cancel(record, command, id, now, sink),
             Order::Command(order) => order,
@@ -435,6 +440,7 @@ fn is_remembered(outcome: &Outcome) -> bool {
 
 impl<A: Aggregate> Decider for Partition<A> {
     fn decide(&mut self, record: &CommandRecord, now: Timestamp, sink: &mut dyn Sink) -> Result<(), Held> {
+        let _quiet = Quiet::when(A::IS_PERSONAL);
         if A::IS_PERSONAL {
             if is_sweep(record.value(), record.headers().map(|(name, _)| name)) {
                 return Ok(());
@@ -492,10 +498,12 @@ impl<A: Aggregate> Decider for Partition<A> {
             self.dead_letter(record, &cause, true, now, sink);
             self.refuse_as_internal(record, &command, now, sink);
         }
+        self.drop_unused_key(command.aggregate_id.as_str(), now, sink);
         Ok(())
     }
 
     fn condemn(&mut self, record: &CommandRecord, reason: &str, whole: bool, now: Timestamp, sink: &mut dyn Sink) {
+        let _quiet = Quiet::when(A::IS_PERSONAL);
         self.dead_letter(record, reason, whole, now, sink);
         let read = || {
             let headers = CommandHeaders::read(record.headers()).ok()?;
@@ -503,8 +511,11 @@ impl<A: Aggregate> Decider for Partition<A> {
         };
         if let Ok(Some(command)) = catch_unwind(AssertUnwindSafe(read)) {
             // What can't be read is found out again by the next command.
-            let _ = self.load(command.aggregate_id.as_str());
+            let loaded = self.load(command.aggregate_id.as_str());
             self.refuse_as_internal(record, &command, now, sink);
+            if loaded.is_ok() {
+                self.drop_unused_key(command.aggregate_id.as_str(), now, sink);
+            }
         }
     }
 
@@ -514,7 +525,10 @@ impl<A: Aggregate> Decider for Partition<A> {
         self.marks = None;
         self.memory.commit();
         self.schedule.commit();
-        self.keys.commit();
+        if self.keys.commit() {
+            let partition = self.settings.slot.partition;
+            tracing::info!(aggregate_type = A::TYPE, partition, "all keys are encrypted with the present master key");
+        }
         self.commit_snapshots();
         for (awaited, answer) in self.answers.drain(..) {
             self.settings.waiters.answer(&awaited, &answer);
@@ -594,6 +608,7 @@ impl<A: Aggregate> Decider for Partition<A> {
     }
 
     fn restore(&mut self, topic: Topic, record: &Stored<'_>, now: Timestamp) -> Result<(), RestoreError> {
+        let _quiet = Quiet::when(A::IS_PERSONAL);
         self.store_while_restoring()?;
         match topic {
             Topic::Snapshots => self.read_snapshot_back(record),

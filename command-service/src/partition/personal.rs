@@ -18,14 +18,14 @@ use millrace_shared::{
     envelope::names,
     fast_hash::FastMap,
     kafka::topics::Topic,
-    personal::{self, DataKey},
+    personal::{self, DataKey, KeyError, KeyRecord},
     records::Records,
 };
 
-use super::{Partition, RestoreError, Stored};
+use super::{Entry, Order, Partition, Readable, Refused, RestoreError, Stored, caught};
 use crate::{
     record::{CommandRecord, OutRecord, Sink},
-    types::Personals,
+    types::{CommandType, Personals},
 };
 
 /// Beyond the time after which a segment may be closed: clocks tell milliseconds.
@@ -37,10 +37,10 @@ const RENEWED_AT_ONCE: usize = 256;
 #[derive(Default)]
 pub(super) struct Keys {
     known: FastMap<Box<str>, DataKey>,
-    /// Those that can't be read, and why.
-    damaged: FastMap<Box<str>, Arc<str>>,
-    /// While they are read: those that need a master key that is not there, and its name. A later record may do without.
-    missing: FastMap<Box<str>, String>,
+    /// Those that can't be read: nobody may take their people for erased.
+    damaged: FastMap<Box<str>, Damage>,
+    /// Names of the master keys that one key at least has opened with.
+    proven: HashSet<String>,
     /// Those that are wrapped with an older master key, and are to be with the present one; and of those that were sent in
     /// this batch.
     outdated: HashSet<Box<str>>,
@@ -63,6 +63,14 @@ struct Sweep {
     last: Instant,
 }
 
+/// A key that can't be read.
+struct Damage {
+    offset: i64,
+    error: KeyError,
+    /// As commands are told.
+    reason: Arc<str>,
+}
+
 /// Events as they are written, and what they do to the key of their aggregate.
 pub(super) type Sealed<E> = (Vec<E>, KeyUse);
 
@@ -81,7 +89,28 @@ impl Keys {
 
     /// Why nothing that was sealed for an aggregate can be read.
     pub(super) fn damage(&self, id: &str) -> Option<Arc<str>> {
-        self.damaged.get(id).cloned()
+        self.damaged.get(id).map(|damage| damage.reason.clone())
+    }
+
+    /// Opens a state as it was kept. One whose key can't be read stays as it is.
+    pub(super) fn open_snapshot<A: Aggregate>(
+        &self,
+        snapshot: &mut A::Snapshot,
+        id: &str,
+    ) -> Result<(), personal::Error> {
+        if self.damaged.contains_key(id) { Ok(()) } else { personal::open_snapshot::<A>(snapshot, self.of(id), id) }
+    }
+
+    /// Why the partition must not begin with these keys, if so. A master key with which nothing opens is another one than
+    /// it should be; one that opens others is right, and what it does not open was changed.
+    fn unusable(&self) -> Option<(&str, &Damage)> {
+        let is_wrong = |damage: &Damage| match &damage.error {
+            KeyError::Missing(_) => true,
+            KeyError::Refused(master) => !self.proven.contains(master),
+            KeyError::Malformed => false,
+        };
+        let wrong = self.damaged.iter().filter(|(_, damage)| is_wrong(damage));
+        wrong.min_by_key(|(_, damage)| damage.offset).map(|(id, damage)| (&**id, damage))
     }
 
     fn set(&mut self, id: &str, key: Option<DataKey>) {
@@ -92,10 +121,12 @@ impl Keys {
         self.before.push((id.into(), before));
     }
 
-    pub(super) fn commit(&mut self) {
+    /// The batch is in the log. Returns whether the last of the keys were encrypted anew with it.
+    pub(super) fn commit(&mut self) -> bool {
         self.before.clear();
-        self.renewed.clear();
         self.swept = None;
+        let renewed = std::mem::take(&mut self.renewed);
+        !renewed.is_empty() && self.outdated.is_empty()
     }
 
     pub(super) fn rollback(&mut self) {
@@ -187,22 +218,50 @@ impl<A: Aggregate> Partition<A> {
         Some((name, sealed.unwrap_or_default()))
     }
 
+    /// Why a command can't wait, if so: a key would have to be made for it, of somebody who would refuse it. Nobody would
+    /// ever destroy that key.
+    pub(super) fn must_not_wait(
+        &self,
+        command: &Readable<A::Command>,
+        now: Timestamp,
+    ) -> Result<Option<Refused>, String> {
+        let id = command.aggregate_id.as_str();
+        let Order::Command(order) = &command.order else { return Ok(None) };
+        if !A::IS_PERSONAL || self.keys.of(id).is_some() {
+            return Ok(None);
+        }
+        let entry = self.aggregates.get(id).cloned().unwrap_or_default();
+        caught(|| Ok(Self::judge(entry, &command.headers, order, now).err()))
+    }
+
     /// The value of a command that waits, from what was written. `None`: it was erased.
-    pub(super) fn open_waiting<'a>(&self, id: &str, value: &'a [u8]) -> Result<Option<Cow<'a, [u8]>>, personal::Error> {
+    ///
+    /// # Errors
+    /// Why it can't be read.
+    pub(super) fn open_waiting<'a>(&self, id: &str, value: &'a [u8]) -> Result<Option<Cow<'a, [u8]>>, String> {
         if !A::IS_PERSONAL {
             return Ok(Some(value.into()));
         }
+        if let Some(reason) = self.keys.damage(id) {
+            return Err(reason.to_string());
+        }
         let Some(key) = self.keys.of(id) else { return Ok(None) };
-        Ok(key.open_bytes(value, &personal::place::<A>(id))?.map(Cow::from))
+        let opened = key.open_bytes(value, &personal::place::<A>(id)).map_err(|error| error.to_string())?;
+        Ok(opened.map(Cow::from))
     }
 
-    fn make_key(&self, id: &str) -> Result<(DataKey, Vec<u8>), String> {
+    /// # Errors
+    /// When there is one that can't be read: another one would take its place for ever.
+    pub(super) fn make_key(&self, id: &str) -> Result<(DataKey, Vec<u8>), String> {
+        if let Some(reason) = self.keys.damage(id) {
+            return Err(reason.to_string());
+        }
         let key = DataKey::generate();
         let record = self.wrapped(id, &key)?;
         Ok((key, record))
     }
 
-    fn wrapped(&self, id: &str, key: &DataKey) -> Result<Vec<u8>, String> {
+    pub(super) fn wrapped(&self, id: &str, key: &DataKey) -> Result<Vec<u8>, String> {
         let (personals, mut record) = (self.personals()?, Vec::with_capacity(128));
         let wrapped = personals.masters.wrap(key, &personal::place::<A>(id));
         personals.codec.encode(&wrapped, &mut record).map_err(|error| error.to_string())?;
@@ -223,6 +282,17 @@ impl<A: Aggregate> Partition<A> {
         }
     }
 
+    /// Destroys a key that nothing is left for: it was made for a command that waited, and nobody came of it.
+    pub(super) fn drop_unused_key(&mut self, id: &str, now: Timestamp, sink: &mut dyn Sink) {
+        if !A::IS_PERSONAL || self.keys.of(id).is_none() {
+            return;
+        }
+        let is_there = |entry: &Entry<A::State>| entry.version > 0 || entry.unreadable.is_some();
+        if !self.aggregates.get(id).is_some_and(is_there) && self.schedule.of(id).is_empty() {
+            self.use_key(id, KeyUse { made: None, destroyed: true }, now, sink);
+        }
+    }
+
     /// Sends some of the keys that are to be wrapped with the present master key.
     pub(super) fn renew_keys(&mut self, now: Timestamp, sink: &mut dyn Sink) {
         let some: Vec<Box<str>> = self.keys.outdated.iter().take(RENEWED_AT_ONCE).cloned().collect();
@@ -230,16 +300,16 @@ impl<A: Aggregate> Partition<A> {
             self.keys.outdated.remove(&id);
             let Some(key) = self.keys.of(&id) else { continue };
             match self.wrapped(&id, key) {
-                Ok(record) => self.send_key(&id, Some(&record), now, sink),
-                Err(cause) => tracing::error!(aggregate = &*id, cause, "a key can't be wrapped"),
+                Ok(record) => {
+                    self.send_key(&id, Some(&record), now, sink);
+                    self.keys.renewed.push(id);
+                }
+                Err(cause) => tracing::error!(aggregate = &*id, cause, "a key can't be encrypted anew"),
             }
-            self.keys.renewed.push(id);
         }
-        if self.keys.outdated.is_empty() && !self.keys.renewed.is_empty() {
+        if !self.keys.renewed.is_empty() {
             // What they were wrapped with before is to be gone as well.
             self.keys.destroyed(Instant::now() + self.settings.forget_within + SLACK);
-            let partition = self.settings.slot.partition;
-            tracing::info!(aggregate_type = A::TYPE, partition, "all keys are encrypted with the present master key");
         }
     }
 
@@ -287,13 +357,24 @@ impl<A: Aggregate> Partition<A> {
     /// All keys are read.
     ///
     /// # Errors
-    /// When the master key of one is not there: without it nothing can be told from what was erased.
+    /// When the master key of one is not there, or another one has its name: nothing can be told from what was erased.
     pub(super) fn end_keys(&mut self) -> Result<(), RestoreError> {
-        let Some((_, name)) = self.keys.missing.iter().next() else { return Ok(()) };
-        let count = self.keys.missing.len();
-        Err(RestoreError(format!(
-            "{count} keys of persons are encrypted with master keys that MILLRACE_MASTER_KEYS lacks: with master key {name}"
-        )))
+        if !A::IS_PERSONAL {
+            return Ok(());
+        }
+        // There may be some that were handled just before.
+        self.keys.command_came(self.settings.forget_within);
+        let place = format!("{}/{}", self.context.topic(Topic::Keys), self.settings.slot.partition);
+        if let Some((id, Damage { offset, error, .. })) = self.keys.unusable() {
+            return Err(RestoreError(format!(
+                "{place}: the key of {id} at offset {offset} can't be used: {error}; give MILLRACE_MASTER_KEYS the master \
+                 key that it was encrypted with, under that name: without it nobody can tell this person from an erased one"
+            )));
+        }
+        for (id, Damage { offset, error, .. }) in &self.keys.damaged {
+            tracing::error!(aggregate = &**id, place, offset, %error, "a key can't be read; commands of its aggregate are refused");
+        }
+        Ok(())
     }
 
     /// A record of the key topic; a later one of the same key counts instead of it.
@@ -304,42 +385,35 @@ impl<A: Aggregate> Partition<A> {
         // Others are what sweeps.
         let Ok(id) = AggregateId::from_key(record.key) else { return Ok(()) };
         let id = id.as_str();
-        self.keys.damaged.remove(id);
         self.keys.outdated.remove(id);
-        self.keys.missing.remove(id);
-        let Some(value) = record.value else {
-            self.keys.known.remove(id);
-            // It may have been destroyed long ago, and the segment be closed by the next record; or just now.
+        let before = (self.keys.known.remove(id), self.keys.damaged.remove(id));
+        if record.value.is_none() || before.0.is_some() || before.1.is_some() {
+            // It may have been destroyed, or encrypted anew, long ago, and the segment be closed by the next record; or just now.
             self.keys.destroyed(Instant::now());
-            return Ok(());
-        };
-        let personals = self.personals().map_err(RestoreError)?;
-        let wrapped = match personals.codec.decode(value, Foreign::Refuse, &self.settings.runtime) {
-            Ok(wrapped) => Ok(wrapped),
-            Err(DecodeError::Unavailable(reason)) => return Err(RestoreError(reason)),
-            Err(error) => Err(error.to_string()),
-        };
-        let missing = wrapped.as_ref().ok().and_then(|wrapped| personals.masters.missing(wrapped));
-        if let Some(name) = missing {
-            self.keys.missing.insert(id.into(), name.to_owned());
-            return Ok(());
         }
-        let is_outdated = wrapped.as_ref().is_ok_and(|wrapped| personals.masters.is_outdated(wrapped));
-        match wrapped.and_then(|wrapped| personals.masters.unwrap(&wrapped, &personal::place::<A>(id))) {
-            Ok(key) => {
+        let Some(value) = record.value else { return Ok(()) };
+        let personals = self.personals().map_err(RestoreError)?;
+        let unwrapped = match personals.codec.decode(value, Foreign::Refuse, &self.settings.runtime) {
+            Ok(wrapped) => {
+                let key = personals.masters.unwrap(&wrapped, &personal::place::<A>(id));
+                key.map(|key| (key, personals.masters.is_outdated(&wrapped), wrapped))
+            }
+            Err(DecodeError::Unavailable(reason)) => return Err(RestoreError(reason)),
+            Err(_) => Err(KeyError::Malformed),
+        };
+        match unwrapped {
+            Ok((key, is_outdated, KeyRecord::WrappedKey(wrapped))) => {
                 if is_outdated {
                     self.keys.outdated.insert(id.into());
                 }
+                if !self.keys.proven.contains(&wrapped.master) {
+                    self.keys.proven.insert(wrapped.master);
+                }
                 self.keys.known.insert(id.into(), key);
             }
-            Err(reason) => {
-                tracing::error!(
-                    aggregate = id,
-                    offset = record.offset,
-                    reason,
-                    "a key can't be read; commands of its aggregate are refused"
-                );
-                self.keys.damaged.insert(id.into(), reason.into());
+            Err(error) => {
+                let reason = format!("the key of {id} can't be read: {error}").into();
+                self.keys.damaged.insert(id.into(), Damage { offset: record.offset, error, reason });
             }
         }
         Ok(())

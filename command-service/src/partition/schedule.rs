@@ -5,8 +5,6 @@
 
 use std::{collections::BTreeMap, mem};
 
-use millrace_shared::fast_hash::FastMap;
-
 use crate::record::CommandRecord;
 
 /// What one that waits takes beside its own bytes, about.
@@ -15,8 +13,8 @@ const OVERHEAD_BYTES: usize = 250;
 /// All that waits in a partition.
 #[derive(Default)]
 pub(super) struct Schedule {
-    /// By key; see [`command_key`].
-    waiting: FastMap<Box<str>, Waiting>,
+    /// By key, see [`command_key`]: those of an aggregate stand together.
+    waiting: BTreeMap<Box<str>, Waiting>,
     /// Those of one instant in the order in which they came.
     due: BTreeMap<Due, Box<str>>,
     next: u64,
@@ -78,7 +76,9 @@ impl Schedule {
 
     /// Keys of those of an aggregate.
     pub(super) fn of(&self, aggregate_id: &str) -> Vec<Box<str>> {
-        self.waiting.keys().filter(|key| aggregate_of(key) == aggregate_id).cloned().collect()
+        let first: Box<str> = command_key(aggregate_id, "").into();
+        let keys = self.waiting.range(first..).map(|(key, _)| key);
+        keys.take_while(|key| aggregate_of(key) == aggregate_id).cloned().collect()
     }
 
     /// When the first one is due, in milliseconds since 1970.

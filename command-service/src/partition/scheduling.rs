@@ -43,6 +43,9 @@ impl<A: Aggregate> Partition<A> {
         now: Timestamp,
         sink: &mut dyn Sink,
     ) -> Result<(), String> {
+        if let Some(refused) = self.must_not_wait(command, now)? {
+            return self.refuse(record, command, refused, now, sink);
+        }
         let key = command_key(command.aggregate_id.as_str(), &command.command_id);
         let (due, is_new) = match self.schedule.get(&key) {
             Some(known) if is_another(&known.record, command) => {
@@ -193,11 +196,13 @@ impl<A: Aggregate> Partition<A> {
     /// A record of the topic of scheduled commands; a later one of the same key counts instead of it.
     pub(super) fn read_scheduled_back(&mut self, record: &Stored<'_>) -> Result<(), RestoreError> {
         let key = record.key.and_then(|key| std::str::from_utf8(key).ok());
+        // It stays in its topic, and is released when a later release, or the right key, can read it.
         let unreadable = |why: &str| {
             let topic = self.context.topic(Topic::Scheduled);
             tracing::error!(
                 topic,
                 offset = record.offset,
+                key,
                 why,
                 "what was scheduled can't be read, and is not released"
             );
@@ -206,10 +211,12 @@ impl<A: Aggregate> Partition<A> {
             unreadable("it has no key");
             return Ok(());
         };
-        let opened = record.value.map(|value| self.open_waiting(aggregate_of(key), value)).transpose();
-        let Ok(value) = opened else {
-            unreadable("it does not open with its aggregate's key");
-            return Ok(());
+        let value = match record.value.map(|value| self.open_waiting(aggregate_of(key), value)).transpose() {
+            Ok(value) => value,
+            Err(why) => {
+                unreadable(&why);
+                return Ok(());
+            }
         };
         let waiting = value.flatten().map(|value| {
             let headers = record.headers.iter().filter(|(name, _)| *name != names::SEALED);

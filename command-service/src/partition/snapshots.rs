@@ -262,7 +262,7 @@ impl<A: Aggregate> Partition<A> {
             &self.context.snapshots,
             &self.settings.events_topic_id,
             record,
-            self.keys.of(id.as_str()),
+            &|snapshot, id| self.keys.open_snapshot::<A>(snapshot, id),
             &self.settings.runtime,
         ) {
             Ok(kept) => {

@@ -16,6 +16,8 @@ const FORM: u8 = 1;
 const MARK_BYTES: usize = 4;
 const NONCE_BYTES: usize = 12;
 const KEY_BYTES: usize = 32;
+/// Of a wrapped key, behind its form: the nonce, the key, and what tells that nothing was changed.
+const WRAPPED_BYTES: usize = NONCE_BYTES + KEY_BYTES + 16;
 
 records! {
     /// The one record of the key topics.
@@ -98,6 +100,20 @@ impl std::fmt::Debug for DataKey {
     }
 }
 
+/// Why a person's key can't be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// The master key of this name is not there.
+    #[error("it is encrypted with master key {0}, which MILLRACE_MASTER_KEYS lacks")]
+    Missing(String),
+    /// It has the form of one, but the master key of this name is not the one that it was wrapped with, or it was changed.
+    #[error("it does not open with the master key that MILLRACE_MASTER_KEYS has under the name {0}")]
+    Refused(String),
+    /// It is none, or one of a later release.
+    #[error("it is damaged, or of a later release")]
+    Malformed,
+}
+
 /// The master keys: the first wraps new keys, all of them unwrap.
 #[derive(Clone)]
 pub struct MasterKeys(Vec<(String, Aes256Gcm)>);
@@ -137,23 +153,17 @@ impl MasterKeys {
     /// Unwraps it.
     ///
     /// # Errors
-    /// Names the master key that is missing, or says that the record was changed.
-    pub fn unwrap(&self, record: &KeyRecord, place: &str) -> Result<DataKey, String> {
+    /// See [`KeyError`].
+    pub fn unwrap(&self, record: &KeyRecord, place: &str) -> Result<DataKey, KeyError> {
         let KeyRecord::WrappedKey(WrappedKey { master, wrapped }) = record;
-        let (_, cipher) = self.0.iter().find(|(name, _)| name == master).ok_or_else(|| {
-            format!("master key {master} is not among MILLRACE_MASTER_KEYS, but a person's key is wrapped with it")
-        })?;
-        let changed =
-            || format!("a person's key does not open with master key {master}: it is another key, or changed");
-        let (&[form], rest) = wrapped.split_first_chunk().ok_or_else(changed)?;
-        let plain = decrypt(cipher, rest, place).ok().filter(|_| form == FORM);
-        plain.and_then(|plain| plain.try_into().ok()).map(DataKey).ok_or_else(changed)
-    }
-
-    /// Name of the master key that a record needs and that is not there.
-    pub fn missing<'a>(&self, record: &'a KeyRecord) -> Option<&'a str> {
-        let KeyRecord::WrappedKey(key) = record;
-        (!self.0.iter().any(|(name, _)| *name == key.master)).then_some(&key.master)
+        let named = self.0.iter().find(|(name, _)| name == master);
+        let (_, cipher) = named.ok_or_else(|| KeyError::Missing(master.clone()))?;
+        let (&[form], rest) = wrapped.split_first_chunk().ok_or(KeyError::Malformed)?;
+        if form != FORM || rest.len() != WRAPPED_BYTES {
+            return Err(KeyError::Malformed);
+        }
+        let plain = decrypt(cipher, rest, place).ok().and_then(|plain| plain.try_into().ok());
+        plain.map(DataKey).ok_or_else(|| KeyError::Refused(master.clone()))
     }
 
     /// Whether new keys would be wrapped otherwise than this one.

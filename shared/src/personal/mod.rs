@@ -14,7 +14,7 @@ mod sealed;
 mod tests;
 
 pub use hash::HashSecret;
-pub use keys::{DataKey, KeyRecord, Lock, MasterKeys, WrappedKey};
+pub use keys::{DataKey, KeyError, KeyRecord, Lock, MasterKeys, WrappedKey};
 pub use sealed::{Error, Personal, Secret};
 
 use crate::domain::Aggregate;
@@ -62,7 +62,9 @@ pub fn seal_snapshot<A: Aggregate>(snapshot: &mut A::Snapshot, key: Option<&Data
     all(|each| A::personal_in_snapshot(snapshot, each), key, |secret, key| secret.seal(key, &place))
 }
 
-/// What a sealed value belongs to, and can't be moved away from.
+/// What a sealed value belongs to, and can't be moved away from. Not the field, nor the event: who may write to the log could
+/// put a person's former name in the place of the present one, but could write any other event as well. What is sealed keeps
+/// readers out; writers are kept out by the topics' access lists.
 pub fn place<A: Aggregate>(id: &str) -> String {
     format!("{}/{id}", A::TYPE)
 }

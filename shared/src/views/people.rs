@@ -7,7 +7,7 @@
 use crate::{
     codec::Codec,
     domain::Aggregate,
-    personal::{self, DataKey, KeyRecord, MasterKeys},
+    personal::{self, DataKey, KeyError, KeyRecord, MasterKeys},
     records::Records,
     registry,
 };
@@ -66,16 +66,23 @@ impl Opener {
         personal::open_event::<A>(event, key.as_ref(), id).map_err(|error| Error::Event(error.to_string()))
     }
 
+    /// Whether a key is encrypted otherwise than new ones are.
+    pub fn is_outdated(&self, packed: &[u8]) -> bool {
+        self.record(packed).is_some_and(|record| self.master.is_outdated(&record))
+    }
+
+    fn record(&self, packed: &[u8]) -> Option<KeyRecord> {
+        let (version, datum) = packed.split_first()?;
+        // There is one record.
+        self.codec.decode_datum(0, usize::from(*version), datum)
+    }
+
     fn unwrap(&self, packed: &[u8], place: &str) -> Result<DataKey, Error> {
-        let record = packed.split_first().and_then(|(version, datum)| {
-            // There is one record.
-            self.codec.decode_datum(0, usize::from(*version), datum)
-        });
-        let record = record.ok_or(Error::Key("is damaged, or of a later release"))?;
-        if let Some(name) = self.master.missing(&record) {
-            return Err(Error::Missing(name.to_owned()));
-        }
-        self.master.unwrap(&record, place).map_err(|_| Error::Key("was changed, or belongs to somebody else"))
+        let record = self.record(packed).ok_or(Error::Key("is damaged, or of a later release"))?;
+        self.master.unwrap(&record, place).map_err(|error| match error {
+            KeyError::Missing(name) => Error::Missing(name),
+            KeyError::Refused(_) | KeyError::Malformed => Error::Key("was changed, or belongs to somebody else"),
+        })
     }
 }
 

@@ -181,11 +181,11 @@ impl<A: Aggregate> Fold for Folded<A> {
     }
 
     fn snapshot(&self, record: &Stored<'_>, events_topic_id: &str, runtime: &Handle) -> Result<Kept<Value>, Unused> {
-        from_snapshot::<A>(&self.snapshots, events_topic_id, record, None, runtime).map(visible)
+        from_snapshot::<A>(&self.snapshots, events_topic_id, record, &|_, _| Ok(()), runtime).map(visible)
     }
 
     fn stored(&self, bytes: &[u8]) -> Option<Kept<Value>> {
-        from_store::<A>(&self.snapshots, bytes, "", None).map(|(kept, _)| visible(kept))
+        from_store::<A>(&self.snapshots, bytes, "", &|_, _| Ok(())).map(|(kept, _)| visible(kept))
     }
 }
 

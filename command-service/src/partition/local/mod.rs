@@ -14,7 +14,7 @@ use millrace_shared::domain::Aggregate;
 
 use super::{
     Entry, Partition, Settings, caught,
-    kept::{from_store, to_store},
+    kept::{Open, from_store, to_store},
     memory::Memory,
     personal::sealed,
     snapshots::Snapshots,
@@ -247,10 +247,13 @@ impl<A: Aggregate> Partition<A> {
         }
         let read = local.store.state(id).and_then(|found| match found {
             None => Ok(None),
-            Some(bytes) => match from_store::<A>(&self.context.snapshots, &bytes, id, self.keys.of(id)) {
-                Some((kept, covered)) => Ok(Some(Entry { covered, bytes: bytes.len() as u32, ..Entry::of(kept) })),
-                None => Err(local.store.damaged(format!("the state of {id} can't be read"))),
-            },
+            Some(bytes) => {
+                let open: Open<'_, A> = &|snapshot, id| self.keys.open_snapshot::<A>(snapshot, id);
+                match from_store::<A>(&self.context.snapshots, &bytes, id, open) {
+                    Some((kept, covered)) => Ok(Some(Entry { covered, bytes: bytes.len() as u32, ..Entry::of(kept) })),
+                    None => Err(local.store.damaged(format!("the state of {id} can't be read"))),
+                }
+            }
         });
         match read {
             Ok(Some(entry)) => {
