@@ -94,6 +94,9 @@ pub enum Applied {
     OtherCheckpoint,
 }
 
+/// The next cursor, and fields with their values.
+pub type SomeFields = (u64, Vec<(String, Vec<u8>)>);
+
 /// How far a look through all keys is.
 #[derive(Debug, Default)]
 pub struct Scan {
@@ -308,6 +311,12 @@ impl Store {
             return Ok(Vec::new());
         }
         self.ask(|redis| redis::cmd("HMGET").arg(key).arg(fields).query(redis))
+    }
+
+    /// Some fields of a hash and their values, from a cursor on (0 at first), and the next cursor (0 after the last). One may
+    /// come twice.
+    pub fn some_fields(&mut self, key: &str, cursor: u64) -> Result<SomeFields, Error> {
+        self.ask(|redis| redis::cmd("HSCAN").arg(key).arg(cursor).arg("COUNT").arg(1_000).query(redis))
     }
 
     /// Some keys that fit a pattern, from all nodes; `None` after the last. One may come twice.

@@ -90,6 +90,11 @@ pub trait Target: Send + 'static {
     /// What Redis knows of a partition that was just claimed.
     fn remember(&self, keys: &Keys, store: &mut Store) -> Result<Self::Memory, Error>;
 
+    /// What is to be put right in Redis before anything else is written there. Each of these commands is written by itself.
+    fn mend(&self, _partition: i32, _keys: &Keys, _store: &mut Store) -> Result<Vec<Command>, Error> {
+        Ok(Vec::new())
+    }
+
     /// What a batch becomes. Changes the memory: when the batch is not written, the memory must be thrown away.
     fn fold(
         &self,

@@ -246,7 +246,7 @@ impl<T: Target> Worker<T> {
     }
 
     fn open(&mut self, partition: i32, waiting: &mut Waiting, topic_id: &str) -> Result<Open<T>, Trouble> {
-        let Parts { target, reader, watch, store, .. } = &mut self.parts;
+        let Parts { target, watch, store, .. } = &mut self.parts;
         let keys = target.keys(partition);
         let found = match store.claim(&keys, waiting.epoch)? {
             Claim::Granted(found) => found,
@@ -274,8 +274,8 @@ impl<T: Target> Worker<T> {
         }
         let position = start(&found, topic_id, first, end, target.when_trimmed()).map_err(Trouble::Stop)?;
         let memory = target.remember(&keys, store)?;
-        reader.add(&[(target.topic(), partition, position)])?;
-        Ok(Open {
+        let mended = target.mend(partition, &keys, store)?;
+        let mut open = Open {
             keys,
             epoch: found.epoch,
             topic_id: topic_id.to_owned(),
@@ -289,7 +289,12 @@ impl<T: Target> Worker<T> {
             pending: Vec::new(),
             broken: None,
             memory,
-        })
+        };
+        for command in mended {
+            write(&mut self.parts, &mut open, &[command], position, false)?;
+        }
+        self.parts.reader.add(&[(self.parts.target.topic(), partition, position)])?;
+        Ok(open)
     }
 
     /// Reads what is there, until there is enough for a batch or nothing more.

@@ -6,6 +6,7 @@ use base64::{Engine, prelude::BASE64_STANDARD_NO_PAD};
 use millrace_tests::{
     Deployment, Services, eventually,
     http::{Answer, post},
+    kafka::{Draft, Producer},
     redis::{Client, Redis},
     sse::Stream,
 };
@@ -265,4 +266,105 @@ fn g07_an_erasure_takes_a_trimmed_history_with_it_and_one_that_came_first_leaves
     assert_eq!(repaired.code, Some(0), "{}\n{}", repaired.output, repaired.errors);
     verify(&deployment);
     assert_eq!(ask(&services, &format!("/{stays}/history"))["items"][0]["data"]["given_name"], "Olga");
+}
+
+#[test]
+fn g07_g13_an_erasure_reaches_those_whose_events_wait_or_are_done_without() {
+    let redis = Redis::start();
+    let deployment =
+        Deployment::new().with("MILLRACE_REDIS_URL", &redis.url).with("MILLRACE_HISTORY_MAX_ENTRIES", "10");
+    let services = Services::start(deployment.clone());
+    let mut client = redis.client();
+    let [waits, discarded, long] = [(); 3].map(|()| deployment.id_in(2));
+    let all = [&waits, &discarded, &long];
+    for id in all {
+        register(&services, id, "xyzzy1@example.org");
+        for _ in 0..if *id == long { 14 } else { 1 } {
+            tell(&services, id, "change-name", &json!({"given_name": "Zenobia", "family_name": "Quillon"}));
+        }
+        let told = tell(&services, id, "change-email", &json!({"email": "xyzzy2@example.org"}));
+        user_after(&services, id, &told);
+    }
+    let listed = |id: &str| {
+        let listed = deployment.run_projector_tool(&["parked", "list", "--json"]);
+        listed.json_lines().into_iter().find(|one| one["projection"] == "users" && one["id"] == id)
+    };
+    let wait_for = |id: &str, count: u64| {
+        eventually("events that wait", || {
+            let parked = listed(id).ok_or("none")?;
+            if parked["count"] == count { Ok(()) } else { Err(parked.to_string()) }
+        });
+    };
+    // A record that no release will be able to read.
+    let events = format!("{}.user.events", deployment.prefix);
+    for id in all {
+        Producer::new("murmur2_random").send(&events, &Draft::new(id, b"garbage".to_vec()).to(2));
+        wait_for(id, 1);
+    }
+    let done = deployment.run_projector_tool(&["parked", "discard", "users", "--id", &discarded]);
+    assert_eq!(done.code, Some(0), "{done:?}");
+    assert!(told_of(&mut client, &MARKERS).contains("xyzzy2@example.org"), "the search");
+
+    for id in [&waits, &discarded] {
+        tell(&services, id, "erase", &json!({}));
+        wait_for(id, 2);
+        let view = ask(&services, &format!("/{id}"));
+        assert_eq!((&view["status"], &view["version"]), (&json!("active"), &json!(3)), "{view}");
+        is_erased(&view);
+        let past = ask(&services, &format!("/{id}/history"));
+        assert!(MARKERS.iter().all(|marker| !past.to_string().contains(marker)), "{past}");
+    }
+    assert_eq!(ask(&services, "?email=xyzzy2@example.org")["items"][0]["id"], json!(long));
+    verify(&deployment);
+
+    // What stands for the beginning of a long history can't be told without them.
+    tell(&services, &long, "erase", &json!({}));
+    wait_for(&long, 2);
+    assert_eq!(told_of(&mut client, &MARKERS), BTreeSet::new());
+    services.ask(&format!("/v1/users/{long}")).send().problem(404, "not-found");
+    let repaired = deployment.run_projector_tool(&["verify", "users", "--repair"]);
+    assert_eq!(repaired.code, Some(0), "{}\n{}", repaired.output, repaired.errors);
+    is_erased(&ask(&services, &format!("/{long}")));
+    assert_eq!(told_of(&mut client, &MARKERS), BTreeSet::new());
+    verify(&deployment);
+}
+
+#[test]
+fn g07_redis_follows_when_master_keys_are_rotated() {
+    let [old, new] =
+        ["old:AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=", "new:AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI="];
+    let redis = Redis::start();
+    let mut deployment = Deployment::new().with("MILLRACE_REDIS_URL", &redis.url);
+    deployment.env.remove("MILLRACE_MASTER_KEYS_FILE");
+    let with = |keys: &str| deployment.clone().with("MILLRACE_MASTER_KEYS", keys);
+    let mut services = Services::start(with(old));
+    let mut client = redis.client();
+    let (active, idle) = (deployment.id_in(0), deployment.id_in(0));
+    register(&services, &idle, "xyzzy1@example.org");
+    let told = register(&services, &active, "xyzzy2@example.org");
+    user_after(&services, &active, &told);
+    let name = format!("{{{}.users.v1:0}}:keys", deployment.prefix);
+    let before: Vec<u8> = client.run("HGET", &[&name, &active]);
+
+    services.command.terminate();
+    services.command = with(&format!("{new},{old}")).command_service("c2");
+    services.command.wait_logged("all keys are encrypted with the present master key");
+    // From now on nobody has the old one.
+    services.command.terminate();
+    services.projector.terminate();
+    services.query.terminate();
+    services.command = with(new).command_service("c3");
+    services.projector = with(new).projector_service("p2");
+    services.query = with(new).query_service();
+    let told = tell(&services, &active, "change-name", &json!({"given_name": "Zenobia", "family_name": "Quillon"}));
+    assert_eq!(user_after(&services, &active, &told)["given_name"], "Zenobia");
+    for id in [&idle, &active] {
+        assert_eq!(ask(&services, &format!("/{id}/history"))["items"][0]["data"]["given_name"], "Zaphira");
+    }
+
+    // An older copy of Redis has the older key: the next event of its person brings the present one.
+    client.run::<()>("HSET", &[name.as_bytes(), active.as_bytes(), &before]);
+    let told = tell(&services, &active, "change-name", &json!({"given_name": "Zaphira", "family_name": "Quillon"}));
+    assert_eq!(user_after(&services, &active, &told)["given_name"], "Zaphira");
+    assert_eq!(ask(&services, &format!("/{active}/history"))["items"][1]["data"]["given_name"], "Zenobia");
 }

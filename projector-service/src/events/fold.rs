@@ -37,11 +37,33 @@ pub struct Grown {
     pub fresh: Vec<Vec<u8>>,
 }
 
+/// Somebody was erased whose events wait: the view can't follow, but must not tell of them any more.
+#[derive(Debug, PartialEq)]
+pub struct Forgotten<V> {
+    /// The aggregate.
+    pub id: String,
+    /// The view, where the batch has changed it.
+    pub view: Option<V>,
+    /// The events in the batch that the view has.
+    pub fresh: Vec<Vec<u8>>,
+}
+
+/// What a batch becomes.
+#[derive(Debug)]
+pub struct Folded<V> {
+    /// What is written.
+    pub batch: Batch,
+    /// Histories to be looked at.
+    pub grown: Vec<Grown>,
+    /// Views to be looked at, after all else is written.
+    pub forgotten: Vec<Forgotten<V>>,
+}
+
 /// An aggregate that the batch touches.
-struct Touched<V> {
-    before: Option<V>,
-    now: Option<V>,
-    history: Vec<[Vec<u8>; 1]>,
+pub(super) struct Touched<V> {
+    pub(super) before: Option<V>,
+    pub(super) now: Option<V>,
+    pub(super) history: Vec<[Vec<u8>; 1]>,
 }
 
 /// What became of one event.
@@ -66,13 +88,15 @@ pub fn fold<A: Aggregate>(
     mut loaded: Loaded<View<A>>,
     items: Vec<At<Incoming<A::Event>>>,
     change_id: &mut dyn FnMut(i64) -> String,
-) -> Result<(Batch, Vec<Grown>), Error> {
+) -> Result<Folded<View<A>>, Error> {
     let mut batch = Batch::default();
     let mut touched: BTreeMap<String, Touched<View<A>>> = BTreeMap::new();
     let mut counted: BTreeSet<String> = BTreeSet::new();
     let mut parked: BTreeSet<String> = BTreeSet::new();
+    let mut forgotten: BTreeSet<String> = BTreeSet::new();
     let mut changes: Vec<Command> = Vec::new();
     for At { offset, item: Incoming { id, content } } in items {
+        let erases = content.as_ref().is_ok_and(|(_, event)| A::erases(event));
         let step = if memory.parked.contains_key(&id) {
             Step::Parked(String::new())
         } else {
@@ -111,6 +135,10 @@ pub fn fold<A: Aggregate>(
             Step::Repeated => batch.repeated += 1,
             Step::Parked(reason) => {
                 batch.parked += 1;
+                if erases {
+                    people.erased(&id);
+                    forgotten.insert(id.clone());
+                }
                 park(&mut memory.parked, &id, offset, reason);
                 parked.insert(id);
             }
@@ -125,17 +153,25 @@ pub fn fold<A: Aggregate>(
     batch.commands.extend(changes);
     // What can't be done twice comes last: whatever may be refused was accepted by then.
     let mut grown = Vec::new();
+    let mut waiting: Vec<Forgotten<View<A>>> = Vec::new();
+    for id in &forgotten {
+        let (mut view, mut fresh) = (None, Vec::new());
+        if let Some(touched) = touched.get(id) {
+            (view, fresh) = (touched.now.clone(), touched.history.iter().map(|[packed]| packed.clone()).collect());
+        }
+        waiting.push(Forgotten { id: id.clone(), view, fresh });
+    }
     for (id, Touched { before, now, history }) in touched {
         let version = |view: Option<View<A>>| view.as_ref().map_or(0, A::Projection::version);
         let (before, now) = (version(before), version(now));
         let (upto, erased) = (too_long(before, now, limits.history_max), people.is_erased(&id).then_some(now));
-        if upto.or(erased).is_some() {
+        if upto.or(erased).is_some() && !forgotten.contains(&id) {
             let fresh = history.iter().map(|[packed]| packed.clone()).collect();
             grown.push(Grown { id: id.clone(), upto, erased, before, fresh });
         }
         batch.commands.extend(Command::chunked(&Command::new("RPUSH", keys.history(&id)), history));
     }
-    Ok((batch, grown))
+    Ok(Folded { batch, grown, forgotten: waiting })
 }
 
 /// The sequence up to which a history is to be dropped, when that is due. Only every tenth of the limit: the events that
@@ -218,7 +254,7 @@ fn change<E: Records>(keys: &Keys, limits: Limits, change: String, id: &str, met
 }
 
 /// The commands that may be done twice without harm.
-fn write<A: Aggregate>(
+pub(super) fn write<A: Aggregate>(
     keys: &Keys,
     memory: &Memory,
     touched: &BTreeMap<String, Touched<View<A>>>,

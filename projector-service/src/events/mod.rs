@@ -1,6 +1,7 @@
 //! Events become views: what they are read as ([`Incoming`]), and how a batch is written ([`fold`](fold::fold)).
 
 pub mod fold;
+mod forget;
 pub mod people;
 mod trim;
 
@@ -19,15 +20,18 @@ use millrace_shared::{
         partition_of,
         topics::{Names, Topic},
     },
+    panics::Quiet,
     records::Records,
     views::{Keys, Parked, people::Opener},
 };
 
 use crate::{
+    command::Command,
     keyring::Keyring,
     store::Store,
     target::{At, Batch, Error, Target, Trimmed, Unreadable},
 };
+use fold::Folded;
 use people::People;
 
 /// The view of an aggregate type.
@@ -206,6 +210,7 @@ impl<A: Aggregate> Parking for Events<A> {
         store: &mut Store,
         change_id: &mut dyn FnMut(i64) -> String,
     ) -> Result<Batch, Error> {
+        let _quiet = Quiet::when(A::IS_PERSONAL);
         let wanted: BTreeSet<&str> = items
             .iter()
             .filter(|at| at.item.content.is_ok() && !memory.parked.contains_key(&at.item.id))
@@ -222,9 +227,10 @@ impl<A: Aggregate> Parking for Events<A> {
         }
         let loaded =
             wanted.into_iter().zip(values).map(|(id, value)| (id.to_owned(), parse::<View<A>>(value))).collect();
-        let (mut batch, grown) =
+        let Folded { mut batch, grown, forgotten } =
             fold::fold::<A>(keys, &self.reader.codec, self.limits, memory, &mut people, loaded, items, change_id)?;
         batch.commands.extend(trim::trim::<A>(keys, &self.reader.codec, grown, &mut people, store)?);
+        batch.commands.extend(forget::forget::<A>(keys, &self.reader.codec, forgotten, store)?);
         Ok(batch)
     }
 }
@@ -269,6 +275,10 @@ impl<A: Aggregate> Target for Events<A> {
             memory.parked.insert(id, parked);
         }
         Ok(memory)
+    }
+
+    fn mend(&self, partition: i32, keys: &Keys, store: &mut Store) -> Result<Vec<Command>, Error> {
+        self.keyring.as_ref().map_or(Ok(Vec::new()), |keyring| people::renewed(keyring, partition, keys, store))
     }
 
     fn fold(

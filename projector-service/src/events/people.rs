@@ -11,7 +11,7 @@ use millrace_shared::{
     views::{Keys, people},
 };
 
-use crate::{command::Command, keyring::Keyring, target::Error};
+use crate::{command::Command, keyring::Keyring, store::Store, target::Error};
 
 /// The people of some events of a partition. To be made after these were read, since a key that is not found then was
 /// destroyed.
@@ -48,10 +48,10 @@ impl<'a, A: Aggregate> People<'a, A> {
         let (Some(keyring), true) = (self.keyring, has_fields::<A>(event)) else { return Ok(Ok(())) };
         let (mut key, mut is_new) = self.key(keyring, id)?;
         let mut opened = keyring.opener.open::<A>(event, key.as_deref(), id);
-        if let Err(people::Error::Key(_)) = opened
+        if let Err(people::Error::Key(_) | people::Error::Missing(_)) = opened
             && self.stored.remove(id).is_some()
         {
-            // What Redis has is not the key of this person.
+            // What Redis has is not the key of this person, or as it was before master keys were rotated.
             self.changed.insert(id.to_owned(), None);
             (key, is_new) = self.key(keyring, id)?;
             opened = keyring.opener.open::<A>(event, key.as_deref(), id);
@@ -63,7 +63,7 @@ impl<'a, A: Aggregate> People<'a, A> {
                 }
                 Ok(Ok(()))
             }
-            Err(missing @ people::Error::Missing(_)) => Err(Error::Again(missing.to_string())),
+            Err(missing @ people::Error::Missing(_)) => Err(Error::Again(format!("{} {id}: {missing}", A::TYPE))),
             Err(never) => Ok(Err(never.to_string())),
         }
     }
@@ -71,8 +71,13 @@ impl<'a, A: Aggregate> People<'a, A> {
     /// An event has become part of its aggregate's view.
     pub fn applied(&mut self, id: &str, event: &A::Event) {
         if A::erases(event) {
-            self.changed.insert(id.to_owned(), None);
+            self.erased(id);
         }
+    }
+
+    /// An event of this batch has erased somebody.
+    pub fn erased(&mut self, id: &str) {
+        self.changed.insert(id.to_owned(), None);
     }
 
     /// What the events before these have changed.
@@ -126,4 +131,27 @@ fn has_fields<A: Aggregate>(event: &mut A::Event) -> bool {
     let mut found = false;
     A::personal(event, &mut |_| found = true);
     found
+}
+
+/// What brings keys into Redis that it has as they were before master keys were rotated. Where the topic has no other, or
+/// none, nothing changes.
+pub fn renewed(keyring: &Keyring, partition: i32, keys: &Keys, store: &mut Store) -> Result<Vec<Command>, Error> {
+    let (mut outdated, mut cursor) = (Vec::new(), 0);
+    loop {
+        let (next, some) = store.some_fields(&keys.keys(), cursor)?;
+        outdated.extend(some.into_iter().filter(|(_, packed)| keyring.opener.is_outdated(packed)));
+        cursor = next;
+        if cursor == 0 {
+            break;
+        }
+    }
+    if outdated.is_empty() {
+        return Ok(Vec::new());
+    }
+    keyring.catch_up(partition).map_err(Error::Again)?;
+    let renewed = outdated.into_iter().filter_map(|(id, packed)| {
+        let found = keyring.find(partition, &id).filter(|found| *found != packed && !found.is_empty())?;
+        Some([id.into_bytes(), found])
+    });
+    Ok(Command::chunked(&Command::new("HSET", keys.keys()), renewed).collect())
 }

@@ -40,7 +40,7 @@ impl Partition {
     fn fold(&mut self, items: Vec<Incoming<Event>>) -> Result<Batch, Error> {
         let loaded = items.iter().map(|item| (item.id.clone(), Ok(self.views.get(&item.id).cloned()))).collect();
         let items = items.into_iter().map(|item| At { offset: self.next_offset(), item }).collect();
-        let (batch, grown) = fold::<BankAccount>(
+        let Folded { batch, grown, .. } = fold::<BankAccount>(
             &self.keys,
             &self.codec,
             LIMITS,
@@ -209,7 +209,7 @@ fn g07_a_view_that_cannot_be_read_is_not_overwritten() {
     let mut partition = Partition::new();
     let loaded = HashMap::from([("a".to_owned(), Err("damaged".to_owned()))]);
     let items = vec![At { offset: 1, item: deposited("a", 2, 5) }];
-    let (batch, _) = fold::<BankAccount>(
+    let Folded { batch, .. } = fold::<BankAccount>(
         &partition.keys,
         &partition.codec,
         LIMITS,
