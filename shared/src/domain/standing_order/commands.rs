@@ -44,7 +44,7 @@ pub struct PlaceStandingOrder {
     #[schema(schema_with = docs::reference, required = false)]
     pub reference: Option<Reference>,
     /// How long from one transfer to the next. Months end where they end: after 31 January comes 28 February, then 31 March.
-    #[schema(inline)]
+    #[schema(schema_with = docs::every)]
     pub every: Every,
     /// When the first one is due; at once, when absent.
     #[schema(value_type = String, format = DateTime, required = false)]

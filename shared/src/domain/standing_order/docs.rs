@@ -9,6 +9,7 @@ use utoipa::openapi::{
 use super::{
     CancelStandingOrder, PlaceStandingOrder, StandingOrderView, Status,
     events::{StandingOrderCancelled, StandingOrderExecuted, StandingOrderPlaced},
+    state::Every,
 };
 use crate::domain::docs::{Described, Docs, command, described, event, object};
 pub(super) use crate::domain::{
@@ -59,4 +60,9 @@ pub(super) fn docs() -> Docs {
 
 pub(super) fn status() -> ObjectBuilder {
     ObjectBuilder::new().schema_type(Type::String).enum_values(Some(Status::ALL.map(Status::name)))
+}
+
+pub(super) fn every() -> ObjectBuilder {
+    let all = [Every::Minute, Every::Day, Every::Month].map(|every| json!(every));
+    ObjectBuilder::new().schema_type(Type::String).enum_values(Some(all))
 }

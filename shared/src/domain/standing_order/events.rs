@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::state::Every;
+use super::{docs, state::Every};
 use crate::records;
 
 records! {
@@ -36,7 +36,7 @@ pub struct StandingOrderPlaced {
     #[schema(required)]
     pub reference: Option<String>,
     /// How long from one transfer to the next.
-    #[schema(inline)]
+    #[schema(schema_with = docs::every)]
     pub every: Every,
     /// When the first one is due.
     #[schema(value_type = String, format = DateTime)]

@@ -56,7 +56,7 @@ pub struct StandingOrderView {
     #[schema(required)]
     pub reference: Option<String>,
     /// How long from one transfer to the next.
-    #[schema(inline)]
+    #[schema(schema_with = docs::every)]
     pub every: Every,
     /// Whether transfers follow.
     #[schema(schema_with = docs::status)]

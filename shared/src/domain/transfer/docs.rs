@@ -12,6 +12,7 @@ use super::{
         RefundOrdered, TransferCompensated, TransferCompleted, TransferDebited, TransferRefused, TransferRequested,
         TransferRetried,
     },
+    process::Step,
 };
 pub(super) use crate::domain::bank_account::docs::{amount, currency, reference};
 use crate::domain::{
@@ -76,4 +77,9 @@ pub(in crate::domain) fn account() -> ObjectBuilder {
 
 pub(super) fn status() -> ObjectBuilder {
     ObjectBuilder::new().schema_type(Type::String).enum_values(Some(Status::ALL.map(Status::name)))
+}
+
+pub(super) fn step() -> ObjectBuilder {
+    let all = [Step::Debit, Step::Credit, Step::Refund, Step::Settle].map(|step| json!(step));
+    ObjectBuilder::new().schema_type(Type::String).enum_values(Some(all))
 }

@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::process::Step;
+use super::{docs, process::Step};
 use crate::records;
 
 records! {
@@ -95,7 +95,7 @@ pub struct TransferCompensated {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct TransferRetried {
     /// What.
-    #[schema(inline)]
+    #[schema(schema_with = docs::step)]
     pub step: Step,
     /// Id of the account that pays.
     pub from: String,

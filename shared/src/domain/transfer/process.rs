@@ -10,7 +10,6 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use super::{
     MoneyTransfer,
@@ -31,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK_INTO: &str = "look-into";
 
 /// What an account is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Step {
     /// The source is to pay.
