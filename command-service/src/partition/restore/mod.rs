@@ -200,11 +200,15 @@ impl Job<'_> {
                 if let Some(gone) = place.take_if(|restoring| !(self.wanted)(&restoring.grant)) {
                     reading.close(&gone, &gone.open)?;
                 }
-                if let Some(restoring) = place {
-                    restoring.go_on(at, &mut reading)?;
+                // One that can't go on, or begin, does not hold up the others.
+                let gone_on = place.as_mut().map_or(Ok(()), |restoring| restoring.go_on(at, &mut reading));
+                if let Err(error) = gone_on {
+                    failed = failed.or(Some(error));
+                    if let Some(gone) = place.take() {
+                        reading.close(&gone, &gone.open)?;
+                    }
                 }
                 if let Some(restoring) = place.take_if(|restoring| restoring.open.is_empty()) {
-                    // One that can't begin does not hold up the others.
                     match restoring.done(started) {
                         Ok(restored) => ready(restored),
                         Err(error) => failed = failed.or(Some(error)),
