@@ -203,6 +203,9 @@ impl FollowerLoop {
         };
         let decoded = self.outcomes.decode(record.value().unwrap_or_default(), Foreign::Refuse, &self.runtime);
         let Ok(OutcomeRecord::Outcome(outcome)) = decoded else { return };
+        if outcome.is_pending() {
+            return;
+        }
         let Ok(fingerprint) = Fingerprint::try_from(outcome.fingerprint.as_slice()) else { return };
         let awaited = Awaited {
             slot: Slot { kind, partition: record.partition() },
@@ -210,19 +213,27 @@ impl FollowerLoop {
             command_id: outcome.command_id.clone(),
             fingerprint,
         };
-        let (mut replayed, mut command_offset) = (false, None);
+        let (mut replayed, mut position, mut origin) = (false, None, None);
         for (name, value) in record.headers() {
+            let place = || value.and_then(|bytes| std::str::from_utf8(bytes).ok());
             match name {
                 names::REPLAYED => replayed = true,
-                names::POSITION => {
-                    let text = value.and_then(|bytes| std::str::from_utf8(bytes).ok());
-                    command_offset = text.and_then(|text| text.rsplit('/').next()?.parse().ok());
-                }
+                names::POSITION => position = place().and_then(|text| text.rsplit('/').next()?.parse().ok()),
+                names::ORIGIN => origin = place().and_then(|text| offset_in(text, record.partition())),
                 _ => {}
             }
         }
+        // A command that had to wait is decided elsewhere than where it lay.
+        let command_offset = origin.or(position);
         self.waiters.answer(&awaited, &Answer { outcome: Arc::new(outcome), replayed, command_offset });
     }
+}
+
+/// The offset of a place `<topic>/<partition>/<offset>`, if it is in this partition.
+fn offset_in(place: &str, partition: i32) -> Option<i64> {
+    let (rest, offset) = place.rsplit_once('/')?;
+    let (_, of) = rest.rsplit_once('/')?;
+    (of.parse() == Ok(partition)).then(|| offset.parse().ok())?
 }
 
 fn end_of(watcher: &BaseConsumer<Logged>, topic: &str, partition: i32) -> Result<i64, KafkaError> {

@@ -150,6 +150,14 @@ impl<A: Aggregate> TypeOf<A> {
         fingerprint_of::<A>(command, self.hash.as_ref())
     }
 
+    /// A command that was read, with what can be told of it with the secret only.
+    pub fn prepare(&self, command: &mut A::Command) {
+        // Without the secret it has no fingerprint either.
+        if let Some(secret) = self.hash.as_ref().filter(|_| A::ASKS) {
+            A::prepare(command, secret);
+        }
+    }
+
     fn encode_command(&self, command: &A::Command) -> Result<Vec<u8>, String> {
         let mut value = Vec::with_capacity(64);
         self.commands.encode(command, &mut value).map_err(|error| error.to_string())?;

@@ -38,7 +38,7 @@ pub struct Answer {
     pub outcome: Arc<Outcome>,
     /// Whether it was published for a repeat.
     pub replayed: bool,
-    /// Offset of the command that it answers, in the aggregate's partition, where known.
+    /// Offset of the command that it answers, in the aggregate's partition, where known: where it lay before it had to wait.
     pub command_offset: Option<i64>,
 }
 

@@ -79,6 +79,8 @@ impl<A: Aggregate> Scheduled<A> {
         }
         let shown = match record.value() {
             None => None,
+            // What waits for an answer is being decided.
+            Some(_) if record.headers().any(|(name, _)| name == names::CLAIM) => None,
             Some(value) => {
                 let headers = CommandHeaders::read(record.headers()).map_err(DecodeError::Malformed)?;
                 let due = headers.not_before.ok_or_else(|| malformed("it names no time"))?;

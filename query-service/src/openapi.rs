@@ -311,8 +311,12 @@ fn changes_of<A: Aggregate>(docs: &Docs, one: Option<&str>) -> Operation {
 }
 
 fn outcome_of<A: Aggregate>(docs: &Docs) -> Operation {
-    let outcome =
-        ObjectBuilder::new().schema_type(Type::String).enum_values(Some(["accepted", "rejected", "scheduled"]));
+    let outcome = ObjectBuilder::new().schema_type(Type::String).enum_values(Some([
+        "accepted",
+        "rejected",
+        "scheduled",
+        "pending",
+    ]));
     let body = Described {
         schema: any_object().property("outcome", outcome).required("outcome").into(),
         example: json!({

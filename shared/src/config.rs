@@ -169,7 +169,7 @@ pub struct PersonalSettings {
 /// What personal data is hashed with, where it has to be found again. Needed where a type with personal data is served.
 #[derive(Args, Clone)]
 pub struct HashSettings {
-    /// Secret of hashes of personal data; it must never change
+    /// Secret of hashes of personal data; a change has consequences, which README tells
     #[arg(long, env = "MILLRACE_HASH_SECRET", value_name = "SECRET", hide_env_values = true)]
     pub hash_secret: Option<String>,
     /// File to read that secret from instead
@@ -600,7 +600,7 @@ impl HashSettings {
         match AggregateInfo::all::<D>().iter().find(|info| info.is_personal) {
             Some(info) if secret.is_none() => Err(Error(format!(
                 "{} have personal data, of which hashes are kept: set MILLRACE_HASH_SECRET_FILE (or \
-                 MILLRACE_HASH_SECRET) to what `openssl rand -base64 32` prints, and never change it",
+                 MILLRACE_HASH_SECRET) to what `openssl rand -base64 32` prints, and keep it",
                 info.collection
             ))),
             _ => Ok(secret),

@@ -37,6 +37,12 @@ pub mod names {
     pub const FINGERPRINT: &str = "millrace_fingerprint";
     /// Marks one that is not to be decided, as it was cancelled.
     pub const CANCELLED: &str = "millrace_cancelled";
+    /// Of a command that waits for the answer to its question: what tells it from all others.
+    pub const CLAIM: &str = "millrace_claim";
+    /// When it has asked.
+    pub const ASKED: &str = "millrace_asked";
+    /// In the topic of scheduled commands: what it was answered.
+    pub const ANSWER: &str = "millrace_answer";
     /// In the topic of scheduled commands: the value is encrypted; name of the command.
     pub const SEALED: &str = "millrace_sealed";
     /// A record without a value that has Kafka close the segment before it.
@@ -81,6 +87,8 @@ pub struct CommandHeaders {
     pub released: bool,
     /// Whether it was cancelled before it was due.
     pub cancelled: bool,
+    /// Whether it has asked a question, and waited for the answer.
+    pub has_asked: bool,
 }
 
 impl CommandHeaders {
@@ -127,6 +135,7 @@ impl CommandHeaders {
                 }
                 names::RELEASED => read.released = true,
                 names::CANCELLED => read.cancelled = true,
+                names::CLAIM => read.has_asked = true,
                 _ => {}
             }
         }

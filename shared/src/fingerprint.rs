@@ -290,7 +290,8 @@ mod tests {
     fn of_personal_data_it_is_keyed() {
         use crate::domain::user::{ChangeEmail, Command, UserAccount};
         let of = |email: &str, secret: Option<&HashSecret>| {
-            let command = Command::ChangeEmail(ChangeEmail { email: email.to_owned().try_into().unwrap() });
+            let command =
+                Command::ChangeEmail(ChangeEmail { email: email.to_owned().try_into().unwrap(), reservation: None });
             fingerprint_of::<UserAccount>(&command, secret)
         };
         let [a, b] = ["a secret of 16 c", "b secret of 16 c"].map(|text| HashSecret::new(text).unwrap());

@@ -17,6 +17,10 @@ records! {
 /// Reason of an outcome that decides nothing yet: the command waits until it is due. It is never the stored answer.
 pub const SCHEDULED: &str = "scheduled";
 
+/// Reason of an outcome that decides nothing yet: the command waits until another aggregate has answered, such as the
+/// reservation of an e-mail address. It is never the stored answer, and nobody who waits is answered with it.
+pub const PENDING: &str = "pending";
+
 /// Whether a command was accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -84,12 +88,17 @@ impl Outcome {
         self.reason.as_deref() == Some(SCHEDULED)
     }
 
+    /// Whether it only says that the command waits for another aggregate's answer.
+    pub fn is_pending(&self) -> bool {
+        self.reason.as_deref() == Some(PENDING)
+    }
+
     /// What a command that waits is answered with.
-    pub fn scheduled_body(&self) -> Value {
+    pub fn waiting_body(&self) -> Value {
         let figures = self.detail.as_deref().and_then(|text| serde_json::from_str::<Map<_, _>>(text).ok());
         let mut body = Map::from_iter([
             ("command_id".to_owned(), self.command_id.clone().into()),
-            ("outcome".to_owned(), SCHEDULED.into()),
+            ("outcome".to_owned(), self.reason.clone().into()),
         ]);
         body.extend(figures.unwrap_or_default());
         Value::Object(body)
@@ -126,7 +135,7 @@ impl Outcome {
     pub fn stored_body(&self, domain: &AggregateInfo, deployment: &str) -> Value {
         match self.outcome {
             Verdict::Accepted => self.accepted_body(deployment),
-            Verdict::Rejected if self.is_scheduled() => self.scheduled_body(),
+            Verdict::Rejected if self.is_scheduled() || self.is_pending() => self.waiting_body(),
             Verdict::Rejected => {
                 let mut body = self.problem(domain, deployment).body();
                 body.insert("outcome".into(), "rejected".into());

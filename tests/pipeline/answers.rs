@@ -17,8 +17,8 @@ const AGAIN: (u16, bool) = (200, true);
 
 /// A deployment whose partitions may remember some ten answers each, and an account.
 fn limited() -> (Deployment, String) {
-    // For three partitions of four types.
-    let deployment = Deployment::new().with("MILLRACE_ANSWERS_BYTES", "20000").with("MILLRACE_STORE_INTERVAL_MS", "50");
+    // For three partitions of five types.
+    let deployment = Deployment::new().with("MILLRACE_ANSWERS_BYTES", "25000").with("MILLRACE_STORE_INTERVAL_MS", "50");
     let id = deployment.id_in(1);
     (deployment, id)
 }

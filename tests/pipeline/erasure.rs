@@ -235,5 +235,5 @@ fn g12_master_keys_are_rotated_and_one_that_is_missing_is_named() {
 
     // The old one is needed no more.
     let service = with(new.to_owned()).command_service("c1");
-    accepted(&service, &first, "change-email", &json!({"email": "xyzzy1@example.org"}));
+    accepted(&service, &first, "change-email", &json!({"email": "xyzzy3@example.org"}));
 }

@@ -6,6 +6,7 @@ mod answers;
 mod changes;
 mod checkpoints;
 mod dashboard;
+mod emails;
 mod erasure;
 mod evolution;
 mod forgotten;

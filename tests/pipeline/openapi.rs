@@ -23,7 +23,7 @@ fn g13_queries_are_as_their_description_says() {
     // transfer.
     let mut but =
         vec!["bank-accounts".to_owned(), "bank-accounts/{id}".to_owned(), "bank-accounts/{id}/statement".to_owned()];
-    for others in ["transfers", "standing-orders", "users"] {
+    for others in ["transfers", "standing-orders", "users", "email-reservations"] {
         but.extend(["", "/{id}", "/{id}/history", "/stats"].map(|path| format!("{others}{path}")));
     }
     let but = but.iter().map(|path| {

@@ -401,6 +401,9 @@ fn outcome(
 ) -> Option<(Pending, Option<Verdict>, String)> {
     let kind = types.iter().position(|kind| kind.topic(Topic::Outcomes) == record.topic())?;
     let OutcomeRecord::Outcome(outcome) = codec.decode(record.value()?, Foreign::Refuse, runtime).ok()?;
+    if outcome.is_pending() {
+        return None;
+    }
     let replayed = record.headers().any(|(name, _)| name == names::REPLAYED);
     let pending = Pending {
         kind,

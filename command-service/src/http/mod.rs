@@ -174,7 +174,7 @@ impl Api {
         }
         match self.submitter.submit(submission).await {
             Ok(answered) if answered.answer.outcome.is_scheduled() => {
-                Ok(accepted(answered.answer.outcome.scheduled_body()))
+                Ok(accepted(answered.answer.outcome.waiting_body()))
             }
             Ok(answered) => Ok(self.respond(&answered, &info)),
             Err(error) => Err(self.failure(submission, &info, error)),

@@ -11,14 +11,14 @@ use millrace_shared::{
     domain::{Aggregate, AggregateId},
     envelope::names,
     kafka::{bulk::Record, topics::Topic},
-    outcome::{Outcome, OutcomeRecord, SCHEDULED, Verdict},
+    outcome::{Outcome, OutcomeRecord, PENDING, SCHEDULED, Verdict},
 };
 use sha2::{Digest, Sha256};
 
 use super::{Error, Kind, Unjudged, commands::Answer, headers, partition::PartitionCheck};
 
 /// Reasons that never become the stored answer of a command id, as the contract has them.
-const PASSING_REASONS: [&str; 4] = [REUSED, INTERNAL, "unavailable", SCHEDULED];
+const PASSING_REASONS: [&str; 5] = [REUSED, INTERNAL, "unavailable", SCHEDULED, PENDING];
 const REUSED: &str = "idempotency-key-reused";
 const INTERNAL: &str = "internal";
 const NONE: u32 = u32::MAX;
@@ -30,7 +30,7 @@ pub(super) struct Outcomes {
     /// Last original of each aggregate and command id.
     by_command: HashMap<u128, u32>,
     /// Fingerprints of commands that had to wait.
-    scheduled: HashMap<u128, u64>,
+    waiting: HashMap<u128, u64>,
     /// Whether older ones were deleted.
     trimmed: bool,
     /// Position of the last one, if it was of the present command topic.
@@ -249,8 +249,8 @@ impl<A: Aggregate> PartitionCheck<'_, A> {
         if reason.is_some_and(|reason| PASSING_REASONS.contains(&reason)) {
             match reason {
                 Some(REUSED) => self.reused(record, outcome, key, fingerprint),
-                Some(SCHEDULED) => {
-                    self.outcomes.scheduled.insert(key, fingerprint);
+                Some(SCHEDULED | PENDING) => {
+                    self.outcomes.waiting.insert(key, fingerprint);
                 }
                 _ => {}
             }
@@ -313,7 +313,7 @@ impl<A: Aggregate> PartitionCheck<'_, A> {
     }
 
     fn reused(&mut self, record: &Record<'_>, outcome: &Outcome, key: u128, fingerprint: u64) {
-        if self.outcomes.scheduled.get(&key).is_some_and(|of| *of != fingerprint) {
+        if self.outcomes.waiting.get(&key).is_some_and(|of| *of != fingerprint) {
             return;
         }
         let detail = match self.outcomes.last(key) {

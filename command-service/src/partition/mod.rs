@@ -3,6 +3,7 @@
 //! No I/O but the [`Sink`] that takes records: what is here can be tested without Kafka. A batch is decided command by
 //! command; then either [`Decider::commit`] or [`Decider::rollback`] is called, as the transaction went.
 
+mod asking;
 mod decider;
 pub mod kept;
 mod local;
@@ -32,7 +33,7 @@ use millrace_shared::{
     fast_hash::FastMap,
     fingerprint::{self, Fingerprint, fingerprint},
     kafka::{partition_of, topics::Topic},
-    outcome::{Outcome, SCHEDULED},
+    outcome::{Outcome, PENDING, SCHEDULED},
     panics::Quiet,
 };
 use serde_json::{Map, Value, json};
@@ -51,13 +52,13 @@ use memory::{CommandKey, Memory};
 use personal::Keys;
 pub use personal::is_sweep;
 use publish::Counts;
-use schedule::Schedule;
+use schedule::{Schedule, command_key};
 use snapshots::Snapshots;
 
 /// A record that is forwarded, or goes to dead letters, gets a few headers more; it must stay below Kafka's limit.
 const MAX_FORWARDED_BYTES: usize = (1 << 20) - 4096;
 /// Reasons that are answered but never remembered: the same command may fare better next time.
-const PASSING_REASONS: [&str; 4] = ["idempotency-key-reused", "internal", "unavailable", SCHEDULED];
+const PASSING_REASONS: [&str; 5] = ["idempotency-key-reused", "internal", "unavailable", SCHEDULED, PENDING];
 
 /// A command that was scheduled, and whose aggregate's history can't be read, is tried again after so long.
 const UNREADABLE_PATIENCE: Duration = Duration::from_secs(30);
@@ -275,7 +276,8 @@ impl<A: Aggregate> Partition<A> {
                 return Err(DecodeError::Malformed(reason));
             }
             (Some(value), None) => {
-                let command = self.context.commands.decode(value, Foreign::Resolve, &self.settings.runtime)?;
+                let mut command = self.context.commands.decode(value, Foreign::Resolve, &self.settings.runtime)?;
+                self.context.prepare(&mut command);
                 let fingerprint = self.context.fingerprint(&command);
                 (Order::Command(command), fingerprint)
             }
@@ -346,13 +348,16 @@ impl<A: Aggregate> Partition<A> {
         if command.headers.cancelled {
             return self.refuse_cancelled(record, command, now, sink);
         }
+        if A::ASKS && self.is_about_what_waits(record, command, order, now, sink)? {
+            return Ok(());
+        }
         let due = command.headers.not_before;
         let entry = self.aggregates.get(command.aggregate_id.as_str());
         if command.headers.released && entry.is_some_and(|entry| entry.unreadable.is_some()) {
             // It was let in, and nobody would send it again: a later release can decide it.
             return self.put_off(record, command, now + UNREADABLE_PATIENCE, now, sink);
         }
-        if let Some(due) = due.filter(|due| *due > now) {
+        if let Some(due) = due.filter(|due| *due > now && !self.is_asking(command)) {
             return self.put_off(record, command, due, now, sink);
         }
         if !self.wait_no_longer(record, command, now, sink)? {
@@ -365,10 +370,22 @@ impl<A: Aggregate> Partition<A> {
             let at = given.max(due.unwrap_or(given)).min(now).max(entry.last_time);
             (at, Self::judge(entry, &command.headers, order, at))
         };
-        match caught(|| Ok(judge()))? {
-            (at, Ok(decision)) => self.accept(record, command, decision, (at, now), sink),
-            (_, Err(refused)) => self.refuse(record, command, refused, now, sink),
+        let (at, judged) = caught(|| Ok(judge()))?;
+        let (judged, asked) = match A::ASKS {
+            true => match self.after_asking(record, command, order, judged, now, sink)? {
+                Some(answered) => answered,
+                None => return Ok(()),
+            },
+            false => (judged, None),
+        };
+        match judged {
+            Ok(decision) => self.accept(record, command, decision, (at, now), sink)?,
+            Err(refused) => self.refuse(record, command, refused, now, sink)?,
         }
+        if let Some(asked) = asked {
+            self.waits_no_longer(command, asked, now, sink);
+        }
+        Ok(())
     }
 
     /// At the limit of the remembered answers commands wait until older ones expire, unless they may be forgotten.
@@ -417,6 +434,10 @@ impl<A: Aggregate> Partition<A> {
         now: Timestamp,
         sink: &mut dyn Sink,
     ) {
+        if self.is_asking(command) {
+            // It would be tried for ever.
+            self.drop_waiting(&command_key(command.aggregate_id.as_str(), &command.command_id), now, sink);
+        }
         let refused = Refused::new("internal", json!({}));
         if let Err(cause) = self.refuse(record, command, refused, now, sink) {
             tracing::error!(cause, "an outcome can't be published");

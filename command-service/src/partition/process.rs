@@ -10,7 +10,7 @@ use millrace_shared::{
         Aggregate,
         process::{Answer, Errand, StepId, When},
     },
-    envelope::names,
+    envelope::{CommandHeaders, names},
     kafka::{partition_of, topics::Topic},
     outcome::{Outcome, Verdict},
 };
@@ -51,27 +51,38 @@ impl<A: Aggregate> Partition<A> {
         if !A::IS_PROCESS {
             return Ok(all);
         }
+        let mut state = self.aggregates.get(id).map(|entry| entry.state.clone()).unwrap_or_default();
         for (sequence, event) in (first..).zip(events) {
-            for errand in caught(|| Ok(A::react(id, event)))? {
+            let errands = caught(|| {
+                let errands = A::react(id, &state, event);
+                A::evolve(&mut state, event);
+                Ok(errands)
+            })?;
+            for errand in errands {
                 if errand.when != When::Now {
                     let deadline = self.deadline(id, (sequence, at), &errand)?;
                     all.deadlines.push(deadline);
                     continue;
                 }
-                // Answers of the own type conclude nothing.
-                let kind = self.kind_of(errand.aggregate_type).filter(|_| errand.aggregate_type != A::TYPE);
-                let kind = kind.ok_or_else(|| format!("nobody serves {}, for {errand:?}", errand.aggregate_type))?;
-                let step = StepId { aggregate_type: A::TYPE, aggregate_id: id, step: errand.step };
-                all.commands.push(Consequence {
-                    kind,
-                    command_id: step.to_string(),
-                    cause: Some(format!("{}/{id}/{sequence}", A::TYPE)),
-                    value: self.settings.types[kind].encode_errand(&errand)?,
-                    aggregate_id: errand.aggregate_id,
-                });
+                all.commands.push(self.errand(id, sequence, errand)?);
             }
         }
         Ok(all)
+    }
+
+    /// An errand that is done at once, after the event with this sequence.
+    pub(super) fn errand(&self, id: &str, sequence: u64, errand: Errand) -> Result<Consequence, String> {
+        // Answers of the own type conclude nothing.
+        let kind = self.kind_of(errand.aggregate_type).filter(|_| errand.aggregate_type != A::TYPE);
+        let kind = kind.ok_or_else(|| format!("nobody serves {}, for {errand:?}", errand.aggregate_type))?;
+        let step = StepId { aggregate_type: A::TYPE, aggregate_id: id, step: &errand.step_id(sequence) };
+        Ok(Consequence {
+            kind,
+            command_id: step.to_string(),
+            cause: (sequence > 0).then(|| format!("{}/{id}/{sequence}", A::TYPE)),
+            value: self.settings.types[kind].encode_errand(&errand)?,
+            aggregate_id: errand.aggregate_id,
+        })
     }
 
     fn deadline(&self, id: &str, event: (u64, Timestamp), errand: &Errand) -> Result<Deadline, String> {
@@ -130,7 +141,7 @@ impl<A: Aggregate> Partition<A> {
     pub(super) fn send_consequence(
         &mut self,
         consequence: &Consequence,
-        command: &Readable<A::Command>,
+        headers: &CommandHeaders,
         now_ms: i64,
         sink: &mut dyn Sink,
     ) {
@@ -139,8 +150,8 @@ impl<A: Aggregate> Partition<A> {
         for (name, value) in [
             (names::ID, Some(consequence.command_id.as_str())),
             (names::CAUSATION_ID, consequence.cause.as_deref()),
-            (names::CORRELATION_ID, command.headers.correlation_id.as_deref()),
-            (names::TRACEPARENT, command.headers.traceparent.as_deref()),
+            (names::CORRELATION_ID, headers.correlation_id.as_deref()),
+            (names::TRACEPARENT, headers.traceparent.as_deref()),
         ] {
             if let Some(value) = value {
                 self.headers.push(name.as_bytes(), Some(value.as_bytes()));

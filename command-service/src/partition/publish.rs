@@ -28,13 +28,15 @@ const MAX_REASON_CHARACTERS: usize = 1000;
 /// What became of the commands of a batch: counted when it is in the log, however often it ran.
 #[derive(Default)]
 pub(super) struct Counts {
-    accepted: u64,
+    pub(super) accepted: u64,
     rejected: u64,
     replayed: u64,
     forwarded: u64,
     dead_letters: u64,
     /// Had to wait.
     pub(super) scheduled: u64,
+    /// Had to ask first.
+    pub(super) pending: u64,
     /// Orders to cancel that were done.
     pub(super) cancelled: u64,
     /// Deadlines that were set.
@@ -54,6 +56,7 @@ impl Counts {
             ("forwarded", self.forwarded),
             ("dead-letter", self.dead_letters),
             ("scheduled", self.scheduled),
+            ("pending", self.pending),
             ("cancelled", self.cancelled),
         ] {
             if count > 0 {
@@ -139,7 +142,7 @@ impl<A: Aggregate> Partition<A> {
         let origin = self.own_origin(record);
         self.counts.forwarded += 1;
         self.headers.clear();
-        let ours = [names::ORIGIN, names::FORWARDED, names::RELEASED, names::CANCELLED];
+        let ours = [names::ORIGIN, names::FORWARDED, names::RELEASED, names::CANCELLED, names::CLAIM];
         copy_headers(record, &ours, &mut self.headers);
         self.headers.push(names::ORIGIN.as_bytes(), Some(origin.as_bytes()));
         self.headers.push(names::FORWARDED.as_bytes(), Some(b"1"));
@@ -182,19 +185,21 @@ impl<A: Aggregate> Partition<A> {
         });
     }
 
-    fn answer(&mut self, record: &CommandRecord, outcome: &Outcome, fingerprint: Fingerprint, replayed: bool) {
-        if !self.settings.waiters.any() {
+    fn answer(&mut self, record: &CommandRecord, command: &Readable<A::Command>, outcome: &Outcome, replayed: bool) {
+        if !self.settings.waiters.any() || outcome.is_pending() {
             return;
         }
         let awaited = Awaited {
             slot: self.settings.slot,
             aggregate_id: outcome.aggregate_id.clone(),
             command_id: outcome.command_id.clone(),
-            fingerprint,
+            fingerprint: command.fingerprint,
         };
         if self.settings.waiters.awaits(&awaited) {
-            let answer = Answer { outcome: Arc::new(outcome.clone()), replayed, command_offset: Some(record.offset) };
-            self.answers.push((awaited, answer));
+            // A command that had to wait is decided elsewhere than where it lay.
+            let origin = command.origin.as_deref().and_then(|origin| origin.strip_prefix(&self.origin)?.parse().ok());
+            let command_offset = Some(origin.unwrap_or(record.offset));
+            self.answers.push((awaited, Answer { outcome: Arc::new(outcome.clone()), replayed, command_offset }));
         }
     }
 
@@ -223,12 +228,12 @@ impl<A: Aggregate> Partition<A> {
             let decoded = self.context.outcomes.decode(known, Foreign::Refuse, &self.settings.runtime);
             let OutcomeRecord::Outcome(outcome) = decoded.map_err(|error| error.to_string())?;
             consequence = self.conclusion(command, &outcome)?;
-            self.answer(record, &outcome, command.fingerprint, true);
+            self.answer(record, command, &outcome, true);
         }
         self.counts.replayed += 1;
         self.send_outcome(record, command, known, Sent { now, replayed: true }, sink);
         if let Some(consequence) = consequence {
-            self.send_consequence(&consequence, command, now.as_millisecond(), sink);
+            self.send_consequence(&consequence, &command.headers, now.as_millisecond(), sink);
         }
         Ok(())
     }
@@ -303,7 +308,7 @@ impl<A: Aggregate> Partition<A> {
         self.counts.accepted += 1;
         self.publish(record, command, &outcome, &encoded, sink);
         for consequence in &follows.commands {
-            self.send_consequence(consequence, command, now.as_millisecond(), sink);
+            self.send_consequence(consequence, &command.headers, now.as_millisecond(), sink);
         }
         for deadline in &follows.deadlines {
             self.set_deadline(deadline, now, sink);
@@ -329,10 +334,10 @@ impl<A: Aggregate> Partition<A> {
         };
         let (outcome, encoded) = self.encode_outcome(outcome)?;
         let consequence = self.conclusion(command, &outcome)?;
-        self.counts.rejected += u64::from(!outcome.is_scheduled());
+        self.counts.rejected += u64::from(!outcome.is_scheduled() && !outcome.is_pending());
         self.publish(record, command, &outcome, &encoded, sink);
         if let Some(consequence) = consequence {
-            self.send_consequence(&consequence, command, now.as_millisecond(), sink);
+            self.send_consequence(&consequence, &command.headers, now.as_millisecond(), sink);
         }
         Ok(())
     }
@@ -367,7 +372,7 @@ impl<A: Aggregate> Partition<A> {
             local.count_outcome();
         }
         self.send_outcome(record, command, encoded, Sent { now, replayed: false }, sink);
-        self.answer(record, outcome, command.fingerprint, false);
+        self.answer(record, command, outcome, false);
         if is_remembered(outcome) {
             let remembered = Remembered { fingerprint: command.fingerprint, outcome: encoded.into(), at: now };
             self.memory.remember(command.key(), remembered);

@@ -5,6 +5,8 @@
 
 use std::{collections::BTreeMap, mem};
 
+use millrace_shared::{envelope::names, fast_hash::FastMap};
+
 use crate::record::CommandRecord;
 
 /// What one that waits takes beside its own bytes, about.
@@ -17,6 +19,8 @@ pub(super) struct Schedule {
     waiting: BTreeMap<Box<str>, Waiting>,
     /// Those of one instant in the order in which they came.
     due: BTreeMap<Due, Box<str>>,
+    /// Keys of those that wait for an answer, by claim.
+    asking: FastMap<Box<str>, Box<str>>,
     next: u64,
     bytes: usize,
     /// What this batch has changed, and what was there before.
@@ -32,6 +36,27 @@ type Due = (i64, u64);
 pub(super) struct Waiting {
     due: Due,
     pub(super) record: CommandRecord,
+    /// Set when it waits for an answer, and not for its time.
+    pub(super) asking: Option<Asking>,
+}
+
+/// What a command that waits for an answer has asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Asking {
+    /// Tells it from all others.
+    pub(super) claim: Box<str>,
+    /// What it was answered.
+    pub(super) answer: Option<Box<str>>,
+}
+
+impl Asking {
+    fn of(record: &CommandRecord) -> Option<Self> {
+        let text = |wanted| {
+            let (_, value) = record.headers().find(|(name, _)| *name == wanted)?;
+            Some(std::str::from_utf8(value?).ok()?.into())
+        };
+        Some(Self { claim: text(names::CLAIM)?, answer: text(names::ANSWER) })
+    }
 }
 
 /// Under what a command waits. Ids of aggregates have no slash.
@@ -72,6 +97,16 @@ impl Schedule {
     /// The one under a key.
     pub(super) fn get(&self, key: &str) -> Option<&Waiting> {
         self.waiting.get(key)
+    }
+
+    /// What the one under a key has asked.
+    pub(super) fn asking(&self, key: &str) -> Option<&Asking> {
+        self.waiting.get(key)?.asking.as_ref()
+    }
+
+    /// Key of the one that has asked under this claim.
+    pub(super) fn that_asks(&self, claim: &str) -> Option<&str> {
+        self.asking.get(claim).map(|key| &**key)
     }
 
     /// Keys of those of an aggregate.
@@ -131,19 +166,26 @@ impl Schedule {
     fn set(&mut self, key: &str, due_ms: i64, record: CommandRecord) -> Option<Waiting> {
         let before = self.remove(key);
         self.next += 1;
-        self.insert(key.into(), Waiting { due: (due_ms, self.next), record });
+        let asking = Asking::of(&record);
+        self.insert(key.into(), Waiting { due: (due_ms, self.next), record, asking });
         before
     }
 
     fn insert(&mut self, key: Box<str>, waiting: Waiting) {
         self.bytes += size(&key, &waiting);
         self.due.insert(waiting.due, key.clone());
+        if let Some(asking) = &waiting.asking {
+            self.asking.insert(asking.claim.clone(), key.clone());
+        }
         self.waiting.insert(key, waiting);
     }
 
     fn remove(&mut self, key: &str) -> Option<Waiting> {
         let waiting = self.waiting.remove(key)?;
         self.due.remove(&waiting.due);
+        if let Some(asking) = &waiting.asking {
+            self.asking.remove(&asking.claim);
+        }
         self.bytes -= size(key, &waiting);
         Some(waiting)
     }

@@ -20,6 +20,7 @@ use serde_json::json;
 
 use super::{
     MAX_FORWARDED_BYTES, Partition, Readable, Refused, RestoreError, Stored,
+    asking::ANSWER_PATIENCE,
     publish::copy_headers,
     schedule::{aggregate_of, command_key},
 };
@@ -66,7 +67,7 @@ impl<A: Aggregate> Partition<A> {
         self.refuse(record, command, refused, now, sink)?;
         self.counts.scheduled += 1;
         if is_new {
-            self.wait(&key, self.waiting(record, command), due, now, sink);
+            self.wait(&key, self.waiting(record, command, &[]), due, now, sink);
         }
         Ok(())
     }
@@ -88,6 +89,8 @@ impl<A: Aggregate> Partition<A> {
                 self.refuse_reused(record, command, now, sink)?;
                 return Ok(false);
             }
+            // It is dropped with its decision.
+            Some(known) if known.asking.is_some() => {}
             Some(_) => self.drop_waiting(&key, now, sink),
             None => {}
         }
@@ -107,7 +110,7 @@ impl<A: Aggregate> Partition<A> {
         Ok(())
     }
 
-    fn drop_waiting(&mut self, key: &str, now: Timestamp, sink: &mut dyn Sink) {
+    pub(super) fn drop_waiting(&mut self, key: &str, now: Timestamp, sink: &mut dyn Sink) {
         if self.schedule.take(key).is_some() {
             self.send_scheduled(key, None, now, sink);
         }
@@ -124,9 +127,10 @@ impl<A: Aggregate> Partition<A> {
     ) -> Result<(), String> {
         let id = command.aggregate_id.as_str();
         let key = command_key(id, cancelled);
-        // The deadlines of a process are its own.
+        // The deadlines of a process are its own; what waits for an answer is being decided.
         let is_deadline = cancelled.starts_with(&format!("{}/{id}/", A::TYPE));
-        let Some(waiting) = (!is_deadline).then(|| self.schedule.take(&key)).flatten() else {
+        let may_be = !is_deadline && self.schedule.asking(&key).is_none();
+        let Some(waiting) = may_be.then(|| self.schedule.take(&key)).flatten() else {
             return self.refuse(
                 record,
                 command,
@@ -164,9 +168,12 @@ impl<A: Aggregate> Partition<A> {
         self.wait(&deadline.key, waiting, due, now, sink);
     }
 
-    /// Has nothing of an aggregate wait any more.
+    /// Has nothing of an aggregate wait any more. Somebody may wait for what is being decided: it is judged as things are now.
     pub(super) fn drop_all_waiting(&mut self, id: &str, now: Timestamp, sink: &mut dyn Sink) {
         for key in self.schedule.of(id) {
+            if self.schedule.asking(&key).is_some() {
+                self.release_copy(&key, now, sink);
+            }
             self.drop_waiting(&key, now, sink);
         }
     }
@@ -182,6 +189,10 @@ impl<A: Aggregate> Partition<A> {
         for key in self.schedule.due(now.as_millisecond(), MOST_AT_ONCE) {
             if bytes > MOST_BYTES_AT_ONCE {
                 return;
+            }
+            if self.schedule.asking(&key).is_some() {
+                bytes += self.ask_again(&key, now, sink);
+                continue;
             }
             let Some(waiting) = self.schedule.take(&key) else { continue };
             bytes += waiting.size();
@@ -234,7 +245,12 @@ impl<A: Aggregate> Partition<A> {
     }
 
     /// A command as it waits: it keeps its id, and where it first lay.
-    fn waiting(&self, record: &CommandRecord, command: &Readable<A::Command>) -> CommandRecord {
+    pub(super) fn waiting(
+        &self,
+        record: &CommandRecord,
+        command: &Readable<A::Command>,
+        more: &[(&str, &str)],
+    ) -> CommandRecord {
         let mut headers = Headers::default();
         let without = [
             names::ID,
@@ -244,6 +260,9 @@ impl<A: Aggregate> Partition<A> {
             names::RELEASED,
             names::CANCELLED,
             names::FINGERPRINT,
+            names::CLAIM,
+            names::ASKED,
+            names::ANSWER,
         ];
         copy_headers(record, &without, &mut headers);
         let origin = command.origin.clone().unwrap_or_else(|| self.own_origin(record));
@@ -253,10 +272,20 @@ impl<A: Aggregate> Partition<A> {
         }
         headers.push(names::FINGERPRINT.as_bytes(), Some(hex(&command.fingerprint).as_bytes()));
         headers.push(names::ORIGIN.as_bytes(), Some(origin.as_bytes()));
+        for (name, value) in more {
+            headers.push(name.as_bytes(), Some(value.as_bytes()));
+        }
         CommandRecord::new(0, None, record.key(), record.value(), headers.iter())
     }
 
-    fn wait(&mut self, key: &str, waiting: CommandRecord, due: Timestamp, now: Timestamp, sink: &mut dyn Sink) {
+    pub(super) fn wait(
+        &mut self,
+        key: &str,
+        waiting: CommandRecord,
+        due: Timestamp,
+        now: Timestamp,
+        sink: &mut dyn Sink,
+    ) {
         self.send_scheduled(key, Some(&waiting), now, sink);
         self.schedule.put(key, in_ms(due), waiting);
     }
@@ -280,7 +309,13 @@ impl<A: Aggregate> Partition<A> {
         });
     }
 
-    fn send_released(&mut self, waiting: &CommandRecord, cancelled: bool, now: Timestamp, sink: &mut dyn Sink) {
+    pub(super) fn send_released(
+        &mut self,
+        waiting: &CommandRecord,
+        cancelled: bool,
+        now: Timestamp,
+        sink: &mut dyn Sink,
+    ) {
         self.headers.clear();
         copy_headers(waiting, &[], &mut self.headers);
         // A deadline has not lain anywhere else before.
@@ -346,12 +381,16 @@ impl Deadline {
 }
 
 /// Never early: a part of a millisecond counts as a whole one.
-fn in_ms(due: Timestamp) -> i64 {
+pub(super) fn in_ms(due: Timestamp) -> i64 {
     let micros = due.as_microsecond();
     micros.div_euclid(1000) + i64::from(micros.rem_euclid(1000) > 0)
 }
 
 fn due_of(waiting: &CommandRecord) -> Option<Timestamp> {
+    if let Some((_, asked)) = waiting.headers().find(|(name, _)| *name == names::ASKED) {
+        let asked: Timestamp = std::str::from_utf8(asked?).ok()?.parse().ok()?;
+        return asked.checked_add(ANSWER_PATIENCE).ok();
+    }
     let (_, time) = waiting.headers().filter(|(name, _)| *name == names::NOT_BEFORE).last()?;
     std::str::from_utf8(time?).ok()?.parse().ok()
 }

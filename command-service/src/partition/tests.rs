@@ -1,5 +1,6 @@
 //! What a partition decides, without Kafka.
 
+mod asking;
 mod local;
 mod personal;
 mod scheduling;
@@ -10,7 +11,9 @@ use std::{sync::Arc, time::Duration};
 use jiff::Timestamp;
 use millrace_shared::{
     codec::Foreign,
-    domain::{bank_account::BankAccount, transfer::MoneyTransfer},
+    domain::{
+        bank_account::BankAccount, email_reservation::EmailReservation, transfer::MoneyTransfer, user::UserAccount,
+    },
     envelope::names,
     kafka::{partition_of, topics::Topic},
     outcome::{Outcome, OutcomeRecord, Verdict},
@@ -143,6 +146,8 @@ fn types() -> Arc<[Arc<dyn CommandType>]> {
     Arc::new([
         Arc::new(TypeOf::<BankAccount>::unregistered()) as Arc<dyn CommandType>,
         Arc::new(TypeOf::<MoneyTransfer>::unregistered()),
+        Arc::new(TypeOf::<UserAccount>::unregistered()),
+        Arc::new(TypeOf::<EmailReservation>::unregistered()),
     ])
 }
 

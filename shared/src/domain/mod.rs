@@ -6,6 +6,7 @@
 
 pub mod bank_account;
 pub mod docs;
+pub mod email_reservation;
 mod fields;
 pub mod kit;
 pub mod process;
@@ -23,8 +24,12 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-use crate::{envelope::EventMeta, personal::Secret, records::Records};
-use process::{Answer, Errand};
+use crate::{
+    envelope::EventMeta,
+    personal::{HashSecret, Secret},
+    records::Records,
+};
+use process::{About, Answer, Errand, Question};
 
 /// What a program serves: the one place that lists it. Each program names its own ([`Bundled`] are those of Millrace's).
 pub trait Domains: Send + Sync + 'static {
@@ -45,6 +50,7 @@ impl Domains for Bundled {
         visitor.visit::<transfer::MoneyTransfer>();
         visitor.visit::<standing_order::StandingOrder>();
         visitor.visit::<user::UserAccount>();
+        visitor.visit::<email_reservation::EmailReservation>();
     }
 
     fn visit_groupings(visitor: &mut impl GroupingVisitor) {
@@ -137,14 +143,37 @@ pub trait Aggregate: Sized + Send + Sync + 'static {
     /// Whether it is a process: whether it reacts.
     const IS_PROCESS: bool = false;
 
-    /// What is asked of other aggregates after an event of this one; see [`process`].
-    fn react(_id: &str, _event: &Self::Event) -> Vec<Errand> {
+    /// What is asked of other aggregates after an event of this one, which was in this state before; see [`process`].
+    fn react(_id: &str, _before: &Self::State, _event: &Self::Event) -> Vec<Errand> {
         Vec::new()
     }
 
     /// What the answer to such an errand means for this aggregate: the command that it gets, if any. An answer may come more
     /// than once, and late.
     fn conclude(_step: &str, _answer: Answer<'_>) -> Option<Self::Command> {
+        None
+    }
+
+    /// Whether some of its commands have to ask another aggregate before they can be accepted: such a command waits until it is
+    /// answered, and is then judged anew. It is for processes, and needs all of the hooks below.
+    const ASKS: bool = false;
+
+    /// Adds to a command that was read what can be told of it with the secret only. It is neither written nor part of its
+    /// fingerprint.
+    fn prepare(_command: &mut Self::Command, _secret: &HashSecret) {}
+
+    /// Whether a command that the rules accept has to ask first.
+    fn must_ask(_state: &Self::State, _command: &Self::Command) -> bool {
+        false
+    }
+
+    /// What it asks, if it is a command that may have to. The claim tells this asking from all others, for ever.
+    fn question(_id: &str, _command: &Self::Command, _claim: &str) -> Option<Question> {
+        None
+    }
+
+    /// Whether a command is about one that waits.
+    fn about(_command: &Self::Command) -> Option<About<'_>> {
         None
     }
 }
@@ -279,10 +308,17 @@ pub type Entry<'a> = (i64, Option<&'a str>);
 pub struct Refusal {
     /// Name of the problem, e.g. `insufficient-funds`.
     pub name: &'static str,
+    /// HTTP status: 422 ([`Refusal::RULE`]) for most.
+    pub status: u16,
     /// One line for people.
     pub title: &'static str,
     /// What it means and what to do about it.
     pub meaning: &'static str,
+}
+
+impl Refusal {
+    /// Status of what a rule refuses.
+    pub const RULE: u16 = 422;
 }
 
 /// What can be said of an aggregate type without its Rust types.

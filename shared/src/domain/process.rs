@@ -17,8 +17,10 @@ pub struct Errand {
     pub aggregate_type: &'static str,
     /// Its id.
     pub aggregate_id: String,
-    /// What the answer will be told by. A step that is done again is a repeat of the same command.
+    /// What the answer will be told by.
     pub step: &'static str,
+    /// Which of those steps it is.
+    pub which: Which,
     /// When it is to be done.
     pub when: When,
     command: Box<dyn Any + Send>,
@@ -37,20 +39,80 @@ pub enum When {
     Never,
 }
 
+/// What tells a step from others of its name: it becomes part of the command id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// Nothing: a step that is done again is a repeat of the same command.
+    Only,
+    /// The event: after another one it is another command.
+    AfterEvent,
+    /// This, of the characters that ids have.
+    Of(String),
+}
+
+/// What is asked of another aggregate before a command can be accepted, and what takes that back. See
+/// [`Aggregate::question`].
+#[derive(Debug)]
+pub struct Question {
+    /// Its step is told apart by the claim. It is sent again should there be no answer: the same command.
+    pub ask: Errand,
+    /// Sent when the command is refused after all.
+    pub undo: Errand,
+}
+
+/// What a command has to do with one of the same aggregate that waits for the answer to its question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum About<'a> {
+    /// It is the answer: what was asked under this claim is granted.
+    Granted(&'a str),
+    /// It is the answer: the command is refused, for this reason.
+    Denied(&'a str, &'static str),
+    /// It asks whether the command with this claim is decided: until it is, there is no answer.
+    Awaited(&'a str),
+}
+
 impl Errand {
     /// To an aggregate of a type.
     pub fn to<A: Aggregate>(id: &str, step: &'static str, command: A::Command) -> Self {
-        Self { aggregate_type: A::TYPE, aggregate_id: id.to_owned(), step, when: When::Now, command: Box::new(command) }
+        Self {
+            aggregate_type: A::TYPE,
+            aggregate_id: id.to_owned(),
+            step,
+            which: Which::Only,
+            when: When::Now,
+            command: Box::new(command),
+        }
+    }
+
+    /// The same, told apart from other steps of its name.
+    pub fn that_is(self, which: Which) -> Self {
+        Self { which, ..self }
     }
 
     /// A deadline: a command to the process itself, later. One of the same step that is not due yet is replaced.
     pub fn deadline<A: Aggregate>(id: &str, step: &'static str, when: When, command: A::Command) -> Self {
-        Self { when, ..Self::to::<A>(id, step, command) }
+        Self { which: Which::AfterEvent, when, ..Self::to::<A>(id, step, command) }
     }
 
     /// Drops a deadline.
     pub fn cancel<A: Aggregate>(id: &str, step: &'static str) -> Self {
-        Self { aggregate_type: A::TYPE, aggregate_id: id.to_owned(), step, when: When::Never, command: Box::new(()) }
+        Self {
+            aggregate_type: A::TYPE,
+            aggregate_id: id.to_owned(),
+            step,
+            which: Which::AfterEvent,
+            when: When::Never,
+            command: Box::new(()),
+        }
+    }
+
+    /// The step as command ids have it. `sequence` is that of the event that it follows on.
+    pub fn step_id(&self, sequence: u64) -> String {
+        match &self.which {
+            Which::Only => self.step.to_owned(),
+            Which::AfterEvent => format!("{}-{sequence}", self.step),
+            Which::Of(which) => format!("{}-{which}", self.step),
+        }
     }
 
     /// The command, when it is for this type.

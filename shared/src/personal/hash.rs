@@ -3,7 +3,7 @@
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-/// The secret of hashes. It can't be rotated: what was hashed with another one is not found again.
+/// The secret of hashes. What was hashed with another one is not found again: README says what a change means.
 #[derive(Clone)]
 pub struct HashSecret(Hmac<Sha256>);
 

@@ -105,7 +105,10 @@ mod tests {
     fn g14_a_history_opens_with_its_persons_key_and_without_it_is_erased() {
         let (master, key) = (MasterKeys::parse(OLD).unwrap(), DataKey::generate());
         let packed = opener(OLD).packed(&master.wrap(&key, "user/u-1")).unwrap();
-        let mut sealed = Event::EmailChanged(EmailChanged { email: Personal::Open("ada@example.org".into()) });
+        let mut sealed = Event::EmailChanged(EmailChanged {
+            email: Personal::Open("ada@example.org".into()),
+            reservation: Personal::Open(None),
+        });
         personal::seal_event::<UserAccount>(&mut sealed, Some(&key), "u-1").unwrap();
         let open = |opener: &Opener, packed: Option<&[u8]>, id: &str| {
             let mut event = sealed.clone();

@@ -1,7 +1,7 @@
 //! Personal data: keys that are made and destroyed with their events, and what can't be read without them.
 
 use millrace_shared::{
-    domain::user::UserAccount,
+    domain::process::{Answer, StepId},
     personal::{DataKey, MasterKeys},
 };
 
@@ -105,10 +105,35 @@ impl Users {
         sink.0
     }
 
+    /// What becomes of a command: its address is granted, where it asks for one. What it asks with is left out.
     fn send(&mut self, command: &str, body: &str) -> Vec<Sent> {
         let sent = self.decide(command, body);
         self.partition.commit(self.now);
-        sent
+        let claim = sent.iter().find_map(|sent| sent.header(names::CLAIM));
+        let decided = match claim {
+            None => sent,
+            Some(claim) => {
+                let mut keys = sent;
+                keys.retain(|sent| sent.topic == Topic::Keys);
+                let mut decided = self.grant(&claim);
+                decided.retain(|sent| sent.topic != Topic::Scheduled);
+                keys.into_iter().chain(decided).collect()
+            }
+        };
+        decided.into_iter().filter(|sent| sent.topic != Topic::Commands).collect()
+    }
+
+    fn grant(&mut self, claim: &str) -> Vec<Sent> {
+        let step = StepId { aggregate_type: "user", aggregate_id: ID, step: &format!("reserve-{claim}") };
+        let answer = self.kind.conclude(step.step, Answer::Accepted).unwrap().unwrap();
+        let answered = self.take(ID.as_bytes(), &answer, &[(names::ID, &format!("{step}-accepted"))]);
+        self.partition.commit(self.now);
+        let copy = answered.into_iter().find(|sent| sent.topic == Topic::Commands).unwrap();
+        let headers: Vec<_> = copy.headers.iter().map(|(name, _)| (name.clone(), copy.header(name).unwrap())).collect();
+        let headers: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let decided = self.take(ID.as_bytes(), copy.value.as_deref().unwrap(), &headers);
+        self.partition.commit(self.now);
+        decided
     }
 
     fn reason(&self, sent: &[Sent]) -> Option<String> {
@@ -132,7 +157,8 @@ fn a_key_is_made_with_the_first_event_and_destroyed_with_the_last() {
     users.partition.rollback();
     let mut log = users.send("register", REGISTER);
     assert_eq!(topics(&log), [Topic::Keys, Topic::Events, Topic::Outcomes]);
-    assert_ne!(lost[0].value, log[0].value, "what was rolled back was never there");
+    let lost = lost.into_iter().find(|sent| sent.topic == Topic::Keys).unwrap();
+    assert_ne!(lost.value, log[0].value, "what was rolled back was never there");
     let changed = users.send("change-email", r#"{"email": "other@example.org"}"#);
     assert_eq!(topics(&changed), [Topic::Events, Topic::Outcomes]);
     log.extend(changed);
@@ -329,7 +355,10 @@ fn g14_no_key_is_left_for_somebody_who_is_not_there() {
 
     // Whoever does register keeps it.
     let released = users.release();
-    assert_eq!(topics(&released), [Topic::Commands, Topic::Scheduled, Topic::Events, Topic::Outcomes]);
+    let asks = [Topic::Commands, Topic::Scheduled, Topic::Outcomes, Topic::Scheduled, Topic::Commands];
+    assert_eq!(topics(&released), asks);
+    let decided = users.grant(&released[3].header(names::CLAIM).unwrap());
+    assert_eq!(topics(&decided), [Topic::Events, Topic::Outcomes, Topic::Commands, Topic::Scheduled]);
     users.send("erase", "{}");
     let refused = users.schedule("c7", "change-email", r#"{"email": "zq@example.org"}"#);
     assert_eq!(users.reason(&refused).as_deref(), Some("user-erased"));

@@ -70,7 +70,7 @@ impl Aggregate for StandingOrder {
 
     const IS_PROCESS: bool = true;
 
-    fn react(id: &str, event: &Event) -> Vec<Errand> {
+    fn react(id: &str, _before: &Order, event: &Event) -> Vec<Errand> {
         process::react(id, event)
     }
 }

@@ -89,7 +89,7 @@ impl Aggregate for MoneyTransfer {
 
     const IS_PROCESS: bool = true;
 
-    fn react(id: &str, event: &Event) -> Vec<Errand> {
+    fn react(id: &str, _before: &Transfer, event: &Event) -> Vec<Errand> {
         process::react(id, event)
     }
 

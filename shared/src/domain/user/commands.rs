@@ -29,6 +29,10 @@ records! {
         ReactivateUser { ReactivateUser = "schemas/commands/ReactivateUser.v1.avsc" },
         /// Forget it.
         EraseUser { EraseUser = "schemas/commands/EraseUser.v1.avsc" },
+        /// A reservation is decided.
+        AnswerClaim { AnswerClaim = "schemas/commands/AnswerClaim.v1.avsc" },
+        /// A reservation asks back.
+        AskClaim { AskClaim = "schemas/commands/AskClaim.v1.avsc" },
     }
 }
 
@@ -47,6 +51,9 @@ pub struct RegisterUser {
     /// Where they live.
     #[schema(schema_with = docs::optional_address, required = false)]
     pub address: Option<Address>,
+    /// Id of the e-mail's reservation: see [`Aggregate::prepare`](crate::domain::Aggregate::prepare).
+    #[serde(skip)]
+    pub reservation: Option<String>,
 }
 
 /// Changes the name.
@@ -66,6 +73,9 @@ pub struct ChangeEmail {
     /// E-mail address.
     #[schema(schema_with = docs::email)]
     pub email: Email,
+    /// As in [`RegisterUser`].
+    #[serde(skip)]
+    pub reservation: Option<String>,
 }
 
 /// Changes the address.
@@ -97,13 +107,31 @@ pub struct ReactivateUser {}
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct EraseUser {}
 
+/// The reservation is decided that a command of this user waits for. Sent by the user, as their process.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AnswerClaim {
+    /// Tells this asking from all others.
+    pub claim: String,
+    /// Whether the address is kept for the user.
+    pub is_granted: bool,
+}
+
+/// Whether the user has an address that is kept for them. Sent by its reservation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AskClaim {
+    /// Id of the reservation.
+    pub reservation: String,
+    /// Tells this asking from all others.
+    pub claim: String,
+}
+
 pub(super) fn read(name: &str, mut fields: Fields) -> Result<Command, CommandError> {
     let command = match name {
         "register" => {
             let (given_name, family_name) = (fields.required("given_name"), fields.required("family_name"));
             let (email, address) = (fields.required("email"), fields.optional("address"));
             given_name.zip(family_name).zip(email).map(|((given_name, family_name), email)| {
-                Command::RegisterUser(RegisterUser { given_name, family_name, email, address })
+                Command::RegisterUser(RegisterUser { given_name, family_name, email, address, reservation: None })
             })
         }
         "change-name" => {
@@ -112,7 +140,9 @@ pub(super) fn read(name: &str, mut fields: Fields) -> Result<Command, CommandErr
                 .zip(family_name)
                 .map(|(given_name, family_name)| Command::ChangeName(ChangeName { given_name, family_name }))
         }
-        "change-email" => fields.required("email").map(|email| Command::ChangeEmail(ChangeEmail { email })),
+        "change-email" => {
+            fields.required("email").map(|email| Command::ChangeEmail(ChangeEmail { email, reservation: None }))
+        }
         "change-address" => {
             let (street, postal_code) = (fields.required("street"), fields.required("postal_code"));
             let (city, country) = (fields.required("city"), fields.required("country"));

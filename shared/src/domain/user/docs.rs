@@ -18,6 +18,10 @@ pub(super) fn docs() -> Docs {
     let person = json!({
         "given_name": "Ada", "family_name": "Lovelace", "email": "ada@example.org", "address": address.clone(),
     });
+    let reserved = |mut data: serde_json::Value| {
+        data["reservation"] = "9b74c9897bac770ffc029102a200c5de9b74c9897bac770ffc029102a200c5de".into();
+        data
+    };
     Docs {
         noun: "user",
         commands: vec![
@@ -30,9 +34,9 @@ pub(super) fn docs() -> Docs {
             command::<EraseUser>("erase", "Forgets the user for ever: their personal data is destroyed", json!({})),
         ],
         events: vec![
-            event::<UserRegistered>("UserRegistered", person),
+            event::<UserRegistered>("UserRegistered", reserved(person)),
             event::<NameChanged>("NameChanged", name),
-            event::<EmailChanged>("EmailChanged", email),
+            event::<EmailChanged>("EmailChanged", reserved(email)),
             event::<AddressChanged>("AddressChanged", json!({"address": address.clone()})),
             event::<UserDeactivated>("UserDeactivated", json!({})),
             event::<UserReactivated>("UserReactivated", json!({})),

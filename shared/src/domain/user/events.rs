@@ -3,18 +3,24 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::values::Address;
+use super::{upcasts::v1, values::Address};
 use crate::{personal::Personal, records};
 
 records! {
     /// A fact about one user.
     pub enum Event in "millrace.user.events" {
         /// There is one.
-        UserRegistered { UserRegistered = "schemas/events/UserRegistered.v1.avsc" },
+        UserRegistered {
+            v1::UserRegistered = "schemas/events/UserRegistered.v1.avsc",
+            UserRegistered = "schemas/events/UserRegistered.v2.avsc",
+        },
         /// Another name.
         NameChanged { NameChanged = "schemas/events/NameChanged.v1.avsc" },
         /// Another e-mail address.
-        EmailChanged { EmailChanged = "schemas/events/EmailChanged.v1.avsc" },
+        EmailChanged {
+            v1::EmailChanged = "schemas/events/EmailChanged.v1.avsc",
+            EmailChanged = "schemas/events/EmailChanged.v2.avsc",
+        },
         /// Another address.
         AddressChanged { AddressChanged = "schemas/events/AddressChanged.v1.avsc" },
         /// Suspended.
@@ -41,6 +47,9 @@ pub struct UserRegistered {
     /// Where they live, if they have told.
     #[schema(value_type = Option<PostalAddress>, inline, required)]
     pub address: Personal<Option<PostalAddress>>,
+    /// Id of the e-mail's reservation; null as well where the address was never reserved.
+    #[schema(value_type = Option<String>, required)]
+    pub reservation: Personal<Option<String>>,
 }
 
 /// A user's name was changed.
@@ -60,6 +69,9 @@ pub struct EmailChanged {
     /// E-mail address.
     #[schema(value_type = Option<String>, required)]
     pub email: Personal<String>,
+    /// Id of its reservation; null as well where the address was never reserved.
+    #[schema(value_type = Option<String>, required)]
+    pub reservation: Personal<Option<String>>,
 }
 
 /// A user's address was changed.

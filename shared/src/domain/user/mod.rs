@@ -1,8 +1,8 @@
 //! Users: people, and their right to be forgotten.
 //!
 //! Names, e-mail and address are [personal](crate::personal): they are open here, and encrypted wherever they are written.
-//! Read `commands.rs`, `events.rs`, `state.rs`, `decide.rs`; `personal.rs` names what is personal; `audit.rs`, `snapshot.rs`,
-//! `view.rs` and `docs.rs` are as in any domain.
+//! Read `commands.rs`, `events.rs`, `state.rs`, `decide.rs`; `personal.rs` names what is personal, and `process.rs` tells how an
+//! address stays one user's alone; `audit.rs`, `snapshot.rs`, `view.rs` and `docs.rs` are as in any domain.
 
 mod audit;
 mod commands;
@@ -10,15 +10,18 @@ mod decide;
 mod docs;
 mod events;
 mod personal;
+mod process;
 mod snapshot;
 mod state;
 #[cfg(test)]
 mod tests;
+mod upcasts;
 mod values;
 mod view;
 
 pub use commands::{
-    ChangeAddress, ChangeEmail, ChangeName, Command, DeactivateUser, EraseUser, ReactivateUser, RegisterUser,
+    AnswerClaim, AskClaim, ChangeAddress, ChangeEmail, ChangeName, Command, DeactivateUser, EraseUser, ReactivateUser,
+    RegisterUser,
 };
 pub use decide::Rejection;
 pub use events::{
@@ -30,8 +33,12 @@ pub use state::{Person, User};
 pub use values::{Address, Country, Email, Line, is_email};
 pub use view::{Status, UserView, Users};
 
-use super::{Aggregate, CommandError, Docs, Fields, Refusal};
-use crate::personal::Secret;
+use super::{
+    Aggregate, CommandError, Docs, Fields, Refusal,
+    email_reservation::EmailReservation,
+    process::{About, Answer, Errand, Question},
+};
+use crate::personal::{HashSecret, Secret};
 
 /// The aggregate type `user`.
 #[derive(Debug)]
@@ -57,7 +64,7 @@ impl Aggregate for UserAccount {
     }
 
     fn decide(state: &User, command: &Command, _at: jiff::Timestamp) -> Result<Vec<Event>, Rejection> {
-        decide::decide(state, command).map(|event| vec![event])
+        decide::decide(state, command)
     }
 
     fn evolve(state: &mut User, event: &Event) {
@@ -84,5 +91,47 @@ impl Aggregate for UserAccount {
 
     fn erases(event: &Event) -> bool {
         matches!(event, Event::UserErased(_))
+    }
+
+    fn sender<'a>(id: &'a str, command: &'a Command) -> Option<(&'static str, &'a str)> {
+        match command {
+            Command::AnswerClaim(_) => Some((Self::TYPE, id)),
+            Command::AskClaim(ask) => Some((EmailReservation::TYPE, &ask.reservation)),
+            Command::RegisterUser(_)
+            | Command::ChangeName(_)
+            | Command::ChangeEmail(_)
+            | Command::ChangeAddress(_)
+            | Command::DeactivateUser(_)
+            | Command::ReactivateUser(_)
+            | Command::EraseUser(_) => None,
+        }
+    }
+
+    const IS_PROCESS: bool = true;
+
+    fn react(id: &str, before: &User, event: &Event) -> Vec<Errand> {
+        process::react(id, before, event)
+    }
+
+    fn conclude(step: &str, answer: Answer<'_>) -> Option<Command> {
+        process::conclude(step, answer)
+    }
+
+    const ASKS: bool = true;
+
+    fn prepare(command: &mut Command, secret: &HashSecret) {
+        process::prepare(command, secret);
+    }
+
+    fn must_ask(state: &User, command: &Command) -> bool {
+        process::must_ask(state, command)
+    }
+
+    fn question(id: &str, command: &Command, claim: &str) -> Option<Question> {
+        process::question(id, command, claim)
+    }
+
+    fn about(command: &Command) -> Option<About<'_>> {
+        process::about(command)
     }
 }

@@ -12,12 +12,16 @@ pub(super) fn of_event(event: &mut Event, each: Each<'_>) {
             each(&mut registered.family_name);
             each(&mut registered.email);
             each(&mut registered.address);
+            each(&mut registered.reservation);
         }
         Event::NameChanged(changed) => {
             each(&mut changed.given_name);
             each(&mut changed.family_name);
         }
-        Event::EmailChanged(changed) => each(&mut changed.email),
+        Event::EmailChanged(changed) => {
+            each(&mut changed.email);
+            each(&mut changed.reservation);
+        }
         Event::AddressChanged(changed) => each(&mut changed.address),
         Event::UserDeactivated(_) | Event::UserReactivated(_) | Event::UserErased(_) => {}
     }
@@ -26,4 +30,5 @@ pub(super) fn of_event(event: &mut Event, each: Each<'_>) {
 pub(super) fn of_snapshot(snapshot: &mut Snapshot, each: Each<'_>) {
     let Snapshot::User(user) = snapshot;
     each(&mut user.email);
+    each(&mut user.reservation);
 }

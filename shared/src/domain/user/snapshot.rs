@@ -9,7 +9,10 @@ records! {
     /// The state of a user.
     pub enum Snapshot in "millrace.user.snapshots" {
         /// The only record there is.
-        User { User = "schemas/snapshots/User.v1.avsc" },
+        User {
+            v1::User = "schemas/snapshots/User.v1.avsc",
+            User = "schemas/snapshots/User.v2.avsc",
+        },
     }
 }
 
@@ -20,6 +23,27 @@ pub struct User {
     pub status: Status,
     /// E-mail address, where the state has one.
     pub email: Personal<String>,
+    /// Id of its reservation, where it has one.
+    pub reservation: Personal<Option<String>>,
+}
+
+/// Before e-mail addresses were reserved.
+mod v1 {
+    use serde::Deserialize;
+
+    use crate::personal::Personal;
+
+    #[derive(Deserialize)]
+    pub(super) struct User {
+        status: super::Status,
+        email: Personal<String>,
+    }
+
+    impl From<User> for super::User {
+        fn from(User { status, email }: User) -> Self {
+            Self { status, email, reservation: Personal::Erased }
+        }
+    }
 }
 
 /// Names of the states.
@@ -39,7 +63,11 @@ pub enum Status {
 impl From<&state::User> for Snapshot {
     fn from(state: &state::User) -> Self {
         let of = |status, person: Option<&state::Person>| {
-            Self::User(User { status, email: person.map_or(Personal::Erased, |person| person.email.clone()) })
+            let (email, reservation) = match person {
+                Some(person) => (person.email.clone(), person.reservation.clone()),
+                None => (Personal::Erased, Personal::Erased),
+            };
+            Self::User(User { status, email, reservation })
         };
         match state {
             state::User::Unknown => of(Status::Unknown, None),
@@ -52,11 +80,11 @@ impl From<&state::User> for Snapshot {
 
 impl From<Snapshot> for state::User {
     fn from(snapshot: Snapshot) -> Self {
-        let Snapshot::User(User { status, email }) = snapshot;
+        let Snapshot::User(User { status, email, reservation }) = snapshot;
         match status {
             Status::Unknown => Self::Unknown,
-            Status::Active => Self::Active(state::Person { email }),
-            Status::Inactive => Self::Inactive(state::Person { email }),
+            Status::Active => Self::Active(state::Person { email, reservation }),
+            Status::Inactive => Self::Inactive(state::Person { email, reservation }),
             Status::Erased => Self::Erased,
         }
     }

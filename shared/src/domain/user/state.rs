@@ -25,14 +25,28 @@ pub enum User {
 pub struct Person {
     /// E-mail address.
     pub email: Personal<String>,
+    /// Id of its reservation, where it has one: it has none from before there were reservations.
+    pub reservation: Personal<Option<String>>,
 }
 
 impl User {
+    /// Id of the reservation of the present e-mail address.
+    pub fn reservation(&self) -> Option<&str> {
+        match self {
+            Self::Active(person) | Self::Inactive(person) => person.reservation.get()?.as_deref(),
+            Self::Unknown | Self::Erased => None,
+        }
+    }
+
     /// The state after an event. Events are facts: nothing is checked here.
     pub fn evolve(&mut self, event: &Event) {
         *self = match (std::mem::take(self), event) {
-            (_, Event::UserRegistered(registered)) => Self::Active(Person { email: registered.email.clone() }),
-            (Self::Active(_), Event::EmailChanged(changed)) => Self::Active(Person { email: changed.email.clone() }),
+            (_, Event::UserRegistered(registered)) => {
+                Self::Active(Person { email: registered.email.clone(), reservation: registered.reservation.clone() })
+            }
+            (Self::Active(_), Event::EmailChanged(changed)) => {
+                Self::Active(Person { email: changed.email.clone(), reservation: changed.reservation.clone() })
+            }
             (Self::Active(person), Event::UserDeactivated(_)) => Self::Inactive(person),
             (Self::Inactive(person), Event::UserReactivated(_)) => Self::Active(person),
             (_, Event::UserErased(_)) => Self::Erased,

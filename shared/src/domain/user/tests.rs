@@ -3,14 +3,14 @@
 use serde_json::json;
 
 use super::{
-    Rejection::{UserActive, UserAlreadyRegistered, UserInactive, UserNotFound},
+    Rejection::{NotWaitedFor, UserActive, UserAlreadyRegistered, UserInactive, UserNotFound},
     *,
 };
 use crate::{
     codec::Codec,
-    domain::{CommandError, Fields, Projection, kit::given},
+    domain::{CommandError, Fields, Projection, email_reservation, kit::given},
     envelope::EventMeta,
-    personal::{self, DataKey, Personal},
+    personal::{self, DataKey, HashSecret, Personal},
     records::Records,
 };
 
@@ -45,6 +45,7 @@ fn registered() -> Event {
         family_name: open("King"),
         email: open("ada@example.org"),
         address: Personal::Open(Some(home())),
+        reservation: Personal::Open(None),
     })
 }
 
@@ -65,7 +66,7 @@ fn others() -> [(Command, Event); 6] {
         ),
         (
             command("change-email", json!({"email": "augusta@example.org"})),
-            Event::EmailChanged(EmailChanged { email: open("augusta@example.org") }),
+            Event::EmailChanged(EmailChanged { email: open("augusta@example.org"), reservation: Personal::Open(None) }),
         ),
         (
             command(
@@ -118,6 +119,118 @@ fn nothing_can_be_done_with_a_user_who_was_erased() {
     }
 }
 
+fn prepared(name: &str, body: serde_json::Value) -> Command {
+    let mut command = command(name, body);
+    UserAccount::prepare(&mut command, &HashSecret::new("a secret for tests").unwrap());
+    command
+}
+
+fn reservation_of(email: &str) -> String {
+    let Command::ChangeEmail(change) = prepared("change-email", json!({"email": email})) else { unreachable!() };
+    change.reservation.unwrap()
+}
+
+#[test]
+fn spellings_of_an_address_have_one_reservation_which_tells_nothing_without_the_secret() {
+    let it = reservation_of("ada@example.org");
+    assert_eq!(it.len(), 64);
+    assert!(crate::domain::AggregateId::new(&it).is_ok());
+    assert_eq!(it, reservation_of("ADA@Example.ORG"));
+    assert_ne!(it, reservation_of("ada@example.com"));
+    // Composed or not; the host as people write it, or as DNS has it.
+    assert_eq!(reservation_of("\u{e4}@ex\u{e4}mple.org"), reservation_of("A\u{308}@xn--exmple-cua.org"));
+    let mut other = command("change-email", json!({"email": "ada@example.org"}));
+    UserAccount::prepare(&mut other, &HashSecret::new("another secret for tests").unwrap());
+    let Command::ChangeEmail(other) = other else { unreachable!() };
+    assert_ne!(other.reservation, Some(it));
+}
+
+/// A user with this address, as events have it that were written since there are reservations.
+fn with(email: &str) -> Event {
+    let Event::UserRegistered(registered) = registered() else { unreachable!() };
+    Event::UserRegistered(UserRegistered {
+        email: open(email),
+        reservation: Personal::Open(Some(reservation_of(email))),
+        ..registered
+    })
+}
+
+fn state_of(log: &[Event]) -> User {
+    let mut state = User::default();
+    log.iter().for_each(|event| state.evolve(event));
+    state
+}
+
+#[test]
+fn who_wants_another_address_asks_first() {
+    let change = |email: &str| prepared("change-email", json!({"email": email}));
+    let body = json!({"given_name": "Ada", "family_name": "King", "email": "ada@example.org"});
+    assert!(UserAccount::must_ask(&User::Unknown, &prepared("register", body)));
+    let user = state_of(&[with("ada@example.org")]);
+    assert!(UserAccount::must_ask(&user, &change("augusta@example.org")));
+    assert!(!UserAccount::must_ask(&user, &change("Ada@example.org")), "it is theirs");
+    // From before there were reservations: also for the address that they have.
+    assert!(UserAccount::must_ask(&state_of(&[registered()]), &change("ada@example.org")));
+    assert!(!UserAccount::must_ask(&user, &command("erase", json!({}))));
+
+    let question = UserAccount::question("u", &change("ada@example.org"), "c").unwrap();
+    assert_eq!(question.ask.aggregate_id, reservation_of("ada@example.org"));
+    assert_eq!((question.ask.step_id(3), question.undo.step_id(3)), ("reserve-c".to_owned(), "undo-c".to_owned()));
+    let granted = UserAccount::conclude("reserve-c", Answer::Accepted).unwrap();
+    assert_eq!(UserAccount::about(&granted), Some(About::Granted("c")));
+    let denied = UserAccount::conclude("reserve-c", Answer::Refused("email-taken")).unwrap();
+    assert_eq!(UserAccount::about(&denied), Some(About::Denied("c", "email-taken")));
+    for step in ["undo-c", "confirm-3", "release-3"] {
+        assert_eq!(UserAccount::conclude(step, Answer::Accepted), None, "{step}");
+    }
+}
+
+/// Reservation, step and command of each errand.
+fn asked(before: &[Event], event: &Event) -> Vec<(String, String, email_reservation::Command)> {
+    let errands = UserAccount::react("u", &state_of(before), event);
+    let of = |errand: &Errand| errand.command::<EmailReservation>().unwrap().clone();
+    errands.iter().map(|errand| (errand.aggregate_id.clone(), errand.step_id(3), of(errand))).collect()
+}
+
+#[test]
+fn what_a_user_gets_is_confirmed_and_what_they_leave_is_released() {
+    let holder = || crate::domain::AggregateId::new("u").unwrap();
+    let confirm = |email: &str| {
+        let confirm = email_reservation::ConfirmReservation { holder: holder() };
+        (reservation_of(email), "confirm-3".to_owned(), email_reservation::Command::ConfirmReservation(confirm))
+    };
+    let release = |email: &str| {
+        let release = email_reservation::ReleaseReservation { holder: holder(), claim: None };
+        (reservation_of(email), "release-3".to_owned(), email_reservation::Command::ReleaseReservation(release))
+    };
+    let (ada, augusta) = ("ada@example.org", "augusta@example.org");
+    let changed = |email: &str| {
+        let reservation = Personal::Open(Some(reservation_of(email)));
+        Event::EmailChanged(EmailChanged { email: open(email), reservation })
+    };
+    assert_eq!(asked(&[], &with(ada)), [confirm(ada)]);
+    assert_eq!(asked(&[with(ada)], &changed(augusta)), [confirm(augusta), release(ada)]);
+    assert_eq!(asked(&[with(ada)], &changed(ada)), []);
+    assert_eq!(asked(&[registered()], &changed(ada)), [confirm(ada)]);
+    for event in [deactivated(), others()[0].1.clone()] {
+        assert_eq!(asked(&[with(ada)], &event), []);
+    }
+    assert_eq!(asked(&[with(ada), changed(augusta)], &erased(true)), [release(augusta)]);
+    assert_eq!(asked(&[registered()], &erased(true)), []);
+}
+
+#[test]
+fn a_user_tells_whether_they_have_an_address() {
+    let ask = |email: &str| Command::AskClaim(AskClaim { reservation: reservation_of(email), claim: "c".into() });
+    given::<UserAccount>([with("ada@example.org")]).when(ask("ada@example.org")).then([]);
+    given::<UserAccount>([with("ada@example.org")]).when(ask("b@example.org")).then_rejected(NotWaitedFor);
+    given::<UserAccount>([]).when(ask("ada@example.org")).then_rejected(UserNotFound);
+    let gone = [with("ada@example.org"), erased(true)];
+    given::<UserAccount>(gone).when(ask("ada@example.org")).then_rejected(Rejection::UserErased);
+    let answer = Command::AnswerClaim(AnswerClaim { claim: "c".into(), is_granted: true });
+    given::<UserAccount>([with("ada@example.org")]).when(answer).then_rejected(NotWaitedFor);
+}
+
 /// Every way on from every state.
 fn logs() -> Vec<Log> {
     let [name, email, address, deactivated, reactivated, _] = others().map(|(_, event)| event);
@@ -140,7 +253,7 @@ fn a_state_comes_back_from_its_snapshot_and_nothing_personal_is_left_of_an_erase
             personal::seal_snapshot::<UserAccount>(&mut snapshot, Some(&key), "u").unwrap();
             let mut bytes = Vec::new();
             codec.encode_datum(&snapshot, &mut bytes).unwrap();
-            let mut read = codec.decode_datum(0, 0, &bytes).unwrap();
+            let mut read = codec.decode_datum(0, 1, &bytes).unwrap();
             personal::open_snapshot::<UserAccount>(&mut read, Some(&key), "u").unwrap();
             assert_eq!(User::from(read), state);
         }
@@ -167,7 +280,8 @@ fn every_event_is_written_sealed_and_folds_when_its_key_is_gone() {
             for text in ["Ada", "King", "Augusta", "Byron", "example.org", "Main Street", "53111", "Bonn"] {
                 assert!(!bytes.windows(text.len()).any(|window| window == text.as_bytes()), "{text} in {event:?}");
             }
-            let read = || codec.decode_datum(event.index(), 0, &bytes).unwrap();
+            let version = Event::TYPES[event.index()].versions.len() - 1;
+            let read = || codec.decode_datum(event.index(), version, &bytes).unwrap();
             let (mut opened, mut gone) = (read(), read());
             personal::open_event::<UserAccount>(&mut opened, Some(&key), "u").unwrap();
             personal::open_event::<UserAccount>(&mut gone, None, "u").unwrap();
@@ -251,8 +365,9 @@ fn g04_an_audit_finds_every_broken_rule() {
 
 #[test]
 fn rejections_are_listed_as_refusals() {
-    let all = [UserNotFound, UserAlreadyRegistered, UserInactive, UserActive, Rejection::UserErased];
-    assert_eq!(all.len(), UserAccount::REFUSALS.len());
+    let all = [UserNotFound, UserAlreadyRegistered, UserInactive, UserActive, Rejection::UserErased, NotWaitedFor];
+    // The reservation's answer is the one more.
+    assert_eq!(all.len() + 1, UserAccount::REFUSALS.len());
     for rejection in all {
         let json = serde_json::to_value(&rejection).unwrap();
         let name = json["reason"].as_str().unwrap();

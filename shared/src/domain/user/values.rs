@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use icu_normalizer::ComposingNormalizerBorrowed;
 use serde::{Deserialize, Serialize};
 
 pub(super) const MAX_LINE_CHARACTERS: usize = 200;
@@ -36,6 +37,17 @@ impl TryFrom<String> for Email {
 
     fn try_from(text: String) -> Result<Self, String> {
         if is_email(&text) { Ok(Self(text)) } else { Err("must be an e-mail address".to_owned()) }
+    }
+}
+
+impl Email {
+    /// The same for all spellings that mean the same mailbox: without regard to case, with characters composed one way, the
+    /// host as DNS has it.
+    pub fn normalised(&self) -> String {
+        let (local, host) = self.0.split_once('@').unwrap_or((&self.0, ""));
+        let composed = ComposingNormalizerBorrowed::new_nfkc();
+        let host = idna::domain_to_ascii(host).unwrap_or_else(|_| host.to_lowercase());
+        format!("{}@{host}", composed.normalize(&local.to_lowercase()).to_lowercase())
     }
 }
 

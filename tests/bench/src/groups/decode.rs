@@ -67,7 +67,7 @@ fn run(settings: &Settings, wanted: &[&'static str]) -> Result<Vec<Figure>> {
             rate(&opened)
         ));
     }
-    let settings = json!({"events": events, "people": PEOPLE, "personal_fields": 4});
+    let settings = json!({"events": events, "people": PEOPLE, "personal_fields": 5});
     let figures = [
         Figure::new(UPCAST, "events/s", upcast, settings.clone()),
         Figure::new(PERSONAL, "events/s", opened, settings),
@@ -139,6 +139,7 @@ impl People {
                 family_name: Personal::Open(format!("Lovelace {number}")),
                 email: Personal::Open(format!("ada.{number}@example.org")),
                 address: Personal::Open(None),
+                reservation: Personal::Open(Some(format!("{number:064x}"))),
             });
             index = event.index();
             let key = DataKey::generate();
