@@ -109,7 +109,7 @@ impl Problem {
     pub fn of_reason(domain: &AggregateInfo, reason: &str, figures: Map<String, Value>) -> Self {
         let refusal = domain.refusals.iter().find(|refusal| refusal.name == reason);
         let (status, title, meaning) = match (refusal, KINDS.iter().find(|kind| kind.name == reason)) {
-            (Some(refusal), _) => (refusal.status, refusal.title, refusal.title),
+            (Some(refusal), _) => (422, refusal.title, refusal.title),
             (None, Some(kind)) => (kind.status, kind.title, kind.title),
             (None, None) => (422, "A rule refused the command", "A rule refused the command"),
         };
@@ -209,7 +209,7 @@ pub fn page(domains: &[AggregateInfo], name: &str) -> Response {
     let general = KINDS.iter().find(|kind| kind.name == name).map(|kind| (kind.status, kind.title, kind.meaning));
     let of_domain = || {
         let refusal = domains.iter().flat_map(|domain| domain.refusals).find(|refusal| refusal.name == name)?;
-        Some((refusal.status, refusal.title, refusal.meaning))
+        Some((422, refusal.title, refusal.meaning))
     };
     match general.or_else(of_domain) {
         Some((status, title, meaning)) => Html(format!(

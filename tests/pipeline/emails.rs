@@ -33,7 +33,7 @@ fn accepted(request: &Request) -> Answer {
 
 #[track_caller]
 fn taken(request: &Request) {
-    request.send_until_definite(LIMIT).problem(409, "email-taken");
+    request.send_until_definite(LIMIT).problem(422, "email-taken");
 }
 
 #[test]
@@ -53,10 +53,10 @@ fn g04_of_fifty_who_register_one_address_at_once_one_gets_it() {
     let winners: Vec<usize> = (0..ids.len()).filter(|number| answers[*number].status == 201).collect();
     let [winner] = winners[..] else { panic!("{} got it: {answers:?}", winners.len()) };
     for (number, answer) in answers.iter().enumerate().filter(|(number, _)| *number != winner) {
-        answer.problem(409, "email-taken");
+        answer.problem(422, "email-taken");
         // Refusals are remembered as any other.
         let again = ask(number).send();
-        assert_eq!((again.status, again.must("idempotency-replayed")), (409, "true"), "{again:?}");
+        assert_eq!((again.status, again.must("idempotency-replayed")), (422, "true"), "{again:?}");
     }
     // Who has it may spell it otherwise. Who leaves it, or is erased, leaves it to others.
     let (first, second, third) = (&ids[winner], new_id(), new_id());

@@ -32,12 +32,7 @@ impl Visitor for Commands {
         let docs = A::docs();
         let refusals: Vec<Kind> = A::REFUSALS
             .iter()
-            .map(|refusal| Kind {
-                name: refusal.name,
-                status: refusal.status,
-                title: refusal.title,
-                meaning: refusal.meaning,
-            })
+            .map(|refusal| Kind { name: refusal.name, status: 422, title: refusal.title, meaning: refusal.meaning })
             .collect();
         for (at, command) in docs.commands.iter().enumerate() {
             let id = format!("{}-{}", A::TYPE, command.name);

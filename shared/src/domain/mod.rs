@@ -308,17 +308,10 @@ pub type Entry<'a> = (i64, Option<&'a str>);
 pub struct Refusal {
     /// Name of the problem, e.g. `insufficient-funds`.
     pub name: &'static str,
-    /// HTTP status: 422 ([`Refusal::RULE`]) for most.
-    pub status: u16,
     /// One line for people.
     pub title: &'static str,
     /// What it means and what to do about it.
     pub meaning: &'static str,
-}
-
-impl Refusal {
-    /// Status of what a rule refuses.
-    pub const RULE: u16 = 422;
 }
 
 /// What can be said of an aggregate type without its Rust types.

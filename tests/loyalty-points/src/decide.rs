@@ -27,13 +27,11 @@ pub enum Rejection {
 pub(super) const REFUSALS: &[Refusal] = &[
     Refusal {
         name: "not-enough-points",
-        status: Refusal::RULE,
         title: "There are not so many points",
         meaning: "`points` is what is there, `requested` what was asked for.",
     },
     Refusal {
         name: "nothing-to-expire",
-        status: Refusal::RULE,
         title: "There are no points",
         meaning: "All points are spent already, or none were ever earned.",
     },

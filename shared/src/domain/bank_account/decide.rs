@@ -72,82 +72,69 @@ pub enum Rejection {
 pub(super) const REFUSALS: &[Refusal] = &[
     Refusal {
         name: "account-not-found",
-        status: Refusal::RULE,
         title: "There is no such account",
         meaning: "No account was opened under this id. Open it first, or mend the id.",
     },
     Refusal {
         name: "account-already-open",
-        status: Refusal::RULE,
         title: "The account is already open",
         meaning: "An account was opened under this id before. Choose another id.",
     },
     Refusal {
         name: "account-closed",
-        status: Refusal::RULE,
         title: "The account is closed",
         meaning: "A closed account takes no commands any more, and its id can't be used again.",
     },
     Refusal {
         name: "insufficient-funds",
-        status: Refusal::RULE,
         title: "The balance does not cover the amount",
         meaning: "Accounts can't be overdrawn: `balance_minor` is what is there, `requested_minor` what was asked for.",
     },
     Refusal {
         name: "balance-limit-exceeded",
-        status: Refusal::RULE,
         title: "The balance would exceed its limit",
         meaning: "A balance is at most 9,000,000,000,000,000 minor units.",
     },
     Refusal {
         name: "balance-not-zero",
-        status: Refusal::RULE,
         title: "The balance is not zero",
         meaning: "Only an empty account can be closed: take out `balance_minor` first.",
     },
     Refusal {
         name: "currency-mismatch",
-        status: Refusal::RULE,
         title: "The account is kept in another currency",
         meaning: "A transfer moves money between accounts of its own currency: `currency` is the account's, `requested` \
                   the transfer's.",
     },
     Refusal {
         name: "transfer-pending",
-        status: Refusal::RULE,
         title: "A transfer is under way",
         meaning: "The account takes part in `pending` transfers that have not ended. Close it when they have: a transfer \
                   takes some milliseconds.",
     },
     Refusal {
         name: "too-many-transfers",
-        status: Refusal::RULE,
         title: "Too many transfers of the account are under way",
         meaning: "The account takes part in `limit` transfers that have not ended. Try again when some of them have.",
     },
     Refusal {
         name: "transfer-already-debited",
-        status: Refusal::RULE,
         title: "The transfer was debited before",
         meaning: "The money was taken out already, and the transfer has not ended. Only Millrace itself is answered so.",
     },
     Refusal {
         name: "transfer-already-credited",
-        status: Refusal::RULE,
         title: "The transfer was credited before",
         meaning: "The money was paid in already, and the transfer has not ended. Only Millrace itself is answered so.",
     },
     Refusal {
         name: "transfer-not-pending",
-        status: Refusal::RULE,
         title: "The account takes no part in the transfer",
         meaning: "Nothing is remembered of this transfer: it never came here, or it has ended. Only Millrace itself is \
                   answered so.",
     },
     Refusal {
         name: "transfer-not-debited",
-        status: Refusal::RULE,
         title: "The transfer was not debited",
         meaning: "Nothing is kept ready for this transfer: it was not debited, or it has ended. Only Millrace itself is \
                   answered so.",

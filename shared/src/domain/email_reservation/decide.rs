@@ -23,13 +23,11 @@ pub enum Rejection {
 pub(super) const REFUSALS: &[Refusal] = &[
     Refusal {
         name: TAKEN,
-        status: 409,
         title: "The e-mail address is taken",
         meaning: "Another user has this e-mail address, or has asked for it before. Choose another one.",
     },
     Refusal {
         name: "not-reserved",
-        status: Refusal::RULE,
         title: "The reservation does not wait for this",
         meaning: "It is not kept for this user any more, or is confirmed already. Only Millrace itself is answered so.",
     },

@@ -34,37 +34,31 @@ pub enum Rejection {
 pub(super) const REFUSALS: &[Refusal] = &[
     Refusal {
         name: "standing-order-not-found",
-        status: Refusal::RULE,
         title: "There is no such standing order",
         meaning: "No standing order was placed under this id.",
     },
     Refusal {
         name: "standing-order-already-placed",
-        status: Refusal::RULE,
         title: "The standing order was placed before",
         meaning: "A standing order was placed under this id before. Choose another id.",
     },
     Refusal {
         name: "standing-order-cancelled",
-        status: Refusal::RULE,
         title: "The standing order was cancelled",
         meaning: "It was cancelled, and can't be taken up again. Place another one.",
     },
     Refusal {
         name: "same-account",
-        status: Refusal::RULE,
         title: "Source and target are the same account",
         meaning: "A transfer moves money between two accounts: `from` and `to` must differ.",
     },
     Refusal {
         name: "first-in-the-past",
-        status: Refusal::RULE,
         title: "The first transfer would be in the past",
         meaning: "`first_at` lies before the command. Leave it out to begin at once.",
     },
     Refusal {
         name: "not-due",
-        status: Refusal::RULE,
         title: "This transfer is not the next one",
         meaning: "The order has requested it already, or has ended. Only Millrace itself is answered so.",
     },

@@ -30,25 +30,21 @@ pub enum Rejection {
 pub(super) const REFUSALS: &[Refusal] = &[
     Refusal {
         name: "transfer-not-found",
-        status: Refusal::RULE,
         title: "There is no such transfer",
         meaning: "No transfer was requested under this id.",
     },
     Refusal {
         name: "transfer-already-requested",
-        status: Refusal::RULE,
         title: "The transfer was requested before",
         meaning: "A transfer was requested under this id before. Choose another id.",
     },
     Refusal {
         name: "same-account",
-        status: Refusal::RULE,
         title: "Source and target are the same account",
         meaning: "A transfer moves money between two accounts: `from` and `to` must differ.",
     },
     Refusal {
         name: "not-waited-for",
-        status: Refusal::RULE,
         title: "The transfer does not wait for this",
         meaning: "The transfer has gone on already, or has ended. Only Millrace itself and `transfers retry` are \
                   answered so.",

@@ -36,43 +36,36 @@ pub enum Rejection {
 pub(super) const REFUSALS: &[Refusal] = &[
     Refusal {
         name: "user-not-found",
-        status: Refusal::RULE,
         title: "There is no such user",
         meaning: "No user was registered under this id.",
     },
     Refusal {
         name: "user-already-registered",
-        status: Refusal::RULE,
         title: "The user was registered before",
         meaning: "A user was registered under this id before. Choose another id.",
     },
     Refusal {
         name: "user-inactive",
-        status: Refusal::RULE,
         title: "The user is not active",
         meaning: "The user was deactivated: only `reactivate` and `erase` are possible.",
     },
     Refusal {
         name: "user-active",
-        status: Refusal::RULE,
         title: "The user is active",
         meaning: "Only a user who was deactivated can be reactivated.",
     },
     Refusal {
         name: "user-erased",
-        status: Refusal::RULE,
         title: "The user was erased",
         meaning: "The user's personal data was destroyed on request. Nothing can be done with this id any more.",
     },
     Refusal {
         name: email_reservation::TAKEN,
-        status: 409,
         title: "The e-mail address is taken",
         meaning: "Another user has this e-mail address, or has asked for it before. Choose another one.",
     },
     Refusal {
         name: "not-waited-for",
-        status: Refusal::RULE,
         title: "The user does not wait for this",
         meaning: "The user has no such address, and no command waits for it. Only Millrace itself is answered so.",
     },
