@@ -17,7 +17,7 @@ use rdkafka::{
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Options, client, writer::Failures};
+use super::{Options, client, produce::flush, writer::Failures};
 use crate::arrivals::{self, LEAD_IN};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -96,7 +96,9 @@ fn produce(options: &Options, latencies: &Latencies, assigned: impl Fn() -> bool
             failed = Some(error);
         }
     });
-    failed.map_or(Ok(()), |error| Err(error).context("a command can't be produced"))
+    failed.map_or(Ok(()), |error| Err(error).context("a command can't be produced"))?;
+    // What a producer still has when it goes is not written.
+    flush(&producer)
 }
 
 fn finish(latencies: &Latencies, out: &Path) -> Result<()> {
