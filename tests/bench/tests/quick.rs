@@ -42,7 +42,7 @@ fn every_measure_gives_a_result() {
     let file = std::env::temp_dir().join(format!("millrace-bench-{}.json", std::process::id()));
     let mut bench = command(BENCH);
     bench.args(["--quick", "--json"]).arg(&file);
-    let output = run(bench, Duration::from_secs(300));
+    let output = run(bench, Duration::from_secs(600));
     let (table, progress) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{table}\n{progress}");
     assert!(progress.contains("round 1 of 1"), "it says what it does: {progress}");
