@@ -31,7 +31,7 @@ use crate::{
     follower::Follower,
     grant::{Captures, Grant, Slot},
     partition::{
-        Settings, StoreSettings,
+        Room, Settings, StoreSettings,
         restore::{self, Job, Restored},
     },
     record::CommandRecord,
@@ -86,8 +86,8 @@ pub struct IntakeSettings {
     pub answers_bytes: u64,
     /// Whether the oldest answers are forgotten then; else commands wait until they expire.
     pub answers_forget: bool,
-    /// Bytes of commands that wait in a partition until they are due, at most, about.
-    pub scheduled_bytes: u64,
+    /// For commands that wait until they are due.
+    pub room: Room,
     /// After so long a destroyed key may be cleared out of Kafka's files.
     pub forget_within: Duration,
     /// Local stores.
@@ -357,7 +357,7 @@ impl Intake {
                     window: settings.window,
                     answers_bytes: settings.answers_bytes,
                     answers_forget: settings.answers_forget,
-                    scheduled_bytes: settings.scheduled_bytes,
+                    room: settings.room.clone(),
                     forget_within: settings.forget_within,
                     store: settings.store.clone(),
                     waiters: waiters.clone(),

@@ -52,6 +52,7 @@ use memory::{CommandKey, Memory};
 use personal::Keys;
 pub use personal::is_sweep;
 use publish::Counts;
+pub use schedule::Room;
 use schedule::{Schedule, command_key};
 use snapshots::Snapshots;
 
@@ -87,8 +88,8 @@ pub struct Settings {
     pub answers_bytes: u64,
     /// Whether the oldest answers are forgotten then; else commands wait until they expire.
     pub answers_forget: bool,
-    /// Bytes of commands that wait until they are due, at most, about.
-    pub scheduled_bytes: u64,
+    /// For commands that wait until they are due.
+    pub room: Room,
     /// After so long a destroyed key may be cleared out of Kafka's files.
     pub forget_within: Duration,
     /// Where it keeps what is to outlive the process, if anywhere.
@@ -613,7 +614,7 @@ impl<A: Aggregate> Decider for Partition<A> {
 
     fn tend(&mut self, now: Timestamp) -> bool {
         self.end_store_commit();
-        self.schedule.tell(A::TYPE);
+        self.schedule.tell(A::TYPE, &self.settings.room);
         self.bound_memory(now);
         self.is_store_broken()
     }

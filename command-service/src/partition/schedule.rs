@@ -3,7 +3,14 @@
 //! It lies in memory whole and in the topic of scheduled commands, record by record, in the transactions of the
 //! partition's writer. No I/O here.
 
-use std::{collections::BTreeMap, mem};
+use std::{
+    collections::BTreeMap,
+    mem,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering::Relaxed},
+    },
+};
 
 use millrace_shared::{envelope::names, fast_hash::FastMap};
 
@@ -25,8 +32,22 @@ pub(super) struct Schedule {
     bytes: usize,
     /// What this batch has changed, and what was there before.
     before: Vec<(Box<str>, Option<Waiting>)>,
-    /// What the metric has of it.
-    told: usize,
+    /// How many, and bytes of them, the metric and the instance's room know of.
+    told: (usize, usize),
+}
+
+/// Room for what waits: the partitions of an instance share it, since any of them may need most of it.
+#[derive(Clone, Debug)]
+pub struct Room {
+    bytes: i64,
+    taken: Arc<AtomicI64>,
+}
+
+impl Room {
+    /// Of so many bytes.
+    pub fn new(bytes: u64) -> Self {
+        Self { bytes: i64::try_from(bytes).unwrap_or(i64::MAX), taken: Arc::default() }
+    }
 }
 
 /// Milliseconds since 1970, and a number that grows.
@@ -75,18 +96,28 @@ impl Schedule {
         self.waiting.len()
     }
 
-    /// Partitions share the metric.
-    pub(super) fn tell(&mut self, aggregate_type: &'static str) {
-        let (len, told) = (self.waiting.len(), std::mem::replace(&mut self.told, self.waiting.len()));
+    /// Partitions share the metric and the room.
+    pub(super) fn tell(&mut self, aggregate_type: &'static str, room: &Room) {
+        room.taken.fetch_add(self.grown(), Relaxed);
+        let len = self.waiting.len();
+        let (told, _) = mem::replace(&mut self.told, (len, self.bytes));
         if len != told {
             metrics::gauge!("millrace_scheduled", "type" => aggregate_type).increment(len as f64 - told as f64);
         }
     }
 
     /// The partition goes.
-    pub(super) fn gone(mut self, aggregate_type: &'static str) {
-        self.waiting.clear();
-        self.tell(aggregate_type);
+    pub(super) fn gone(self, aggregate_type: &'static str, room: &Room) {
+        Self { told: self.told, ..Self::default() }.tell(aggregate_type, room);
+    }
+
+    /// Whether further ones may wait.
+    pub(super) fn has(&self, room: &Room) -> bool {
+        room.taken.load(Relaxed) + self.grown() < room.bytes
+    }
+
+    fn grown(&self) -> i64 {
+        self.bytes as i64 - self.told.1 as i64
     }
 
     /// Bytes that they take, about.
@@ -215,6 +246,25 @@ mod tests {
         assert_eq!(schedule.due(20, 9), ["a/1", "a/2", "a/3"].map(Box::from));
         assert_eq!(schedule.due(20, 2), ["a/1", "a/2"].map(Box::from));
         assert_eq!(aggregate_of(&command_key("a", "transfer/t/debit")), "a");
+    }
+
+    #[test]
+    fn g16_partitions_share_the_room_and_give_it_back() {
+        let room = Room::new(1_000);
+        let [mut one, mut other] = [Schedule::default(), Schedule::default()];
+        one.put("a/1", 10, record(&[0; 600]));
+        assert!(one.has(&room) && other.has(&room));
+        one.put("a/2", 10, record(&[0; 600]));
+        assert!(!one.has(&room) && other.has(&room), "of others it is known what was told");
+        one.tell("t", &room);
+        one.tell("t", &room);
+        assert!(!one.has(&room) && !other.has(&room));
+        one.take("a/2");
+        assert!(one.has(&room) && !other.has(&room));
+        other.tell("t", &room);
+        one.gone("t", &room);
+        assert!(other.has(&room));
+        assert_eq!(room.taken.load(Relaxed), 0);
     }
 
     #[test]

@@ -57,7 +57,7 @@ impl<A: Aggregate> Partition<A> {
             // It was let in before.
             None if command.headers.released => (due, true),
             None if record.size() > MAX_FORWARDED_BYTES => return Err("it is too large to be scheduled".into()),
-            None if self.schedule.bytes() as u64 >= self.settings.scheduled_bytes => {
+            None if !self.schedule.has(&self.settings.room) => {
                 let cause = "as many commands are scheduled as may be; see MILLRACE_SCHEDULED_BYTES";
                 return self.refuse(record, command, Refused::new("unavailable", json!({"cause": cause})), now, sink);
             }

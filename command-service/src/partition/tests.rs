@@ -20,7 +20,7 @@ use millrace_shared::{
 };
 use tokio::runtime::Runtime;
 
-use super::{Decider, Partition, Settings, Stored};
+use super::{Decider, Partition, Room, Settings, Stored};
 use crate::{
     grant::Slot,
     record::{CommandRecord, OutRecord, Sink},
@@ -162,7 +162,7 @@ fn settings(runtime: &Runtime, waiters: &Waiters) -> Settings {
         answers_bytes: u64::MAX,
         answers_forget: false,
         forget_within: Duration::from_secs(600),
-        scheduled_bytes: u64::MAX,
+        room: Room::new(u64::MAX),
         store: None,
         window: Duration::from_secs(3600),
         waiters: waiters.clone(),

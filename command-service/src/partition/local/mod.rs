@@ -439,7 +439,7 @@ impl<A: Aggregate> Drop for Partition<A> {
             self.settings.waiters.set_full(self.settings.slot, false);
             metrics::gauge!("millrace_partitions_full").decrement(1.0);
         }
-        mem::take(&mut self.schedule).gone(A::TYPE);
+        mem::take(&mut self.schedule).gone(A::TYPE, &self.settings.room);
         // What can't be read or written is not opened again.
         if self.is_store_broken() {
             delete::<A>(&self.settings);

@@ -152,7 +152,7 @@ fn g01_what_was_let_in_waits_on_while_it_can_t_be_decided() {
     bench.scheduled();
     bench.now = DUE.parse().unwrap();
     let released = bench.release();
-    bench.partition.settings.scheduled_bytes = 0;
+    bench.partition.settings.room = Room::new(0);
     bench.partition.aggregates.get_mut(ID).unwrap().unreadable = Some("of a later release".into());
     let record = bench.read(&released[0]);
     let waits = bench.decide(&record);
@@ -221,7 +221,7 @@ fn g13_what_can_t_be_scheduled_is_told_and_harms_nothing() {
         let record = bench.record(Some(&value), headers);
         assert_eq!(topics(&bench.decide(&record)), [Topic::DeadLetters], "{headers:?}");
     }
-    bench.partition.settings.scheduled_bytes = 1;
+    bench.partition.settings.room = Room::new(1);
     assert_eq!(bench.scheduled().len(), 2, "the first one is let in");
     let sent = bench.send("deposit", DEPOSIT, &[(names::ID, "c2"), (names::NOT_BEFORE, DUE)]);
     assert_eq!(topics(&sent), [Topic::Outcomes]);
