@@ -5,6 +5,7 @@
 //! (apache-avro 0.22 recurses without limit).
 
 use std::{
+    borrow::Cow,
     marker::PhantomData,
     sync::{Arc, Mutex, RwLock},
     time::{Duration, Instant},
@@ -60,13 +61,25 @@ pub enum Foreign {
     Refuse,
 }
 
-/// A value that was read.
+/// A value that was read, and how it was recorded: types and versions that lie in a topic and those that values have at
+/// present are not the same.
 #[derive(Debug)]
-pub struct Recorded<R> {
+pub struct Recorded<'a, R> {
     /// What it is at present.
     pub value: R,
+    /// Which of [`Records::TYPES`] lies in the topic.
+    pub index: usize,
+    /// In which version; 0 is the oldest.
+    pub version: usize,
+    /// The Avro datum. A version that this release does not know is converted to the last one that it does.
+    pub datum: Cow<'a, [u8]>,
+}
+
+impl<R: Records> Recorded<'_, R> {
     /// The record type that lies in the topic, unqualified.
-    pub name: &'static str,
+    pub fn name(&self) -> &'static str {
+        R::TYPES[self.index].name
+    }
 }
 
 /// Encodes and decodes one set of records.
@@ -191,19 +204,28 @@ impl<R: Records> Codec<R> {
         datum.is_empty().then_some(value)
     }
 
+    /// A value as this release records it.
+    ///
+    /// # Errors
+    /// As [`Codec::encode`].
+    pub fn record(&self, value: R) -> Result<Recorded<'static, R>, apache_avro::Error> {
+        let (index, mut datum) = (value.index(), Vec::new());
+        self.encode_datum(&value, &mut datum)?;
+        Ok(Recorded { value, index, version: R::TYPES[index].versions.len() - 1, datum: datum.into() })
+    }
+
     /// Reads a value. May ask the registry, so it must not run on a thread of the async runtime.
     pub fn decode(&self, bytes: &[u8], foreign: Foreign, runtime: &tokio::runtime::Handle) -> Result<R, DecodeError> {
         self.decode_recorded(bytes, foreign, runtime).map(|recorded| recorded.value)
     }
 
-    /// The same, and as what it was recorded: the record types that are read and those that values have at present are not
-    /// the same where some were retired.
-    pub fn decode_recorded(
+    /// The same, and as what it was recorded.
+    pub fn decode_recorded<'a>(
         &self,
-        bytes: &[u8],
+        bytes: &'a [u8],
         foreign: Foreign,
         runtime: &tokio::runtime::Handle,
-    ) -> Result<Recorded<R>, DecodeError> {
+    ) -> Result<Recorded<'a, R>, DecodeError> {
         if bytes.len() > MAX_VALUE_BYTES {
             return Err(DecodeError::Malformed(format!("value of {} bytes, {MAX_VALUE_BYTES} at most", bytes.len())));
         }
@@ -215,11 +237,12 @@ impl<R: Records> Codec<R> {
         }
         let id = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]);
         match &*self.known(id, runtime)? {
-            Known::Ours { index, version } => {
-                let reader = &self.readers[*index][*version];
-                let value = R::read(*index, *version, reader, &mut datum).map_err(malformed)?;
+            &Known::Ours { index, version } => {
+                let recorded = datum;
+                let reader = &self.readers[index][version];
+                let value = R::read(index, version, reader, &mut datum).map_err(malformed)?;
                 finished(datum)?;
-                Ok(Recorded { value, name: R::TYPES[*index].name })
+                Ok(Recorded { value, index, version, datum: recorded.into() })
             }
             Known::Newer { index, .. } if foreign == Foreign::Refuse => {
                 Err(DecodeError::UnknownVersion(format!("{}.{}", R::NAMESPACE, R::TYPES[*index].name)))
@@ -232,7 +255,7 @@ impl<R: Records> Codec<R> {
                 let version = self.schemas[*index].len() - 1;
                 let reader = &self.readers[*index][version];
                 let value = R::read(*index, version, reader, &mut ours.as_slice()).map_err(malformed)?;
-                Ok(Recorded { value, name: R::TYPES[*index].name })
+                Ok(Recorded { value, index: *index, version, datum: ours.into() })
             }
             Known::UnknownRecord(name) => Err(DecodeError::UnknownRecord(name.clone())),
             Known::Useless(reason) => Err(DecodeError::Malformed(reason.clone())),

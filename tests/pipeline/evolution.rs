@@ -1,39 +1,44 @@
 //! Schemas live for years: what earlier releases wrote is read, and what a later one writes stops nobody else.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use apache_avro::types::Value as Avro;
 use millrace_tests::{
     Deployment, Services, Stack,
     avro::{Registry, encode},
     eventually,
-    http::{Request, get},
-    kafka::{Draft, Producer},
+    http::{Request, get, post},
+    kafka::{self, Draft, Producer},
     process::{binary, command, free_port, run},
-    services::{new_key, open_at},
+    services::{new_id, new_key, open_at},
     wait::same,
 };
 use serde_json::{Value, json};
 
+const ACCOUNT: &str = "bank-account";
+
 /// A schema of an event, and its id in the registry.
-fn schema(deployment: &Deployment, record: &str, fields: &Value) -> (u32, Value) {
-    let schema =
-        json!({"type": "record", "name": record, "namespace": "millrace.bank_account.events", "fields": fields});
+fn schema(deployment: &Deployment, kind: &str, record: &str, fields: &Value) -> (u32, Value) {
+    let schema = json!({"type": "record", "name": record, "namespace": namespace(kind), "fields": fields});
     // Under a subject of its own: ids are what readers go by.
     (Registry::shared().register(&format!("{}-{record}-of-another-release", deployment.prefix), &schema), schema)
 }
 
+fn namespace(kind: &str) -> String {
+    format!("millrace.{}.events", kind.replace('-', "_"))
+}
+
 /// An event as a release of Millrace writes it.
-fn event(deployment: &Deployment, id: &str, sequence: u64, record: &str, value: Vec<u8>) -> Draft {
+fn event(deployment: &Deployment, kind: &str, id: &str, sequence: u64, record: &str, value: Vec<u8>) -> Draft {
     let now = jiff::Timestamp::now();
     let draft = Draft { timestamp_ms: Some(now.as_millisecond()), ..Draft::new(id, value) };
     draft
         .to(deployment.partition_of(id))
         .header("content-type", "application/avro")
         .header("ce_specversion", "1.0")
-        .header("ce_id", format!("bank-account/{id}/{sequence}"))
-        .header("ce_source", "/millrace/bank-account")
-        .header("ce_type", format!("millrace.bank_account.events.{record}"))
+        .header("ce_id", format!("{kind}/{id}/{sequence}"))
+        .header("ce_source", format!("/millrace/{kind}"))
+        .header("ce_type", format!("{}.{record}", namespace(kind)))
         .header("ce_subject", id)
         .header("ce_time", format!("{now:.6}"))
         .header("ce_sequence", sequence.to_string())
@@ -56,16 +61,17 @@ fn g12_what_earlier_releases_wrote_folds_everywhere() {
     open_at(&first, &id, "Ada");
     first.terminate();
     let deposited =
-        schema(&deployment, "MoneyDeposited", &json!([{"name": "amount_minor", "type": "long"}, reference()]));
-    let changed = schema(&deployment, "BalanceChanged", &json!([{"name": "by_minor", "type": "long"}, reference()]));
+        schema(&deployment, ACCOUNT, "MoneyDeposited", &json!([{"name": "amount_minor", "type": "long"}, reference()]));
+    let changed =
+        schema(&deployment, ACCOUNT, "BalanceChanged", &json!([{"name": "by_minor", "type": "long"}, reference()]));
     let value = |(schema_id, schema): &(u32, Value), field, minor| {
         encode(*schema_id, schema, vec![(field, Avro::Long(minor)), ("reference", optional("old"))])
     };
     let (producer, topic) = (Producer::new("murmur2_random"), deployment.topic("events"));
     for draft in [
-        event(&deployment, &id, 2, "MoneyDeposited", value(&deposited, "amount_minor", 100)),
-        event(&deployment, &id, 3, "BalanceChanged", value(&changed, "by_minor", 50)),
-        event(&deployment, &id, 4, "BalanceChanged", value(&changed, "by_minor", -30)),
+        event(&deployment, ACCOUNT, &id, 2, "MoneyDeposited", value(&deposited, "amount_minor", 100)),
+        event(&deployment, ACCOUNT, &id, 3, "BalanceChanged", value(&changed, "by_minor", 50)),
+        event(&deployment, ACCOUNT, &id, 4, "BalanceChanged", value(&changed, "by_minor", -30)),
     ] {
         producer.send(&topic, &draft);
     }
@@ -112,16 +118,90 @@ fn g12_what_earlier_releases_wrote_folds_everywhere() {
     let others: Vec<_> = checked.output.lines().filter(|line| line.contains(&id) && !about_outcomes(line)).collect();
     assert_eq!(others, [""; 0], "{checked:?}");
     deployment.verify_all();
-    // Its projector had packed the history by the schemas of its time.
+    // An earlier projector packed events in the versions of its own time, whatever they were written in.
     let (key, mut redis) = (deployment.view_key(1, &format!("history:{id}")), deployment.redis());
     let mut packed: Vec<u8> = redis.run("LINDEX", &[key.as_str(), "1"]);
-    assert_eq!(packed.pop(), Some(0), "no channel");
     // Before the datum: amount (two bytes), reference (its branch, its length, "old").
     let version = packed.len() - 8;
-    assert_eq!(std::mem::replace(&mut packed[version], 0), 1, "{packed:?}");
+    assert_eq!(std::mem::replace(&mut packed[version], 1), 0, "{packed:?}");
+    packed.push(0); // no channel
     let () = redis.run("LSET", &[key.as_bytes(), b"1", &packed]);
     assert_eq!(history(), told);
     deployment.verify_all();
+}
+
+#[test]
+fn g12_g14_names_of_one_field_are_split_and_forgotten_like_any_other() {
+    const USER: &str = "user";
+    let id = new_id();
+    // What an earlier release has encrypted, another deployment encrypts: under the same key, which then lies in both.
+    let elsewhere = Deployment::new();
+    let service = elsewhere.command_service("c1");
+    let names = json!({"given_name": "Augusta  Ada King", "family_name": " Grace Hopper ", "email": "ada@example.org"});
+    let registered = post(&format!("{}/v1/users/{id}/register", service.url())).json(&names).send();
+    assert_eq!(registered.status, 201, "{registered:?}");
+    let only = |suffix: &str| {
+        let all = kafka::read(&format!("{}.user.{suffix}", elsewhere.prefix), None);
+        let mut of_id = all.into_iter().filter(|record| record.key.as_deref() == Some(id.as_bytes()));
+        of_id.next().and_then(|record| record.value).unwrap_or_else(|| panic!("{suffix} has nothing of {id}"))
+    };
+    let (key, mut sealed) = (only("keys"), BTreeMap::new());
+    Registry::shared().rewrite(&only("events"), |name, value| drop(sealed.insert(name.to_owned(), value.clone())));
+    drop(service);
+
+    // Whose partition has handled a command: a log without any answers is none that we wrote.
+    let deployment = Deployment::new();
+    let mut first = deployment.command_service("c1");
+    let neighbour = deployment.id_in(deployment.partition_of(&id));
+    let erased = post(&format!("{}/v1/users/{neighbour}/erase", first.url())).json(&json!({})).send();
+    assert_eq!(erased.status, 422, "{erased:?}");
+    first.terminate();
+    let bytes = |name: &str| json!({"name": name, "type": "bytes"});
+    let fields = json!([bytes("name"), bytes("email"), bytes("address")]);
+    let enrolled = schema(&deployment, USER, "UserEnrolled", &fields);
+    let renamed = schema(&deployment, USER, "UserRenamed", &json!([bytes("name")]));
+    let value = |(schema_id, schema): &(u32, Value), fields: &[(&'static str, &str)]| {
+        encode(*schema_id, schema, fields.iter().map(|(field, from)| (*field, sealed[*from].clone())).collect())
+    };
+    let enrolment = [("name", "given_name"), ("email", "email"), ("address", "address")];
+    let producer = Producer::new("murmur2_random");
+    producer.send(&format!("{}.user.keys", deployment.prefix), &Draft::new(&id, key));
+    for draft in [
+        event(&deployment, USER, &id, 1, "UserEnrolled", value(&enrolled, &enrolment)),
+        event(&deployment, USER, &id, 2, "UserRenamed", value(&renamed, &[("name", "family_name")])),
+    ] {
+        producer.send(&format!("{}.user.events", deployment.prefix), &draft);
+    }
+    drop(first);
+
+    let services = Services::start(deployment);
+    let view = |at: &str| services.ask(&format!("/v1/users/{id}?wait_ms=30000&{at}")).send().json();
+    let name = |view: &Value| json!([view["given_name"], view["family_name"], view["email"]]);
+    let change = |command: &str, body: &Value| {
+        let answer = post(&format!("{}/v1/users/{id}/{command}", services.command.url())).json(body).send();
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.token()
+    };
+    let token = change("change-name", &json!({"given_name": "Ada", "family_name": "Byron"}));
+    assert_eq!(name(&view(&format!("after={token}"))), json!(["Ada", "Byron", "ada@example.org"]));
+    assert_eq!(name(&view("at_version=1")), json!(["Augusta  Ada", "King", "ada@example.org"]));
+    assert_eq!(name(&view("at_version=2")), json!(["Grace", "Hopper", "ada@example.org"]));
+    let history = || {
+        let items = services.ask(&format!("/v1/users/{id}/history")).send().json()["items"].clone();
+        let told = |item: &Value| json!([item["type"], item["data"]["given_name"], item["data"]["family_name"]]);
+        Value::from_iter(items.as_array().expect("a list").iter().map(told))
+    };
+    let (enrolled, renamed) =
+        (json!(["UserRegistered", "Augusta  Ada", "King"]), json!(["NameChanged", "Grace", "Hopper"]));
+    assert_eq!(history(), json!([enrolled, renamed, ["NameChanged", "Ada", "Byron"]]));
+    services.deployment.verify_all();
+
+    let token = change("erase", &json!({}));
+    assert_eq!(name(&view(&format!("after={token}"))), json!([null, null, null]));
+    let nameless = |kind: &str| json!([kind, null, null]);
+    let erased = ["UserRegistered", "NameChanged", "NameChanged", "UserErased"].map(nameless);
+    assert_eq!(history(), json!(erased));
+    services.deployment.verify_all();
 }
 
 #[test]
@@ -133,17 +213,17 @@ fn g12_g13_events_of_a_later_release_stop_their_accounts_and_nothing_else() {
         open_at(&command, id, "Ada");
     }
     command.terminate();
-    let unknown = schema(&deployment, "AccountFrozen", &json!([{"name": "why", "type": "string"}]));
+    let unknown = schema(&deployment, ACCOUNT, "AccountFrozen", &json!([{"name": "why", "type": "string"}]));
     let unknown = encode(unknown.0, &unknown.1, vec![("why", Avro::String("a court".into()))]);
     let colour = json!({"name": "colour", "type": "string", "default": "none"});
     let newer = json!([{"name": "amount_minor", "type": "long"}, reference(), colour]);
-    let newer = schema(&deployment, "MoneyDeposited", &newer);
+    let newer = schema(&deployment, ACCOUNT, "MoneyDeposited", &newer);
     let fields =
         vec![("amount_minor", Avro::Long(7)), ("reference", optional("x")), ("colour", Avro::String("red".into()))];
     let newer = encode(newer.0, &newer.1, fields);
     let (producer, topic) = (Producer::new("murmur2_random"), deployment.topic("events"));
-    producer.send(&topic, &event(&deployment, &frozen, 2, "AccountFrozen", unknown));
-    producer.send(&topic, &event(&deployment, &coloured, 2, "MoneyDeposited", newer));
+    producer.send(&topic, &event(&deployment, ACCOUNT, &frozen, 2, "AccountFrozen", unknown));
+    producer.send(&topic, &event(&deployment, ACCOUNT, &coloured, 2, "MoneyDeposited", newer));
     command.start_again();
 
     let deposit = |id: &str| millrace_tests::services::command_at(&command, id, "deposit", &json!({"amount_minor": 1}));

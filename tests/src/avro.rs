@@ -86,7 +86,7 @@ impl Registry {
 
     /// The same value with another content.
     #[track_caller]
-    pub fn rewrite(&self, bytes: &[u8], change: impl Fn(&str, &mut AvroValue)) -> Vec<u8> {
+    pub fn rewrite(&self, bytes: &[u8], mut change: impl FnMut(&str, &mut AvroValue)) -> Vec<u8> {
         let schema = self.schema(u32::from_be_bytes(bytes[1..5].try_into().expect("four bytes")));
         let reader = GenericDatumReader::builder(&schema).build().expect("the schema is complete");
         let AvroValue::Record(mut fields) = reader.read_value(&mut &bytes[5..]).expect("the value fits its schema")

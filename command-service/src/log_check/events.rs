@@ -78,7 +78,7 @@ impl<A: Aggregate> PartitionCheck<'_, A> {
             }
         };
         if let Some(event) = &event {
-            let name = format!("{}.{}", A::Event::NAMESPACE, event.name);
+            let name = format!("{}.{}", A::Event::NAMESPACE, event.name());
             if let Err(reason) = headers::of_event(record, A::TYPE, id, &name, &meta) {
                 self.found(Kind::Headers, record, Some(id), reason);
             }
@@ -89,7 +89,7 @@ impl<A: Aggregate> PartitionCheck<'_, A> {
         }
         self.fold(record, number, event.as_ref().map(|event| &event.value));
         if let Some(event) = event {
-            self.join(record.offset(), number, &meta, event.name);
+            self.join(record.offset(), number, &meta, event.name());
         }
         Ok(())
     }

@@ -6,14 +6,13 @@ use std::{
 };
 
 use millrace_shared::{
-    codec::Codec,
     domain::{Aggregate, Projection},
     envelope::{EventMeta, rfc3339_micros},
     records::Records,
-    views::{BY_ID, Keys, Parked, history},
+    views::{BY_ID, Keys, Parked},
 };
 
-use super::{Incoming, Limits, Loaded, Memory, View, people::People};
+use super::{Happened, Incoming, Limits, Loaded, Memory, View, people::People};
 use crate::{
     command::Command,
     target::{At, Batch, Error},
@@ -68,7 +67,7 @@ pub(super) struct Touched<V> {
 
 /// What became of one event.
 enum Step<V> {
-    Applied { view: V, packed: Vec<u8>, counted: Vec<(String, i128)> },
+    Applied { view: V, counted: Vec<(String, i128)> },
     Repeated,
     Parked(String),
 }
@@ -81,7 +80,6 @@ enum Step<V> {
 #[allow(clippy::too_many_arguments, reason = "what a batch is made of")]
 pub fn fold<A: Aggregate>(
     keys: &Keys,
-    codec: &Codec<A::Event>,
     limits: Limits,
     memory: &mut Memory,
     people: &mut People<'_, A>,
@@ -96,7 +94,7 @@ pub fn fold<A: Aggregate>(
     let mut forgotten: BTreeSet<String> = BTreeSet::new();
     let mut changes: Vec<Command> = Vec::new();
     for At { offset, item: Incoming { id, content } } in items {
-        let erases = content.as_ref().is_ok_and(|(_, event)| A::erases(event));
+        let erases = content.as_ref().is_ok_and(|happened| A::erases(&happened.event));
         let step = if memory.parked.contains_key(&id) {
             Step::Parked(String::new())
         } else {
@@ -106,16 +104,16 @@ pub fn fold<A: Aggregate>(
                     Step::Parked(reason)
                 }
                 (Ok(_), Some(Err(reason))) => Step::Parked(reason),
-                (Ok((meta, mut event)), before) => {
+                (Ok(Happened { meta, mut event, packed }), before) => {
                     let entry = touched.entry(id.clone()).or_insert_with(|| {
                         let before = before.and_then(Result::ok).flatten();
                         Touched { now: before.clone(), before, history: Vec::new() }
                     });
-                    let step = step::<A>(codec, people, entry.now.as_ref(), &id, &meta, &mut event)?;
-                    if let Step::Applied { view, packed, .. } = &step {
+                    let step = step::<A>(people, entry.now.as_ref(), &id, &meta, &mut event)?;
+                    if let Step::Applied { view, .. } = &step {
                         people.applied(&id, &event);
                         entry.now = Some(view.clone());
-                        entry.history.push([packed.clone()]);
+                        entry.history.push([packed]);
                         if limits.changes_window > 0 {
                             changes.push(change(keys, limits, change_id(offset), &id, &meta, &event));
                         }
@@ -183,7 +181,6 @@ fn too_long(before: u64, now: u64, limit: u64) -> Option<u64> {
 
 /// One event on one view.
 fn step<A: Aggregate>(
-    codec: &Codec<A::Event>,
     people: &mut People<'_, A>,
     view: Option<&View<A>>,
     id: &str,
@@ -198,8 +195,6 @@ fn step<A: Aggregate>(
         let reason = format!("sequence {} follows on {version}: events are missing", meta.sequence);
         return Ok(Step::Parked(reason));
     }
-    // As it lies in the log: what is personal stays sealed.
-    let packed = history::pack(codec, meta, event);
     if let Err(reason) = people.open(id, event)? {
         return Ok(Step::Parked(reason));
     }
@@ -211,14 +206,13 @@ fn step<A: Aggregate>(
         A::Projection::count(event, &view, &mut |name, by| counted.push((name, by)));
         Ok((view, counted))
     }));
-    Ok(match (folded, packed) {
-        (Ok(Ok((view, _))), _) if A::Projection::version(&view) != meta.sequence => {
+    Ok(match folded {
+        Ok(Ok((view, _))) if A::Projection::version(&view) != meta.sequence => {
             Step::Parked("the view does not take the event's sequence as its version".into())
         }
-        (Ok(Ok((view, counted))), Ok(packed)) => Step::Applied { view, packed, counted },
-        (Ok(Ok(_)), Err(error)) => Step::Parked(format!("it can't be packed: {error}")),
-        (Ok(Err(reason)), _) => Step::Parked(reason),
-        (Err(_), _) => Step::Parked("folding it panicked".into()),
+        Ok(Ok((view, counted))) => Step::Applied { view, counted },
+        Ok(Err(reason)) => Step::Parked(reason),
+        Err(_) => Step::Parked("folding it panicked".into()),
     })
 }
 

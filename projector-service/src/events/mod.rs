@@ -22,7 +22,7 @@ use millrace_shared::{
     },
     panics::Quiet,
     records::Records,
-    views::{Keys, Parked, people::Opener},
+    views::{Keys, Parked, history, people::Opener},
 };
 
 use crate::{
@@ -43,7 +43,21 @@ pub struct Incoming<E> {
     /// The aggregate's id; empty when the key is none.
     pub id: String,
     /// The event, or why it is none.
-    pub content: Result<(EventMeta, E), String>,
+    pub content: Content<E>,
+}
+
+/// What a record says, or why it is no event.
+pub type Content<E> = Result<Happened<E>, String>;
+
+/// An event.
+#[derive(Debug)]
+pub struct Happened<E> {
+    /// When it happened, and where it stands.
+    pub meta: EventMeta,
+    /// What happened.
+    pub event: E,
+    /// As its history keeps it.
+    pub packed: Vec<u8>,
 }
 
 /// What is kept in memory for a partition.
@@ -139,17 +153,13 @@ impl<A: Aggregate> Events<A> {
 }
 
 impl<A: Aggregate> Events<A> {
-    /// Reads and packs events.
+    /// Reads events.
     pub fn codec(&self) -> &Codec<A::Event> {
         &self.reader.codec
     }
 
     /// What a record says, whose key is an id; or why it is no event.
-    pub fn content(
-        &self,
-        id: &AggregateId,
-        record: &Record<'_>,
-    ) -> Result<Result<(EventMeta, A::Event), String>, Unreadable> {
+    pub fn content(&self, id: &AggregateId, record: &Record<'_>) -> Result<Content<A::Event>, Unreadable> {
         self.reader.content(id, record)
     }
 
@@ -174,7 +184,7 @@ impl<E: Records> Reader<E> {
     }
 
     /// What a record says, whose key is an id; or why it is no event.
-    pub fn content(&self, id: &AggregateId, record: &Record<'_>) -> Result<Result<(EventMeta, E), String>, Unreadable> {
+    pub fn content(&self, id: &AggregateId, record: &Record<'_>) -> Result<Content<E>, Unreadable> {
         let home = partition_of(id.as_str().as_bytes(), self.partitions);
         if home != record.partition() {
             return Ok(Err(format!("it lies in partition {}, but its key belongs into {home}", record.partition())));
@@ -185,9 +195,12 @@ impl<E: Records> Reader<E> {
         };
         let Some(value) = record.value() else { return Ok(Err("the record has no value".into())) };
         // A decoder that panics on somebody's bytes must not take the service with it.
-        let decoded = catch_unwind(AssertUnwindSafe(|| self.codec.decode(value, Foreign::Resolve, &self.runtime)));
-        match decoded {
-            Ok(Ok(event)) => Ok(Ok((meta, event))),
+        let decode = || self.codec.decode_recorded(value, Foreign::Resolve, &self.runtime);
+        match catch_unwind(AssertUnwindSafe(decode)) {
+            Ok(Ok(recorded)) => {
+                let packed = history::pack(&meta, &recorded);
+                Ok(Ok(Happened { meta, event: recorded.value, packed }))
+            }
             Ok(Err(DecodeError::Unavailable(reason))) => Err(Unreadable(reason)),
             Ok(Err(error)) => Ok(Err(error.to_string())),
             Err(_) => Ok(Err("decoding it panicked".into())),
@@ -228,7 +241,7 @@ impl<A: Aggregate> Parking for Events<A> {
         let loaded =
             wanted.into_iter().zip(values).map(|(id, value)| (id.to_owned(), parse::<View<A>>(value))).collect();
         let Folded { mut batch, grown, forgotten } =
-            fold::fold::<A>(keys, &self.reader.codec, self.limits, memory, &mut people, loaded, items, change_id)?;
+            fold::fold::<A>(keys, self.limits, memory, &mut people, loaded, items, change_id)?;
         batch.commands.extend(trim::trim::<A>(keys, &self.reader.codec, grown, &mut people, store)?);
         batch.commands.extend(forget::forget::<A>(keys, &self.reader.codec, forgotten, store)?);
         Ok(batch)

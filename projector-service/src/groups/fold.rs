@@ -14,7 +14,7 @@ use millrace_shared::{
 use super::{Event, Loaded, Member, Memory};
 use crate::{
     command::Command,
-    events::{Incoming, fold::park},
+    events::{Happened, Incoming, fold::park},
     target::{At, Batch, Error},
 };
 
@@ -56,7 +56,7 @@ pub fn place<G: Grouping>(
         let event = match (content, before) {
             _ if waiting.contains(&id) => Err(String::new()),
             (Err(reason), _) | (Ok(_), Err(reason)) => Err(reason),
-            (Ok((meta, event)), Ok(before)) => {
+            (Ok(Happened { meta, event, .. }), Ok(before)) => {
                 let last = before.map_or(0, |member| member.sequence);
                 if meta.sequence <= last {
                     placed.repeated += 1;

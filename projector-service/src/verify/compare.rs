@@ -101,13 +101,12 @@ impl<'a> Differences<'a> {
 }
 
 /// Whether a history is as expected, as far as it can be told without its entries.
-pub fn same_history<E: Records>(codec: &Codec<E>, expected: &History, found: Answer) -> bool {
+pub fn same_history(expected: &History, found: Answer) -> bool {
     let Answer::Array(found) = found else { return expected.len() == 0 };
     let same = |(at, entry): (usize, &Answer)| {
         let Answer::BulkString(entry) = entry else { return false };
-        let entry = history::renewed(codec, entry);
         match expected {
-            History::Digests(digests) => digests[at] == digest(&entry),
+            History::Digests(digests) => digests[at] == digest(entry),
             History::Whole(entries) => entries[at] == *entry,
         }
     };
@@ -207,7 +206,8 @@ fn histories<E: Records + Serialize>(
     (first, expected): (u64, &[Vec<u8>]),
     found: &[Vec<u8>],
 ) {
-    if expected == found {
+    let mut pairs = expected.iter().zip(found);
+    if expected.len() == found.len() && pairs.all(|(expected, found)| history::same(codec, expected, found)) {
         return;
     }
     if expected.is_empty() || found.is_empty() {
@@ -224,7 +224,7 @@ fn histories<E: Records + Serialize>(
     for (sequence, entry) in (first..).zip(expected) {
         let found = by_sequence.remove(&sequence).unwrap_or_default();
         let field = sequence.to_string();
-        let same = found.iter().position(|found| found == entry);
+        let same = found.iter().position(|found| history::same(codec, entry, found));
         let rest = found.iter().enumerate().filter(|(at, _)| Some(*at) != same).map(|(_, found)| show(codec, found));
         let mut rest = rest.peekable();
         if same.is_none() {

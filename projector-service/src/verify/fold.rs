@@ -8,20 +8,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use jiff::Timestamp;
 use millrace_shared::{
     domain::{Aggregate, Projection},
-    envelope::EventMeta,
     fast_hash::FastMap,
     panics::Quiet,
-    views::{
-        Parked,
-        history::{self, Base},
-    },
+    views::{Parked, history::Base},
 };
 
 use serde::Serialize;
 
 use super::digest;
 use crate::{
-    events::{Events, View, people::People},
+    events::{Content, Happened, View, people::People},
     target,
 };
 
@@ -125,14 +121,11 @@ impl<V> Folded<V> {
     }
 }
 
-/// What a record says.
-pub type Content<E> = Result<(EventMeta, E), String>;
-
 /// Folds one record. `people` opens what is personal, `begin` says what is known of an aggregate before its first event, `content` is only asked for when it
 /// matters.
 pub fn fold<A: Aggregate, E>(
     folded: &mut Folded<View<A>>,
-    (events, people): (&Events<A>, &mut People<'_, A>),
+    people: &mut People<'_, A>,
     begin: impl FnOnce(&str) -> Expected<View<A>>,
     id: &str,
     offset: i64,
@@ -155,7 +148,7 @@ where
         Err(())
     } else {
         let keep = matches!(expected.history, History::Whole(_));
-        step::<A>((events, people), &mut expected.view, keep, id, content()?)?
+        step::<A>(people, &mut expected.view, keep, id, content()?)?
     };
     match step {
         Ok(None) => {}
@@ -202,13 +195,13 @@ struct Step<V> {
 /// the view is lost when the event can't follow on it: Redis then says that the aggregate waits, and it is not tried, or it is
 /// a suspect, and folded anew. (Else each event would cost a copy of its view.)
 fn step<A: Aggregate>(
-    (events, people): (&Events<A>, &mut People<'_, A>),
+    people: &mut People<'_, A>,
     view: &mut Option<View<A>>,
     keep: bool,
     id: &str,
     content: Content<A::Event>,
 ) -> Result<Stepped<View<A>>, target::Error> {
-    let Ok((meta, mut event)) = content else { return Ok(Err(())) };
+    let Ok(Happened { meta, mut event, packed }) = content else { return Ok(Err(())) };
     let version = view.as_ref().map_or(0, A::Projection::version);
     if meta.sequence <= version {
         return Ok(Ok(None));
@@ -216,7 +209,6 @@ fn step<A: Aggregate>(
     if meta.sequence > version + 1 {
         return Ok(Err(()));
     }
-    let packed = history::pack(events.codec(), &meta, &event);
     if people.open(id, &mut event)?.is_err() {
         return Ok(Err(()));
     }
@@ -228,7 +220,7 @@ fn step<A: Aggregate>(
         A::Projection::count(&event, &view, &mut |name, by| counted.push((name, by)));
         Ok::<_, String>((view, counted))
     }));
-    let (Ok(Ok((view, counted))), Ok(packed)) = (folded, packed) else { return Ok(Err(())) };
+    let Ok(Ok((view, counted))) = folded else { return Ok(Err(())) };
     if A::Projection::version(&view) != meta.sequence {
         return Ok(Err(()));
     }

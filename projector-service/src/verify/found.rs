@@ -7,14 +7,8 @@ use std::{
 };
 
 use millrace_shared::{
-    codec::Codec,
     domain::{Aggregate, Projection, Sort},
-    records::Records,
-    views::{
-        BY_ID, Keys, Parked,
-        history::{Base, renewed},
-        meta,
-    },
+    views::{BY_ID, Keys, Parked, history::Base, meta},
 };
 use redis::{Pipeline, RedisResult, Value, from_redis_value};
 
@@ -187,8 +181,7 @@ fn base_at<P: Projection>(json: Option<&[u8]>) -> u64 {
 }
 
 /// What Redis has of some aggregates of a partition at one instant.
-pub fn aggregates<V, E: Records>(
-    codec: &Codec<E>,
+pub fn aggregates<V>(
     store: &mut Store,
     keys: &Keys,
     ranks: &Ranks<V>,
@@ -215,7 +208,7 @@ pub fn aggregates<V, E: Records>(
         all.push(Found {
             offset,
             view: answers.next()?,
-            history: answers.bytes_list()?.iter().map(|entry| renewed(codec, entry).into_owned()).collect(),
+            history: answers.bytes_list()?,
             base: answers.next()?,
             parked: answers.next::<Option<String>>()?.map(|json| parse_parked(keys, &json)).transpose()?,
             key: answers.next()?,
@@ -236,7 +229,6 @@ impl Found {
 /// Looks at aggregates without stopping the world: returns whether each is in Redis as expected. One that is not may
 /// have moved on.
 pub fn are_as_expected<A: Aggregate>(
-    codec: &Codec<A::Event>,
     store: &mut Store,
     keys: &Keys,
     ranks: &Ranks<View<A>>,
@@ -262,7 +254,7 @@ pub fn are_as_expected<A: Aggregate>(
     let scores: Vec<Vec<Option<f64>>> = ranks.keys.iter().map(|_| answers.next()).collect::<Result<_, _>>()?;
     let mut all = Vec::with_capacity(expected.len());
     for (at, (_, expected)) in expected.iter().enumerate() {
-        let mut same = super::compare::same_history(codec, &expected.history, answers.take()?);
+        let mut same = super::compare::same_history(&expected.history, answers.take()?);
         same &= expected.same_base(bases[at].as_deref());
         match &expected.view {
             Some(view) => {

@@ -21,7 +21,7 @@ use super::{
     found::{self, Found, Ranks},
 };
 use crate::{
-    events::{View, people::People},
+    events::{Content, View, people::People},
     store::Store,
     target::{Target, Unreadable},
 };
@@ -129,7 +129,7 @@ impl<'a, A: Aggregate> Judge<'a, A> {
     ) -> Result<Vec<Seen<View<A>>>, Error> {
         let wanted: Vec<_> = group.iter().map(|suspect| (&*suspect.id, &suspect.filters)).collect();
         let mut all: HashMap<Box<str>, Found> = HashMap::new();
-        let found = found::aggregates(self.context.events.codec(), &mut self.store, keys, ranks, &wanted)?;
+        let found = found::aggregates(&mut self.store, keys, ranks, &wanted)?;
         let offset = found.first().map_or(from, |found| found.offset);
         if offset < from {
             return Err(Error::OtherLog(format!(
@@ -203,7 +203,7 @@ impl<'a, A: Aggregate> Judge<'a, A> {
             if !wanted(name.as_bytes()) {
                 return Ok(ControlFlow::Continue(()));
             }
-            fold::fold(folded, (events, &mut *people), &begin, name, record.offset(), || match &id {
+            fold::fold(folded, &mut *people, &begin, name, record.offset(), || match &id {
                 Ok(id) => content(events, id, record),
                 Err(reason) => Ok(Err(reason.clone())),
             })?;
@@ -218,7 +218,7 @@ fn content<A: Aggregate>(
     events: &crate::events::Events<A>,
     id: &AggregateId,
     record: &Record<'_>,
-) -> Result<fold::Content<A::Event>, Error> {
+) -> Result<Content<A::Event>, Error> {
     let since = Instant::now();
     loop {
         match events.content(id, record) {

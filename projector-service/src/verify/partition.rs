@@ -230,7 +230,7 @@ impl<A: Aggregate> Judge<'_, A> {
                 group.push((id, expected));
             }
             let asked: Vec<_> = group.iter().map(|(id, expected)| (&**id, expected)).collect();
-            let same = are_as_expected::<A>(self.context.events.codec(), &mut self.store, keys, ranks, &asked)?;
+            let same = are_as_expected::<A>(&mut self.store, keys, ranks, &asked)?;
             let differing = group.into_iter().zip(same).filter(|(_, same)| !same);
             suspects.extend(differing.map(|((id, expected), _)| {
                 let filters = compare::wanted_filters::<A>(keys, &expected);

@@ -73,7 +73,7 @@ impl<A: Aggregate> Judge<'_, A> {
             group.iter().map(|suspect| (&*suspect.id, &suspect.filters)).collect();
         let asked: Vec<_> = wanted.iter().map(|(id, filters)| (*id, *filters)).collect();
         // Nearly all of the work, before anybody has to wait.
-        let before = found::aggregates(self.context.events.codec(), &mut self.store, &keys, &ranks, &asked)?;
+        let before = found::aggregates(&mut self.store, &keys, &ranks, &asked)?;
         let from = before.first().map_or(0, |found| found.offset);
         let fresh = |found: &Found, trimmed: bool| {
             let mut expected = Expected::behind(if trimmed { found.base_at::<A::Projection>() } else { 0 });
@@ -86,7 +86,7 @@ impl<A: Aggregate> Judge<'_, A> {
 
         let mut lender = self.lender();
         let mut loan = Loan::take(&mut lender, keys.clone(), self.context.events.fold_version())?;
-        let found = found::aggregates(self.context.events.codec(), loan.store, &keys, &ranks, &asked)?;
+        let found = found::aggregates(loan.store, &keys, &ranks, &asked)?;
         let now: BTreeMap<&str, &Found> = asked.iter().map(|(id, _)| *id).zip(&found).collect();
         let replayed = |id: &str, expected: &Expected<_>| expected.parked.is_some() && now[id].parked.is_none();
         let trimmed = before.iter().zip(&found).any(|(before, found)| before.base != found.base);

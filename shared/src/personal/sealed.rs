@@ -1,6 +1,6 @@
 //! A personal field, and what can be done with it without knowing its type.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned, ser::Error as _};
 
@@ -10,14 +10,35 @@ use super::Lock;
 ///
 /// In Avro it is `bytes`: the JSON of the value, sealed; empty when it is erased. In JSON it is the value, or null when it is
 /// not known. `Debug` never shows it.
-#[derive(Clone, PartialEq)]
+#[derive(Clone)]
 pub enum Personal<T> {
     /// As domains see it.
     Open(T),
     /// As it is written.
     Sealed(Vec<u8>),
+    /// As an earlier record has it, and what that becomes once it is open: it is read, and never written again.
+    Earlier(Vec<u8>, Convert<T>),
     /// Its key was destroyed.
     Erased,
+}
+
+/// Makes a value of the JSON of another one; `None` when that is none.
+type Convert<T> = Arc<dyn Fn(&[u8]) -> Option<T> + Send + Sync>;
+
+impl<T: DeserializeOwned + 'static> Personal<T> {
+    /// For upcasts, which come before anything is opened: what becomes of the value when it is.
+    pub fn map<U: 'static>(self, into: fn(T) -> U) -> Personal<U> {
+        match self {
+            Self::Open(value) => Personal::Open(into(value)),
+            Self::Sealed(bytes) => Personal::Earlier(bytes, Arc::new(move |json| parse(json).map(into))),
+            Self::Earlier(bytes, convert) => Personal::Earlier(bytes, Arc::new(move |json| convert(json).map(into))),
+            Self::Erased => Personal::Erased,
+        }
+    }
+}
+
+fn parse<T: DeserializeOwned>(json: &[u8]) -> Option<T> {
+    serde_json::from_slice(json).ok()
 }
 
 impl<T> Personal<T> {
@@ -25,7 +46,7 @@ impl<T> Personal<T> {
     pub fn get(&self) -> Option<&T> {
         match self {
             Self::Open(value) => Some(value),
-            Self::Sealed(_) | Self::Erased => None,
+            Self::Sealed(_) | Self::Earlier(..) | Self::Erased => None,
         }
     }
 }
@@ -77,14 +98,29 @@ impl<T: Serialize + DeserializeOwned> Secret for Personal<T> {
     }
 
     fn open(&mut self, key: Option<&Lock>, place: &str) -> Result<(), Error> {
-        if let Self::Sealed(bytes) = self {
-            let opened = key.map(|key| key.open(bytes, place)).transpose()?.flatten();
-            *self = match opened {
-                Some(json) => Self::Open(serde_json::from_slice(&json).map_err(|_| Error::NotOurs)?),
-                None => Self::Erased,
-            };
-        }
+        let (bytes, convert) = match &*self {
+            Self::Sealed(bytes) => (bytes, None),
+            Self::Earlier(bytes, convert) => (bytes, Some(convert)),
+            Self::Open(_) | Self::Erased => return Ok(()),
+        };
+        *self = match key.map(|key| key.open(bytes, place)).transpose()?.flatten() {
+            Some(json) => Self::Open(convert.map_or_else(|| parse(&json), |by| by(&json)).ok_or(Error::NotOurs)?),
+            None => Self::Erased,
+        };
         Ok(())
+    }
+}
+
+impl<T: PartialEq> PartialEq for Personal<T> {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Open(ours), Self::Open(theirs)) => ours == theirs,
+            (Self::Sealed(ours), Self::Sealed(theirs)) | (Self::Earlier(ours, _), Self::Earlier(theirs, _)) => {
+                ours == theirs
+            }
+            (Self::Erased, Self::Erased) => true,
+            _ => false,
+        }
     }
 }
 
@@ -92,7 +128,7 @@ impl<T> fmt::Debug for Personal<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Open(_) => "Open(…)",
-            Self::Sealed(_) => "Sealed(…)",
+            Self::Sealed(_) | Self::Earlier(..) => "Sealed(…)",
             Self::Erased => "Erased",
         })
     }
@@ -106,6 +142,7 @@ impl<T: Serialize> Serialize for Personal<T> {
         match self {
             Self::Open(_) => Err(S::Error::custom("a personal field is to be sealed before it is written")),
             Self::Sealed(bytes) => apache_avro::serde::bytes::serialize(bytes, serializer),
+            Self::Earlier(..) => Err(S::Error::custom("a personal field of an earlier record is not to be written")),
             Self::Erased => apache_avro::serde::bytes::serialize(&[], serializer),
         }
     }

@@ -1,15 +1,18 @@
 //! One event of an aggregate's history, packed: about 60 bytes for a deposit with a UUID as command id.
 //!
 //! `format (1) | sequence (LEB128) | time in µs (8, big-endian) | length of command id (1) | command id | record (1) |
-//! version of its schema (1) | Avro datum`. It is read without the registry: record and version are indexes into the
+//! version of its schema (1) | Avro datum`: as it lies in the log, so that nothing is encoded again, what is personal stays
+//! sealed, and a record of an earlier release stays what its upcast can read. It is read without the registry: record and version are indexes into the
 //! domain's [`records!`](crate::records!) list, which is therefore only ever appended to (retired types keep their places).
-
-use std::borrow::Cow;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{codec::Codec, envelope::EventMeta, records::Records};
+use crate::{
+    codec::{Codec, Recorded},
+    envelope::EventMeta,
+    records::Records,
+};
 
 const FORMAT: u8 = 1;
 
@@ -25,11 +28,8 @@ pub struct Base<V> {
 }
 
 /// Packs an event.
-///
-/// # Errors
-/// When the event does not fit its own schema.
-pub fn pack<R: Records>(codec: &Codec<R>, meta: &EventMeta, event: &R) -> Result<Vec<u8>, apache_avro::Error> {
-    let mut packed = Vec::with_capacity(96);
+pub fn pack<R>(meta: &EventMeta, recorded: &Recorded<'_, R>) -> Vec<u8> {
+    let mut packed = Vec::with_capacity(meta.command_id.len() + recorded.datum.len() + 32);
     packed.push(FORMAT);
     let mut sequence = meta.sequence;
     while sequence >= 0x80 {
@@ -41,10 +41,10 @@ pub fn pack<R: Records>(codec: &Codec<R>, meta: &EventMeta, event: &R) -> Result
     let command_id = &meta.command_id.as_bytes()[..meta.command_id.len().min(255)];
     packed.push(command_id.len() as u8);
     packed.extend_from_slice(command_id);
-    packed.push(event.index() as u8);
-    packed.push((R::TYPES[event.index()].versions.len() - 1) as u8);
-    codec.encode_datum(event, &mut packed)?;
-    Ok(packed)
+    packed.push(recorded.index as u8);
+    packed.push(recorded.version as u8);
+    packed.extend_from_slice(&recorded.datum);
+    packed
 }
 
 /// Unpacks an event; `None` when it was packed by a later release, or is damaged.
@@ -55,16 +55,10 @@ pub fn unpack<R: Records>(codec: &Codec<R>, packed: &[u8]) -> Option<(EventMeta,
     Some((EventMeta { sequence, time, command_id }, event))
 }
 
-/// The event as this release packs it: an earlier one has used what was the last version of its record then.
-pub fn renewed<'a, R: Records>(codec: &Codec<R>, packed: &'a [u8]) -> Cow<'a, [u8]> {
-    let of_today = |parts: Parts<'_>| {
-        R::TYPES.get(parts.index).is_some_and(|record| !record.is_retired && record.versions.len() == parts.version + 1)
-    };
-    if Parts::of(packed).is_some_and(of_today) {
-        return packed.into();
-    }
-    let renewed = unpack(codec, packed).and_then(|(meta, event)| pack(codec, &meta, &event).ok());
-    renewed.map_or(packed.into(), Cow::from)
+/// Whether two packed events are the same one: releases before 0.2 packed it in the last version of its record.
+pub fn same<R: Records>(codec: &Codec<R>, one: &[u8], other: &[u8]) -> bool {
+    let unpacked = |packed| unpack(codec, packed);
+    one == other || unpacked(one).is_some_and(|one| unpacked(other) == Some(one))
 }
 
 /// What lies in a packed event.

@@ -159,7 +159,7 @@ impl<T: Parking> Work for Desk<T> {
         reader.read_to(checkpoint, &BTreeSet::from([id.to_owned()]), |record| {
             let At { offset, item } = item(&self.events, record)?;
             let place = format!("{}/{partition}/{offset}", self.events.topic());
-            let content = item.content.map(|(meta, event)| (meta.sequence, event.name()));
+            let content = item.content.map(|happened| (happened.meta.sequence, happened.event.name()));
             let event = Event { place, timestamp_ms: record.timestamp_ms(), content };
             progress.suspend(|| each(event))?;
             Ok(ControlFlow::Continue(()))

@@ -4,10 +4,12 @@ use std::collections::HashMap;
 
 use jiff::Timestamp;
 use millrace_shared::{
+    codec::Codec,
     domain::bank_account::{
         AccountClosed, AccountOpened, AccountView, BankAccount, Event, MoneyDeposited, MoneyWithdrawn,
     },
     registry::Registry,
+    views::history,
 };
 
 use super::*;
@@ -42,7 +44,6 @@ impl Partition {
         let items = items.into_iter().map(|item| At { offset: self.next_offset(), item }).collect();
         let Folded { batch, grown, .. } = fold::<BankAccount>(
             &self.keys,
-            &self.codec,
             LIMITS,
             &mut self.memory,
             &mut People::nobody(),
@@ -83,7 +84,9 @@ fn words_of(batch: &Batch, name: &str) -> Vec<Vec<String>> {
 
 fn event(id: &str, sequence: u64, event: Event) -> Incoming<Event> {
     let time = Timestamp::from_second(1_700_000_000 + sequence as i64).unwrap();
-    Incoming { id: id.into(), content: Ok((EventMeta { sequence, time, command_id: format!("c{sequence}") }, event)) }
+    let meta = EventMeta { sequence, time, command_id: format!("c{sequence}") };
+    let packed = history::pack(&meta, &Codec::datums().unwrap().record(event.clone()).unwrap());
+    Incoming { id: id.into(), content: Ok(Happened { meta, event, packed }) }
 }
 
 fn opened(id: &str) -> Incoming<Event> {
@@ -211,7 +214,6 @@ fn g07_a_view_that_cannot_be_read_is_not_overwritten() {
     let items = vec![At { offset: 1, item: deposited("a", 2, 5) }];
     let Folded { batch, .. } = fold::<BankAccount>(
         &partition.keys,
-        &partition.codec,
         LIMITS,
         &mut partition.memory,
         &mut People::nobody(),

@@ -31,7 +31,7 @@ impl Partition {
     fn fold(&mut self, events: &[(&str, u64, Result<AccountEvent, &str>)]) -> Batch {
         let items = events.iter().zip(100..).map(|((id, sequence, event), offset)| {
             let meta = EventMeta { sequence: *sequence, time: Timestamp::UNIX_EPOCH, command_id: "c".into() };
-            let content = event.clone().map(|event| (meta, event)).map_err(str::to_owned);
+            let content = event.clone().map(|event| Happened { meta, event, packed: vec![] }).map_err(str::to_owned);
             At { offset, item: Incoming { id: (*id).to_owned(), content } }
         });
         let placed = place::<Owners>(&self.memory, read(&self.members), items.collect());

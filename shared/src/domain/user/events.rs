@@ -29,6 +29,8 @@ records! {
         UserReactivated { UserReactivated = "schemas/events/UserReactivated.v1.avsc" },
         /// Forgotten: nothing comes after it.
         UserErased { UserErased = "schemas/events/UserErased.v1.avsc" },
+        retired UserEnrolled { v1::UserEnrolled = "schemas/events/UserEnrolled.v1.avsc" },
+        retired UserRenamed { v1::UserRenamed = "schemas/events/UserRenamed.v1.avsc" },
     }
 }
 

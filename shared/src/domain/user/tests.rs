@@ -1,5 +1,6 @@
 //! The rules as sentences.
 
+use apache_avro::writer::datum::GenericDatumWriter;
 use serde_json::json;
 
 use super::{
@@ -10,7 +11,7 @@ use crate::{
     codec::Codec,
     domain::{CommandError, Fields, Projection, email_reservation, kit::given},
     envelope::EventMeta,
-    personal::{self, DataKey, HashSecret, Personal},
+    personal::{self, DataKey, HashSecret, Personal, Secret},
     records::Records,
 };
 
@@ -294,6 +295,56 @@ fn every_event_is_written_sealed_and_folds_when_its_key_is_gone() {
             view = Some(folded);
         }
     }
+}
+
+#[test]
+fn g12_names_of_one_field_are_split_when_they_are_opened() {
+    let codec = Codec::<Event>::datums().unwrap();
+    let key = DataKey::generate();
+    let read = |record: &str, datum: &dyn Fn(&GenericDatumWriter<'_>, &mut Vec<u8>) -> usize| {
+        let index = Event::TYPES.iter().position(|known| known.name == record).unwrap();
+        let schema = apache_avro::Schema::parse_str(Event::TYPES[index].versions[0]).unwrap();
+        let mut bytes = Vec::new();
+        datum(&GenericDatumWriter::builder(&schema).human_readable(false).build().unwrap(), &mut bytes);
+        codec.decode_datum(index, 0, &bytes).unwrap()
+    };
+    let sealed = |text: &str| {
+        let mut field = open(text);
+        field.seal(Some(&(&key).into()), "user/u").unwrap();
+        field
+    };
+    for (whole, given, family) in [
+        ("Ada King", "Ada", "King"),
+        (" Ada Augusta\tKing ", "Ada Augusta", "King"),
+        ("King", "", "King"),
+        ("", "", ""),
+    ] {
+        let renamed = upcasts::v1::UserRenamed { name: sealed(whole) };
+        let read = || read("UserRenamed", &|writer, out| writer.write_ser(out, &renamed).unwrap());
+        let (mut opened, mut gone) = (read(), read());
+        assert_eq!(opened, gone);
+        assert!(codec.encode_datum(&opened, &mut vec![]).is_err(), "it would be read as another name");
+        personal::open_event::<UserAccount>(&mut opened, Some(&key), "u").unwrap();
+        let (given_name, family_name) = (open(given), open(family));
+        assert_eq!(opened, Event::NameChanged(NameChanged { given_name, family_name }));
+        personal::open_event::<UserAccount>(&mut gone, None, "u").unwrap();
+        let (given_name, family_name) = (Personal::Erased, Personal::Erased);
+        assert_eq!(gone, Event::NameChanged(NameChanged { given_name, family_name }));
+    }
+    let (email, address) = (sealed("ada@example.org"), Personal::Erased);
+    let enrolled = upcasts::v1::UserEnrolled { name: sealed("Ada King"), email, address };
+    let mut opened = read("UserEnrolled", &|writer, out| writer.write_ser(out, &enrolled).unwrap());
+    personal::open_event::<UserAccount>(&mut opened, Some(&key), "u").unwrap();
+    assert_eq!(
+        opened,
+        Event::UserRegistered(UserRegistered {
+            given_name: open("Ada"),
+            family_name: open("King"),
+            email: open("ada@example.org"),
+            address: Personal::Erased,
+            reservation: Personal::Erased,
+        })
+    );
 }
 
 fn meta(sequence: u64) -> EventMeta {
