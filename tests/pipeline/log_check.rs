@@ -12,9 +12,9 @@ use millrace_tests::{
     avro::Registry,
     commands, eventually,
     kafka::{self, Draft, Producer, Record},
-    services::{Service, new_id, new_key},
+    services::{Service, command_at, new_id, new_key, open_at},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// What every account goes through: command ids and commands, in this order. The last four have no events.
 fn story() -> Vec<(&'static str, Vec<u8>)> {
@@ -561,6 +561,35 @@ fn g01_to_g04_every_planted_fault_is_found_and_nothing_else() {
     for kind in ["events-deleted", "offset-beyond-end"] {
         assert!(kinds.contains(kind), "{kind}: {checked}");
     }
+}
+
+#[test]
+fn g01_a_command_that_was_told_to_wait_must_wait_be_put_back_or_be_decided() {
+    let deployment = Deployment::new();
+    let mut service = deployment.command_service("c1");
+    let id = deployment.id_in(1);
+    open_at(&service, &id, "Ada");
+    for command_id in ["waits", "back", "lost", "decided"] {
+        let later = command_at(&service, &id, "deposit", &json!({"amount_minor": 1})).key(command_id);
+        let told = later.header("Millrace-Not-Before", "2199-01-01T00:00:00Z").send();
+        assert_eq!(told.status, 202, "{told:?}");
+    }
+    let now = command_at(&service, &id, "deposit", &json!({"amount_minor": 1})).key("decided").send();
+    assert_eq!(now.status, 200, "{now:?}");
+    service.terminate();
+    deployment.check_log();
+
+    let producer = Producer::new("murmur2_random");
+    let put_back = Draft::new(&id, commands::deposit(1)).header("ce_id", "back").header("millrace_released", "1");
+    producer.send(&deployment.topic("commands"), &put_back.to(1));
+    for gone in ["back", "lost"] {
+        let tombstone = Draft { value: None, ..Draft::new(&format!("{id}/{gone}"), vec![]) };
+        producer.send(&deployment.topic("scheduled"), &tombstone.to(1));
+    }
+    is_found(&deployment, &[(id, ["command-lost".to_owned()].into())].into());
+    let lost = &deployment.log_check_json()["types"]["bank-account"]["findings"];
+    assert_eq!(lost.as_array().map(Vec::len), Some(1), "{lost}");
+    assert!(lost[0]["detail"].as_str().is_some_and(|detail| detail.contains("told to wait")), "{lost}");
 }
 
 /// Checks that the log check finds exactly this.

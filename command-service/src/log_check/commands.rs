@@ -214,6 +214,7 @@ impl<A: Aggregate> PartitionCheck<'_, A> {
                 self.found(Kind::HandledTwice, record, id, detail);
             }
         }
+        self.put_back(record)?;
         if A::IS_PERSONAL && is_sweep(record.value(), record.headers().map(|(name, _)| name)) {
             self.commands.crossing.handled.insert(offset);
             return Ok(());

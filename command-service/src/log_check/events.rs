@@ -124,6 +124,7 @@ impl<A: Aggregate> PartitionCheck<'_, A> {
     /// Whether an event keeps the rules.
     fn fold(&mut self, record: &Record<'_>, number: u32, event: Option<&A::Event>) {
         let aggregate = self.aggregates.get(number);
+        aggregate.erased |= event.is_some_and(A::erases);
         let Some(event) = event else {
             aggregate.broken = true;
             return;

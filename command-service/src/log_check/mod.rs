@@ -9,8 +9,11 @@
 //!    `read_committed`;
 //! 3. *then* the dead letters' end, and when they and the commands are read the events', which are read last: they hold
 //!    all that the transactions of these outcomes wrote, so an outcome whose events are missing is a finding;
-//! 4. the outcomes once more, from where (2) ended, if there were events whose outcome is not known yet: the
-//!    transaction that wrote these events has ended by now, so its outcomes lie before the new end.
+//! 4. where commands were told to wait, those that wait, with an end that is taken now, and then the commands behind (2),
+//!    of which only what was put back matters: a command that does not wait any more by then lies before their end;
+//! 5. the outcomes once more, from where (2) ended, if there were events whose outcome is not known yet, or commands that
+//!    do not wait: the transactions that wrote these events, or decided these commands, have ended by now, so their outcomes
+//!    lie before the new end.
 //!
 //! What is in flight is never judged: commands behind the committed offset, and events behind (3).
 //!
@@ -23,6 +26,7 @@ mod findings;
 mod headers;
 mod outcomes;
 mod partition;
+mod waiting;
 
 pub use findings::{Counts, Finding, Kind, Report, Unjudged};
 
@@ -58,7 +62,7 @@ use commands::{Crossing, forwards_that_are_missing};
 use partition::PartitionCheck;
 
 /// What is read.
-const TOPICS: [Topic; 4] = [Topic::Outcomes, Topic::DeadLetters, Topic::Commands, Topic::Events];
+const TOPICS: [Topic; 5] = [Topic::Outcomes, Topic::DeadLetters, Topic::Commands, Topic::Events, Topic::Scheduled];
 
 /// Why the log can't be checked.
 #[derive(Debug, thiserror::Error)]

@@ -107,7 +107,7 @@ impl Outcomes {
 }
 
 /// Ids are not kept: 128 bits of SHA-256 stand for both.
-fn key(aggregate_id: &str, command_id: &str) -> u128 {
+pub(super) fn key(aggregate_id: &str, command_id: &str) -> u128 {
     let digest = Sha256::new().chain_update(aggregate_id).chain_update(b" ").chain_update(command_id).finalize();
     let mut short = [0; 16];
     short.copy_from_slice(&digest[..16]);
@@ -246,21 +246,23 @@ impl<A: Aggregate> PartitionCheck<'_, A> {
         let (version, events) = (outcome.version as u64, outcome.events.len() as u64);
         let (key, fingerprint) = (key(id, &outcome.command_id), hash(&outcome.fingerprint));
         let reason = outcome.reason.as_deref();
+        let number = self.aggregates.number(id);
         if reason.is_some_and(|reason| PASSING_REASONS.contains(&reason)) {
             match reason {
                 Some(REUSED) => self.reused(record, outcome, key, fingerprint),
                 Some(SCHEDULED | PENDING) => {
                     self.outcomes.waiting.insert(key, fingerprint);
+                    self.told_to_wait(record, key, number);
                 }
+                Some(INTERNAL) => self.waiting.found(key),
                 _ => {}
             }
-            let number = self.aggregates.number(id);
             return self.version(record, outcome, number);
         }
         if outcome.outcome == Verdict::Accepted {
             self.report.counts.accepted += 1;
         }
-        let number = self.aggregates.number(id);
+        self.waiting.found(key);
         let previous = self.outcomes.by_command.get(&key).copied().unwrap_or(NONE);
         let first = self.outcomes.last(key).map(|first| (first.offset, outcome.at.abs_diff(first.at)));
         match first.map(|(offset, apart)| (offset, Duration::from_micros(apart))) {

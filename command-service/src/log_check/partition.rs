@@ -18,6 +18,7 @@ use super::{
     commands::{Commands, Crossing},
     events::Pending,
     outcomes::Outcomes,
+    waiting::Waiting,
 };
 
 /// See the top of `log_check`.
@@ -32,6 +33,7 @@ pub(super) struct PartitionCheck<'a, A: Aggregate> {
     pub(super) outcomes: Outcomes,
     pub(super) commands: Commands,
     pub(super) pending: Pending,
+    pub(super) waiting: Waiting,
     pub(super) report: Report,
 }
 
@@ -52,6 +54,8 @@ pub(super) struct OneAggregate<S> {
     pub(super) broken: bool,
     /// Version that its last outcome says, once there was one.
     pub(super) judged_at: Option<u64>,
+    /// It was erased.
+    pub(super) erased: bool,
 }
 
 impl<S: Default> Aggregates<S> {
@@ -69,6 +73,7 @@ impl<S: Default> Aggregates<S> {
             last_time: Timestamp::MIN,
             broken: false,
             judged_at: None,
+            erased: false,
         });
         number
     }
@@ -91,6 +96,7 @@ impl<'a, A: Aggregate> PartitionCheck<'a, A> {
             outcomes: Outcomes::default(),
             commands: Commands::default(),
             pending: Pending::default(),
+            waiting: Waiting::default(),
             report: Report::default(),
         }
     }
@@ -113,24 +119,40 @@ impl<'a, A: Aggregate> PartitionCheck<'a, A> {
             Ok::<_, Error>(())
         })?;
         self.commands_follow(letters.0);
-        self.read_commands(source, commands)?;
+        self.read_commands(source, commands, Self::command)?;
         self.commands_end();
 
         let events = source.watermarks(topic(Topic::Events), partition)?;
         self.events_follow(events.0);
         source.read(topic(Topic::Events), partition, events, |record| self.event(record))?;
-        if self.pending.any() {
+        if self.waiting.any() {
+            let scheduled = source.watermarks(topic(Topic::Scheduled), partition)?;
+            source.read(topic(Topic::Scheduled), partition, scheduled, |record| {
+                self.scheduled(record);
+                Ok::<_, Error>(())
+            })?;
+            self.scheduled_end();
+            let (_, end) = source.watermarks(topic(Topic::Commands), partition)?;
+            self.read_commands(source, (commands.1, end), Self::put_back)?;
+        }
+        if self.pending.any() || self.waiting.any() {
             let (_, end) = source.watermarks(topic(Topic::Outcomes), partition)?;
             source.read(topic(Topic::Outcomes), partition, (outcomes_end, end), |record| self.outcome(record))?;
         }
         self.events_end(outcomes_end);
+        self.waiting_end();
         self.report.counts.aggregates = self.aggregates.all.len() as u64;
         Ok((self.report, self.commands.crossing()))
     }
 
     /// Commands with personal data are deleted as soon as they are handled, also while they are to be read: what is gone
     /// can't be judged.
-    fn read_commands(&mut self, source: &mut Source<'_>, (mut next, end): (i64, i64)) -> Result<(), Error> {
+    fn read_commands(
+        &mut self,
+        source: &mut Source<'_>,
+        (mut next, end): (i64, i64),
+        each: fn(&mut Self, &Record<'_>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let topic = self.kind.topic(Topic::Commands);
         loop {
             let read = source.read(topic, self.partition, (next, end), |record| {
@@ -139,7 +161,7 @@ impl<'a, A: Aggregate> PartitionCheck<'a, A> {
                     return Ok(());
                 }
                 next = record.offset() + 1;
-                self.command(record)
+                each(self, record)
             });
             let Err(Error::Source(source::Error::Deleted(_))) = read else { return read };
             let (first, _) = source.watermarks(topic, self.partition)?;
