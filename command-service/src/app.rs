@@ -273,7 +273,7 @@ impl Pipeline {
                 answers_bytes: settings.answers_bytes / all.max(1) as u64,
                 answers_forget: settings.answers_forget,
                 forget_within: settings.forget_within.0,
-                room: Room::new(settings.scheduled_bytes),
+                room: Room::new(settings.scheduled_bytes, all),
                 store,
                 topic_ids,
                 fail_points,

@@ -297,7 +297,7 @@ pub struct CommandSettings {
     /// At that limit the oldest answers are forgotten instead: the idempotency window gets shorter
     #[arg(long, env = "MILLRACE_ANSWERS_FORGET", value_name = "BOOL", action = clap::ArgAction::Set, default_value_t = false)]
     pub answers_forget: bool,
-    /// Bytes of commands that wait in this instance until they are due; beyond it further ones are refused
+    /// Bytes of commands that wait until they are due, when this instance has all partitions; beyond it further ones are refused
     #[arg(long, env = "MILLRACE_SCHEDULED_BYTES", default_value_t = 1_073_741_824, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1_000..))]
     pub scheduled_bytes: u64,
     #[command(flatten)]

@@ -22,7 +22,7 @@ pub struct RecordType {
 }
 
 /// A closed set of Avro records: the commands or the events of a domain.
-pub trait Records: Sized + Send + PartialEq + 'static {
+pub trait Records: Sized + Send + 'static {
     /// Avro namespace of all records in the set, e.g. `millrace.bank_account.events`.
     const NAMESPACE: &'static str;
     /// The record types; [`Records::index`] refers to this order.

@@ -1,11 +1,16 @@
 //! Commands that wait until they are due.
 
+use std::{
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    thread,
+};
+
 use jiff::{SignedDuration, Timestamp};
 use millrace_tests::{
     Deployment, Services, commands, eventually,
-    http::Request,
+    http::{Request, post},
     kafka::{Draft, Producer},
-    services::{command_at, new_key},
+    services::{command_at, new_id, new_key},
     wait::same,
 };
 use serde_json::{Value, json};
@@ -185,4 +190,48 @@ fn g02_g11_a_standing_order_pays_when_it_is_due_and_no_more_once_it_is_cancelled
     waits(&services, "standing-order", 1.0);
     services.deployment.check_log();
     services.deployment.verify_all();
+}
+
+#[test]
+fn g01_g02_what_waits_is_accounted_for_while_it_comes_and_goes() {
+    let services = Services::start(Deployment::new());
+    let over = AtomicBool::new(false);
+    let user = |id: &str, command: &str, body: Value| {
+        post(&format!("{}/v1/users/{id}/{command}", services.command.url())).json(&body).key(&new_key())
+    };
+    let far = "2199-01-01T00:00:00Z";
+    let soon = || (Timestamp::now() + SignedDuration::from_millis(300)).to_string();
+    thread::scope(|scope| {
+        let coming = scope.spawn(|| {
+            let account = services.open("Ada");
+            for number in (0..).take_while(|_| !over.load(Relaxed)) {
+                let (id, name) = (new_id(), json!({"given_name": "Ada", "family_name": "King"}));
+                let key = |kind: &str| format!("{kind}-{number}");
+                let email = format!("{id}@example.org");
+                let mut told = vec![
+                    deposit(&services, &account, 1, &key("soon"), &soon()),
+                    deposit(&services, &account, 1, &key("again"), far),
+                    deposit(&services, &account, 1, &key("cancelled"), far),
+                    user(&id, "register", json!({"given_name": "A", "family_name": "K", "email": email})),
+                    user(&id, "change-name", name.clone()).header("Millrace-Not-Before", soon()),
+                    user(&id, "change-name", name).header("Millrace-Not-Before", far),
+                    cancel(&services, &account, &key("cancelled")),
+                    command_at(&services.command, &account, "deposit", &json!({"amount_minor": 1})).key(&key("again")),
+                ];
+                if number % 2 == 0 {
+                    told.push(user(&id, "erase", json!({})));
+                }
+                for request in told {
+                    let answer = request.send();
+                    assert!([200, 201, 202].contains(&answer.status), "{answer:?}");
+                }
+            }
+        });
+        for _ in 0..6 {
+            services.deployment.check_log();
+        }
+        over.store(true, Relaxed);
+        coming.join().expect("commands are let in");
+    });
+    services.deployment.check_log();
 }

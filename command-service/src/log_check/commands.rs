@@ -138,6 +138,11 @@ impl Commands {
         self.answers[at].replace(answer).is_none()
     }
 
+    /// Whether all are read that are judged.
+    pub(super) fn is_over(&self) -> bool {
+        self.over
+    }
+
     /// What concerns other partitions.
     pub(super) fn crossing(self) -> Crossing {
         self.crossing

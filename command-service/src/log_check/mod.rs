@@ -7,15 +7,16 @@
 //! 2. the outcomes' end, and after it that of the commands: both are high watermarks, so whatever such a transaction wrote
 //!    lies before the one, and every command that is answered there before the other. The outcomes are read,
 //!    `read_committed`;
-//! 3. *then* the dead letters' end, and when they and the commands are read the events', which are read last: they hold
-//!    all that the transactions of these outcomes wrote, so an outcome whose events are missing is a finding;
-//! 4. where commands were told to wait, those that wait, with an end that is taken now, and then the commands behind (2),
-//!    of which only what was put back matters: a command that does not wait any more by then lies before their end;
+//! 3. *then* the dead letters' end, and when they and the commands are read, and where commands were told to wait, the end
+//!    of those that wait; and when they are read the commands behind (2), of which only what was put back matters: what did
+//!    not wait any more at that end lies there, was decided, or was forgotten with its person;
+//! 4. *then* the events' end; they hold all that the transactions of these outcomes wrote, so an outcome whose events are
+//!    missing is a finding, and the erasure of whoever was forgotten by (3);
 //! 5. the outcomes once more, from where (2) ended, if there were events whose outcome is not known yet, or commands that
 //!    do not wait: the transactions that wrote these events, or decided these commands, have ended by now, so their outcomes
 //!    lie before the new end.
 //!
-//! What is in flight is never judged: commands behind the committed offset, and events behind (3).
+//! What is in flight is never judged: commands behind the committed offset, and events behind (4).
 //!
 //! Retention deletes the oldest records of a partition first, and outcomes, events and forwards come in the order of
 //! their commands. So what lies before the first one that is kept can't be judged, and everything behind it can.

@@ -19,7 +19,7 @@ use super::{Error, Kind, Unjudged, commands::Answer, headers, partition::Partiti
 
 /// Reasons that never become the stored answer of a command id, as the contract has them.
 const PASSING_REASONS: [&str; 5] = [REUSED, INTERNAL, "unavailable", SCHEDULED, PENDING];
-const REUSED: &str = "idempotency-key-reused";
+pub(super) const REUSED: &str = "idempotency-key-reused";
 const INTERNAL: &str = "internal";
 const NONE: u32 = u32::MAX;
 
@@ -181,6 +181,7 @@ impl<A: Aggregate> PartitionCheck<'_, A> {
             self.found(Kind::OutcomeMalformed, record, Some(id), detail);
             return Ok(());
         }
+        self.copy_is_answered(record, &outcome);
         match replayed {
             true => self.repeat(record, &outcome, value),
             false => self.original(record, &outcome, value),
@@ -252,9 +253,9 @@ impl<A: Aggregate> PartitionCheck<'_, A> {
                 Some(REUSED) => self.reused(record, outcome, key, fingerprint),
                 Some(SCHEDULED | PENDING) => {
                     self.outcomes.waiting.insert(key, fingerprint);
-                    self.told_to_wait(record, key, number);
+                    self.told_to_wait(record, outcome, number);
                 }
-                Some(INTERNAL) => self.waiting.found(key),
+                Some(INTERNAL) => self.waiting.settled(key),
                 _ => {}
             }
             return self.version(record, outcome, number);
@@ -262,7 +263,7 @@ impl<A: Aggregate> PartitionCheck<'_, A> {
         if outcome.outcome == Verdict::Accepted {
             self.report.counts.accepted += 1;
         }
-        self.waiting.found(key);
+        self.waiting.settled(key);
         let previous = self.outcomes.by_command.get(&key).copied().unwrap_or(NONE);
         let first = self.outcomes.last(key).map(|first| (first.offset, outcome.at.abs_diff(first.at)));
         match first.map(|(offset, apart)| (offset, Duration::from_micros(apart))) {

@@ -122,19 +122,19 @@ impl<'a, A: Aggregate> PartitionCheck<'a, A> {
         self.read_commands(source, commands, Self::command)?;
         self.commands_end();
 
-        let events = source.watermarks(topic(Topic::Events), partition)?;
-        self.events_follow(events.0);
-        source.read(topic(Topic::Events), partition, events, |record| self.event(record))?;
         if self.waiting.any() {
             let scheduled = source.watermarks(topic(Topic::Scheduled), partition)?;
             source.read(topic(Topic::Scheduled), partition, scheduled, |record| {
                 self.scheduled(record);
                 Ok::<_, Error>(())
             })?;
-            self.scheduled_end();
+            self.waiting.end();
             let (_, end) = source.watermarks(topic(Topic::Commands), partition)?;
             self.read_commands(source, (commands.1, end), Self::put_back)?;
         }
+        let events = source.watermarks(topic(Topic::Events), partition)?;
+        self.events_follow(events.0);
+        source.read(topic(Topic::Events), partition, events, |record| self.event(record))?;
         if self.pending.any() || self.waiting.any() {
             let (_, end) = source.watermarks(topic(Topic::Outcomes), partition)?;
             source.read(topic(Topic::Outcomes), partition, (outcomes_end, end), |record| self.outcome(record))?;
@@ -168,7 +168,9 @@ impl<'a, A: Aggregate> PartitionCheck<'a, A> {
             if first <= next {
                 return read;
             }
-            self.commands.are_gone_before(first);
+            if !self.commands.is_over() {
+                self.commands.are_gone_before(first);
+            }
             next = first;
         }
     }

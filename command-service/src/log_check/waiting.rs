@@ -3,12 +3,17 @@
 use std::collections::{HashMap, HashSet};
 
 use millrace_shared::{
-    domain::Aggregate,
+    domain::{Aggregate, process::reserved_prefixes},
     envelope::{CommandHeaders, names},
     kafka::{bulk::Record, topics::Topic},
+    outcome::{Outcome, PENDING, SCHEDULED},
 };
 
-use super::{Error, Kind, headers, outcomes::key, partition::PartitionCheck};
+use super::{
+    Error, Kind, headers,
+    outcomes::{REUSED, key},
+    partition::PartitionCheck,
+};
 
 /// Those of a partition, by aggregate and command id.
 #[derive(Default)]
@@ -16,7 +21,7 @@ pub(super) struct Waiting {
     told: HashMap<u128, Told>,
     /// Those of them that the topic of scheduled commands has.
     present: HashSet<u128>,
-    /// The topics are read; what comes now are the ends of live ones.
+    /// The topic of scheduled commands is read: who is told to wait from now on is not looked for there.
     over: bool,
 }
 
@@ -36,23 +41,72 @@ impl Waiting {
     }
 
     /// It waits, has another outcome, or is a command as any other again.
-    pub(super) fn found(&mut self, key: u128) {
+    pub(super) fn settled(&mut self, key: u128) {
         self.told.remove(&key);
+    }
+
+    fn tell(&mut self, key: u128, told: Told) {
+        match self.over {
+            false => drop(self.told.insert(key, told)),
+            // It was put back meanwhile, and waits again.
+            true => self.settled(key),
+        }
+    }
+
+    /// It lies at this offset of the command topic, since it waits no longer.
+    fn lies_at(&mut self, key: u128, offset: i64) {
+        if self.told.get(&key).is_some_and(|told| told.command < offset) {
+            self.settled(key);
+        }
+    }
+
+    /// A record of the topic of scheduled commands. It is compacted, but not at once: the last one of a key counts.
+    fn scheduled(&mut self, key: u128, waits: bool) {
+        if !waits {
+            self.present.remove(&key);
+        } else if self.told.contains_key(&key) {
+            self.present.insert(key);
+        }
+    }
+
+    /// The topic of scheduled commands is read.
+    pub(super) fn end(&mut self) {
+        for key in std::mem::take(&mut self.present) {
+            self.settled(key);
+        }
+        self.over = true;
     }
 }
 
 impl<A: Aggregate> PartitionCheck<'_, A> {
     /// An outcome tells a command to wait.
-    pub(super) fn told_to_wait(&mut self, record: &Record<'_>, key: u128, aggregate: u32) {
-        let place = headers::text(record, names::POSITION).ok().and_then(headers::place);
-        let command = place.filter(|(topic_id, ..)| *topic_id == self.topic_id).map_or(-1, |(.., offset)| offset);
-        let told = Told { aggregate, outcome: record.offset(), command };
-        if self.waiting.over {
-            // It was put back meanwhile, and waits again.
-            self.waiting.found(key);
-        } else {
-            self.waiting.told.insert(key, told);
+    pub(super) fn told_to_wait(&mut self, record: &Record<'_>, outcome: &Outcome, aggregate: u32) {
+        // A process that asks about what waits is told so, and does not wait itself.
+        if outcome.reason.as_deref() == Some(PENDING) && is_of_process(&outcome.command_id) {
+            return;
         }
+        let command = self.answered(record).unwrap_or(-1);
+        let key = key(&outcome.aggregate_id, &outcome.command_id);
+        self.waiting.tell(key, Told { aggregate, outcome: record.offset(), command });
+    }
+
+    /// What is put back may be deleted as soon as it was handled, and whatever it was answered it waits no longer.
+    pub(super) fn copy_is_answered(&mut self, record: &Record<'_>, outcome: &Outcome) {
+        let origin = headers::text(record, names::ORIGIN).ok().and_then(headers::place);
+        let is_told = matches!(outcome.reason.as_deref(), Some(SCHEDULED | PENDING | REUSED));
+        if let (Some(at), Some((_, partition, first))) = (self.answered(record), origin)
+            && self.waiting.any()
+            && !is_told
+            && (partition, first) != (self.partition, at)
+        {
+            self.waiting.lies_at(key(&outcome.aggregate_id, &outcome.command_id), at);
+        }
+    }
+
+    /// Offset of the command that an outcome answers.
+    fn answered(&self, record: &Record<'_>) -> Option<i64> {
+        let (topic_id, _, offset) = headers::text(record, names::POSITION).ok().and_then(headers::place)?;
+        (topic_id == self.topic_id).then_some(offset)
     }
 
     /// Takes a record of the command topic: one that had to wait lies there once more when it does no longer.
@@ -65,32 +119,17 @@ impl<A: Aggregate> PartitionCheck<'_, A> {
         let named = |headers: CommandHeaders| headers.id.or(headers.origin);
         let command_id = CommandHeaders::read(record.headers()).ok().and_then(named);
         if let (Some(id), Some(command_id)) = (id, command_id) {
-            let key = key(id, &command_id);
-            if self.waiting.told.get(&key).is_some_and(|told| told.command < record.offset()) {
-                self.waiting.found(key);
-            }
+            self.waiting.lies_at(key(id, &command_id), record.offset());
         }
         Ok(())
     }
 
-    /// Takes a record of the topic of scheduled commands. It is compacted, but not at once: the last one of a key counts.
+    /// Takes a record of the topic of scheduled commands.
     pub(super) fn scheduled(&mut self, record: &Record<'_>) {
         let text = record.key().and_then(|key| std::str::from_utf8(key).ok());
-        let Some((id, command_id)) = text.and_then(|text| text.split_once('/')) else { return };
-        let (key, waiting) = (key(id, command_id), &mut self.waiting);
-        if record.value().is_none() {
-            waiting.present.remove(&key);
-        } else if waiting.told.contains_key(&key) {
-            waiting.present.insert(key);
+        if let Some((id, command_id)) = text.and_then(|text| text.split_once('/')) {
+            self.waiting.scheduled(key(id, command_id), record.value().is_some());
         }
-    }
-
-    /// The topic of scheduled commands is read.
-    pub(super) fn scheduled_end(&mut self) {
-        for key in std::mem::take(&mut self.waiting.present) {
-            self.waiting.found(key);
-        }
-        self.waiting.over = true;
     }
 
     /// All is read that can tell what became of them.
@@ -105,5 +144,38 @@ impl<A: Aggregate> PartitionCheck<'_, A> {
                 self.found_at(Kind::CommandLost, Topic::Outcomes, outcome, Some(&id), detail.to_owned());
             }
         }
+    }
+}
+
+/// Whether a process has sent the command of this id.
+fn is_of_process(command_id: &str) -> bool {
+    reserved_prefixes().iter().any(|prefix| command_id.starts_with(prefix.as_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(command: i64) -> Told {
+        Told { aggregate: 0, outcome: 0, command }
+    }
+
+    #[test]
+    fn what_waits_was_put_back_or_was_told_again_is_settled() {
+        let mut waiting = Waiting::default();
+        (1..=6).for_each(|key| waiting.tell(key, told(10)));
+        waiting.lies_at(1, 11);
+        // It was put back before it was told to wait once more.
+        waiting.lies_at(2, 10);
+        for (key, waits) in [(3, true), (4, true), (4, false), (7, true)] {
+            waiting.scheduled(key, waits);
+        }
+        waiting.end();
+        waiting.tell(5, told(20));
+        waiting.tell(8, told(20));
+        waiting.settled(6);
+        let mut left: Vec<_> = waiting.told.into_keys().collect();
+        left.sort_unstable();
+        assert_eq!(left, [2, 4]);
     }
 }

@@ -133,7 +133,8 @@ impl<A: Aggregate> Partition<A> {
         if record.size() > MAX_FORWARDED_BYTES {
             return Err("it is too large to wait".into());
         }
-        if !self.schedule.has(&self.settings.room) {
+        // One with a time was let in before.
+        if !command.headers.released && !self.schedule.has_for_answers(&self.settings.room) {
             let cause = "as many commands wait as may; see MILLRACE_SCHEDULED_BYTES";
             return self.refuse(record, command, Refused::new("unavailable", json!({"cause": cause})), now, sink);
         }

@@ -361,9 +361,7 @@ impl<A: Aggregate> Partition<A> {
         if let Some(due) = due.filter(|due| *due > now && !self.is_asking(command)) {
             return self.put_off(record, command, due, now, sink);
         }
-        if !self.wait_no_longer(record, command, now, sink)? {
-            return Ok(());
-        }
+        let Some(waits) = self.sent_again(record, command, now, sink)? else { return Ok(()) };
         let given = record.timestamp_ms.and_then(|millis| Timestamp::from_millisecond(millis).ok()).unwrap_or(now);
         let judge = || {
             let entry = self.aggregates.get(command.aggregate_id.as_str()).cloned().unwrap_or_default();
@@ -379,9 +377,13 @@ impl<A: Aggregate> Partition<A> {
             },
             false => (judged, None),
         };
+        let is_decided = judged.as_ref().err().is_none_or(|refused| !PASSING_REASONS.contains(&&*refused.reason));
         match judged {
             Ok(decision) => self.accept(record, command, decision, (at, now), sink)?,
             Err(refused) => self.refuse(record, command, refused, now, sink)?,
+        }
+        if waits && is_decided {
+            self.drop_waiting(&command_key(command.aggregate_id.as_str(), &command.command_id), now, sink);
         }
         if let Some(asked) = asked {
             self.waits_no_longer(command, asked, now, sink);

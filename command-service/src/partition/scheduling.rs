@@ -72,29 +72,26 @@ impl<A: Aggregate> Partition<A> {
         Ok(())
     }
 
-    /// A command is decided now that was to wait: it was sent again without a time.
-    pub(super) fn wait_no_longer(
+    /// Whether a command waits for its time that was sent again without one, and is decided now; `None` when it was another
+    /// one, and refused.
+    pub(super) fn sent_again(
         &mut self,
         record: &CommandRecord,
         command: &Readable<A::Command>,
         now: Timestamp,
         sink: &mut dyn Sink,
-    ) -> Result<bool, String> {
+    ) -> Result<Option<bool>, String> {
         if self.schedule.len() == 0 {
-            return Ok(true);
+            return Ok(Some(false));
         }
         let key = command_key(command.aggregate_id.as_str(), &command.command_id);
         match self.schedule.get(&key) {
             Some(known) if is_another(&known.record, command) => {
                 self.refuse_reused(record, command, now, sink)?;
-                return Ok(false);
+                Ok(None)
             }
-            // It is dropped with its decision.
-            Some(known) if known.asking.is_some() => {}
-            Some(_) => self.drop_waiting(&key, now, sink),
-            None => {}
+            known => Ok(Some(known.is_some_and(|known| known.asking.is_none()))),
         }
-        Ok(true)
     }
 
     /// A command that was cancelled is refused; also when it was scheduled once more meanwhile.

@@ -162,7 +162,7 @@ fn settings(runtime: &Runtime, waiters: &Waiters) -> Settings {
         answers_bytes: u64::MAX,
         answers_forget: false,
         forget_within: Duration::from_secs(600),
-        room: Room::new(u64::MAX),
+        room: Room::new(u64::MAX, 1),
         store: None,
         window: Duration::from_secs(3600),
         waiters: waiters.clone(),

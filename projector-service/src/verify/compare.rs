@@ -206,8 +206,7 @@ fn histories<E: Records + Serialize>(
     (first, expected): (u64, &[Vec<u8>]),
     found: &[Vec<u8>],
 ) {
-    let mut pairs = expected.iter().zip(found);
-    if expected.len() == found.len() && pairs.all(|(expected, found)| history::same(codec, expected, found)) {
+    if expected == found {
         return;
     }
     if expected.is_empty() || found.is_empty() {
@@ -224,7 +223,7 @@ fn histories<E: Records + Serialize>(
     for (sequence, entry) in (first..).zip(expected) {
         let found = by_sequence.remove(&sequence).unwrap_or_default();
         let field = sequence.to_string();
-        let same = found.iter().position(|found| history::same(codec, entry, found));
+        let same = found.iter().position(|found| found == entry);
         let rest = found.iter().enumerate().filter(|(at, _)| Some(*at) != same).map(|(_, found)| show(codec, found));
         let mut rest = rest.peekable();
         if same.is_none() {

@@ -55,12 +55,6 @@ pub fn unpack<R: Records>(codec: &Codec<R>, packed: &[u8]) -> Option<(EventMeta,
     Some((EventMeta { sequence, time, command_id }, event))
 }
 
-/// Whether two packed events are the same one: releases before 0.2 packed it in the last version of its record.
-pub fn same<R: Records>(codec: &Codec<R>, one: &[u8], other: &[u8]) -> bool {
-    let unpacked = |packed| unpack(codec, packed);
-    one == other || unpacked(one).is_some_and(|one| unpacked(other) == Some(one))
-}
-
 /// What lies in a packed event.
 struct Parts<'a> {
     sequence: u64,

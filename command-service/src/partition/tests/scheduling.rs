@@ -108,9 +108,20 @@ fn sent_again_without_a_time_it_waits_no_longer() {
     let mut bench = Bench::opened();
     bench.scheduled();
     let sent = bench.send("deposit", DEPOSIT, &[(names::ID, "c1")]);
-    assert_eq!(topics(&sent), [Topic::Scheduled, Topic::Events, Topic::Outcomes]);
-    assert_eq!(sent[0].value, None);
+    assert_eq!(topics(&sent), [Topic::Events, Topic::Outcomes, Topic::Scheduled]);
+    assert_eq!(sent[2].value, None);
     assert_eq!(bench.partition.next_due(), None);
+}
+
+#[test]
+fn g01_sent_again_it_waits_on_while_it_can_t_be_decided() {
+    let mut bench = Bench::opened();
+    bench.scheduled();
+    bench.partition.aggregates.get_mut(ID).unwrap().unreadable = Some("of a later release".into());
+    let sent = bench.send("deposit", DEPOSIT, &[(names::ID, "c1")]);
+    assert_eq!(topics(&sent), [Topic::Outcomes]);
+    assert_eq!(bench.reason(&sent[0]).as_deref(), Some("unavailable"));
+    assert!(bench.partition.next_due().is_some());
 }
 
 #[test]
@@ -152,7 +163,7 @@ fn g01_what_was_let_in_waits_on_while_it_can_t_be_decided() {
     bench.scheduled();
     bench.now = DUE.parse().unwrap();
     let released = bench.release();
-    bench.partition.settings.room = Room::new(0);
+    bench.partition.settings.room = Room::new(0, 1);
     bench.partition.aggregates.get_mut(ID).unwrap().unreadable = Some("of a later release".into());
     let record = bench.read(&released[0]);
     let waits = bench.decide(&record);
@@ -221,7 +232,7 @@ fn g13_what_can_t_be_scheduled_is_told_and_harms_nothing() {
         let record = bench.record(Some(&value), headers);
         assert_eq!(topics(&bench.decide(&record)), [Topic::DeadLetters], "{headers:?}");
     }
-    bench.partition.settings.room = Room::new(1);
+    bench.partition.settings.room = Room::new(1, 1);
     assert_eq!(bench.scheduled().len(), 2, "the first one is let in");
     let sent = bench.send("deposit", DEPOSIT, &[(names::ID, "c2"), (names::NOT_BEFORE, DUE)]);
     assert_eq!(topics(&sent), [Topic::Outcomes]);

@@ -119,6 +119,8 @@ impl Restarting {
         let interval = if settings.quick { 1 } else { 5 };
         let mut deployment = Deployment::with_defaults()
             .with("MILLRACE_IDEMPOTENCY_WINDOW", format!("{}s", WINDOW.as_secs()))
+            // For all that `deadlines` has wait.
+            .with("MILLRACE_SCHEDULED_BYTES", (4_u64 << 30).to_string())
             .with("MILLRACE_SNAPSHOT_INTERVAL", format!("{interval}s"))
             .with("MILLRACE_STORE_INTERVAL_MS", (1000 * interval).to_string());
         deployment.bin_dir.clone_from(&settings.bin_dir);
