@@ -204,7 +204,7 @@ impl<R: Records> Codec<R> {
         datum.is_empty().then_some(value)
     }
 
-    /// A value as this release records it.
+    /// A value as this release records it: for tests.
     ///
     /// # Errors
     /// As [`Codec::encode`].

@@ -59,16 +59,20 @@ fn g11_money_is_conserved_while_services_are_killed() {
                 let done = requested.load(Ordering::Relaxed);
                 if done >= due { Ok(()) } else { Err(done.to_string()) }
             });
-            let service = match kill % 4 {
+            let service = match kill % 5 {
                 0 | 2 => &mut services.command,
                 1 => &mut second,
-                _ => &mut services.projector,
+                3 => &mut services.projector,
+                _ => &mut services.query,
             };
             service.kill();
             service.launch();
+            if kill % 3 == 0 {
+                deployment.money_is_conserved_now();
+            }
         }
     });
-    for service in [&mut services.command, &mut second, &mut services.projector] {
+    for service in [&mut services.command, &mut second, &mut services.projector, &mut services.query] {
         service.wait_ready();
     }
     eventually_within(LIMIT, "end of all transfers", || {

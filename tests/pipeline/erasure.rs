@@ -48,7 +48,7 @@ fn accepted(service: &Service, id: &str, command: &str, body: &Value) -> Answer 
 }
 
 fn topic(deployment: &Deployment, suffix: &str) -> String {
-    format!("{}.user.{suffix}", deployment.prefix)
+    deployment.topic_of("user", suffix)
 }
 
 fn found_in(bytes: &[u8]) -> Option<&'static str> {

@@ -128,7 +128,7 @@ fn g12_g14_names_of_one_field_are_split_and_forgotten_like_any_other() {
     let registered = post(&format!("{}/v1/users/{id}/register", service.url())).json(&names).send();
     assert_eq!(registered.status, 201, "{registered:?}");
     let only = |suffix: &str| {
-        let all = kafka::read(&format!("{}.user.{suffix}", elsewhere.prefix), None);
+        let all = kafka::read(&elsewhere.topic_of(USER, suffix), None);
         let mut of_id = all.into_iter().filter(|record| record.key.as_deref() == Some(id.as_bytes()));
         of_id.next().and_then(|record| record.value).unwrap_or_else(|| panic!("{suffix} has nothing of {id}"))
     };
@@ -152,12 +152,12 @@ fn g12_g14_names_of_one_field_are_split_and_forgotten_like_any_other() {
     };
     let enrolment = [("name", "given_name"), ("email", "email"), ("address", "address")];
     let producer = Producer::new("murmur2_random");
-    producer.send(&format!("{}.user.keys", deployment.prefix), &Draft::new(&id, key));
+    producer.send(&deployment.topic_of(USER, "keys"), &Draft::new(&id, key));
     for draft in [
         event(&deployment, USER, &id, 1, "UserEnrolled", value(&enrolled, &enrolment)),
         event(&deployment, USER, &id, 2, "UserRenamed", value(&renamed, &[("name", "family_name")])),
     ] {
-        producer.send(&format!("{}.user.events", deployment.prefix), &draft);
+        producer.send(&deployment.topic_of(USER, "events"), &draft);
     }
     drop(first);
 

@@ -297,7 +297,7 @@ fn g07_g13_an_erasure_reaches_those_whose_events_wait_or_are_done_without() {
         });
     };
     // A record that no release will be able to read.
-    let events = format!("{}.user.events", deployment.prefix);
+    let events = deployment.topic_of("user", "events");
     for id in all {
         Producer::new("murmur2_random").send(&events, &Draft::new(id, b"garbage".to_vec()).to(2));
         wait_for(id, 1);

@@ -1,5 +1,7 @@
 //! `command-service check-log` finds nothing in a good log, and in a faulty one exactly what is wrong with it.
 
+mod copy;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::atomic::{AtomicBool, Ordering},
@@ -8,13 +10,13 @@ use std::{
 
 use apache_avro::types::Value as Avro;
 use millrace_tests::{
-    Deployment,
-    avro::Registry,
-    commands, eventually,
+    Deployment, commands, eventually,
     kafka::{self, Draft, Producer, Record},
     services::{Service, command_at, new_id, new_key, open_at},
 };
 use serde_json::{Value, json};
+
+use copy::{Copy, Writer, own_partition, set_field, set_header, set_time};
 
 /// What every account goes through: command ids and commands, in this order. The last four have no events.
 fn story() -> Vec<(&'static str, Vec<u8>)> {
@@ -140,90 +142,6 @@ fn what_cannot_be_checked_is_no_good_log() {
     let unknown = deployment.run_log_check(&["--type", "pirate-ship"]);
     assert_eq!(unknown.code, Some(2), "{unknown:?}");
     assert!(unknown.errors.contains("pirate-ship"), "{unknown:?}");
-}
-
-/// A log that is copied record by record, to be written elsewhere with faults in it.
-struct Copy {
-    commands: Vec<Record>,
-    events: Vec<Record>,
-    outcomes: Vec<Record>,
-    letters: Vec<Record>,
-    /// Commands that come when the group's offset is committed already.
-    late: Vec<Record>,
-}
-
-impl Copy {
-    fn of(deployment: &Deployment) -> Self {
-        Self {
-            commands: deployment.read("commands"),
-            events: deployment.read("events"),
-            outcomes: deployment.read("outcomes"),
-            letters: deployment.read("dead-letters"),
-            late: Vec::new(),
-        }
-    }
-
-    /// Where the command of an account with this id lies that was sent as the `nth` one of that id.
-    #[track_caller]
-    fn command(&self, id: &str, command_id: &str, nth: usize) -> usize {
-        let is_it = |record: &Record| {
-            record.partition == own_partition(id)
-                && record.key.as_deref() == Some(id.as_bytes())
-                && record.header("ce_id").as_deref() == Some(command_id)
-        };
-        let mut found = self.commands.iter().enumerate().filter(|(_, record)| is_it(record));
-        found.nth(nth).unwrap_or_else(|| panic!("{id} has no command {command_id}")).0
-    }
-
-    /// Its outcome.
-    #[track_caller]
-    fn outcome(&self, id: &str, command_id: &str, nth: usize) -> usize {
-        let command = &self.commands[self.command(id, command_id, nth)];
-        let end = format!("/{}/{}", command.partition, command.offset);
-        let is_it = |record: &Record| record.header("millrace_position").is_some_and(|at| at.ends_with(&end));
-        let found = self.outcomes.iter().position(is_it);
-        found.unwrap_or_else(|| panic!("{id} has no outcome of {command_id}"))
-    }
-
-    /// An event.
-    #[track_caller]
-    fn event(&self, id: &str, sequence: u64) -> usize {
-        let ce_id = format!("bank-account/{id}/{sequence}");
-        let found = self.events.iter().position(|record| record.header("ce_id").as_ref() == Some(&ce_id));
-        found.unwrap_or_else(|| panic!("{id} has no event {sequence}"))
-    }
-
-    /// A dead letter.
-    #[track_caller]
-    fn letter(&self, id: &str) -> usize {
-        let found = self.letters.iter().position(|record| record.key.as_deref() == Some(id.as_bytes()));
-        found.unwrap_or_else(|| panic!("{id} has no dead letter"))
-    }
-
-    /// Changes a field of an outcome of the last refusal of an account, which nothing follows on.
-    fn change_refusal(&mut self, id: &str, field: &str, value: Avro) {
-        let at = self.outcome(id, "more", 0);
-        set_field(&mut self.outcomes[at], field, &value);
-    }
-}
-
-/// All copies have three partitions.
-fn own_partition(id: &str) -> i32 {
-    millrace_tests::account::partition_of(id.as_bytes(), 3)
-}
-
-fn set_field(record: &mut Record, field: &str, value: &Avro) {
-    let bytes = record.value.as_deref().expect("records have values");
-    record.value = Some(Registry::shared().rewrite(bytes, |name, old| {
-        if name == field {
-            *old = value.clone();
-        }
-    }));
-}
-
-fn set_header(record: &mut Record, name: &str, value: Option<&str>) {
-    record.headers.retain(|(header, _)| header != name);
-    record.headers.extend(value.map(|value| (name.to_owned(), Some(value.as_bytes().to_vec()))));
 }
 
 fn text(text: &str) -> Avro {
@@ -384,75 +302,6 @@ const FAULTS: &[(&[&str], Plant)] = &[
 fn on_event(copy: &mut Copy, id: &str, header: &str, value: Option<&str>) {
     let at = copy.event(id, 3);
     set_header(&mut copy.events[at], header, value);
-}
-
-fn set_time(event: &mut Record, time: &str, millis: i64) {
-    set_header(event, "ce_time", Some(time));
-    event.timestamp_ms = millis;
-}
-
-/// Writes a copy into the topics of a deployment whose services are stopped, with offsets and topic ids put right, and
-/// commits the group's offsets.
-struct Writer<'a> {
-    deployment: &'a Deployment,
-    /// Prefix of the copied topics.
-    from: String,
-    topic_id: String,
-    /// Offsets of copied commands.
-    moved: HashMap<(i32, i64), i64>,
-    producer: Producer,
-}
-
-impl Writer<'_> {
-    /// A place in the copied topics, here.
-    fn place(&self, place: &str, topic: &str) -> String {
-        let mut parts = place.rsplitn(3, '/');
-        let offset = parts.next().and_then(|offset| offset.parse().ok()).expect("a place ends with an offset");
-        let partition = parts.next().and_then(|partition| partition.parse().ok()).expect("a place has a partition");
-        format!("{topic}/{partition}/{}", self.moved.get(&(partition, offset)).copied().unwrap_or(offset))
-    }
-
-    fn send(&self, topic: &str, record: &Record) {
-        let commands = self.deployment.topic("commands");
-        let headers = record.headers.iter().map(|(name, value)| {
-            let text = value.as_deref().map(String::from_utf8_lossy);
-            let value = match (name.as_str(), text) {
-                ("millrace_origin", Some(text)) if text.starts_with(&self.from) => {
-                    Some(self.place(&text, &commands).into_bytes())
-                }
-                ("millrace_position", Some(text)) => Some(self.place(&text, &self.topic_id).into_bytes()),
-                _ => value.clone(),
-            };
-            (&*name.clone().leak(), value)
-        });
-        let draft = Draft {
-            partition: Some(record.partition),
-            key: record.key.clone(),
-            value: record.value.clone(),
-            headers: headers.collect(),
-            timestamp_ms: Some(record.timestamp_ms),
-        };
-        self.producer.send(&self.deployment.topic(topic), &draft);
-    }
-
-    fn write(&mut self, copy: &Copy) {
-        let topic = self.deployment.topic("commands");
-        let mut ends: Vec<_> = (0..3).map(|partition| kafka::end(&topic, partition)).collect();
-        for record in copy.commands.iter().chain(&copy.late) {
-            let end = &mut ends[record.partition as usize];
-            self.moved.entry((record.partition, record.offset)).or_insert(*end);
-            *end += 1;
-        }
-        copy.commands.iter().for_each(|record| self.send("commands", record));
-        let group = format!("{}.command", self.deployment.prefix);
-        for partition in 0..3 {
-            kafka::commit(&group, &topic, partition, kafka::end(&topic, partition));
-        }
-        copy.late.iter().for_each(|record| self.send("commands", record));
-        copy.events.iter().for_each(|record| self.send("events", record));
-        copy.outcomes.iter().for_each(|record| self.send("outcomes", record));
-        copy.letters.iter().for_each(|record| self.send("dead-letters", record));
-    }
 }
 
 /// Kinds of findings by account, or by place where no account is named.

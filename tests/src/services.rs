@@ -98,7 +98,12 @@ impl Deployment {
 
     /// A topic's name, e.g. of `events`.
     pub fn topic(&self, suffix: &str) -> String {
-        format!("{}.bank-account.{suffix}", self.prefix)
+        self.topic_of("bank-account", suffix)
+    }
+
+    /// A topic of any aggregate type.
+    pub fn topic_of(&self, aggregate_type: &str, suffix: &str) -> String {
+        format!("{}.{aggregate_type}.{suffix}", self.prefix)
     }
 
     /// The partition of an aggregate.

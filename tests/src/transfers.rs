@@ -61,7 +61,7 @@ pub struct Told {
 impl Deployment {
     /// A topic of the transfers.
     pub fn transfer_topic(&self, suffix: &str) -> String {
-        format!("{}.transfer.{suffix}", self.prefix)
+        self.topic_of("transfer", suffix)
     }
 
     /// All transfers by id, folded from their events alone.
@@ -104,6 +104,44 @@ impl Deployment {
             let (held, released) = (of("TransferHeld"), of("TransferReleased"));
             if held == released { Ok(()) } else { Err(format!("{held} were held, {released} released")) }
         });
+    }
+
+    /// Shows that at this moment no money is lost or made, whatever is under way: what a transfer has paid in was paid out
+    /// before, and what it has paid out has come in, came back, or is held where it came from. Partitions are not read at
+    /// one instant, so the log is read twice: what came before something in the first reading is in the second.
+    #[track_caller]
+    pub fn money_is_conserved_now(&self) {
+        let (first, second) = (self.moved(), self.moved());
+        for (id, Moved { paid_out, paid_in, held }) in first {
+            let then = &second[&id];
+            assert!(paid_in <= then.paid_out, "{id} has made money: {paid_in} came in, {then:?}");
+            assert!(held == paid_out || then.paid_in == paid_out, "{id} has lost money: {paid_out} went out, {then:?}");
+        }
+    }
+
+    /// What transfers have moved, by what accounts say.
+    fn moved(&self) -> BTreeMap<String, Moved> {
+        let (mut all, mut holds) = (BTreeMap::<String, Moved>::new(), BTreeMap::new());
+        for event in self.all_events() {
+            let by = event.change_minor();
+            let transfer = event.fields["reference"].as_str().and_then(|text| text.strip_prefix("transfer:"));
+            if let Some(transfer) = transfer {
+                let moved = all.entry(transfer.to_owned()).or_default();
+                *if by < 0 { &mut moved.paid_out } else { &mut moved.paid_in } += by.abs();
+            }
+            match event.kind.as_str() {
+                "TransferHeld" => {
+                    let amount = event.fields["amount_minor"].as_i64().expect("an amount");
+                    holds.insert((text(&event, "transfer_id"), event.record.key.clone()), amount);
+                }
+                "TransferReleased" => drop(holds.remove(&(text(&event, "transfer_id"), event.record.key.clone()))),
+                _ => {}
+            }
+        }
+        for ((transfer, _), amount) in holds {
+            all.entry(transfer).or_default().held += amount;
+        }
+        all
     }
 
     /// Waits until all are settled, and compares what accounts did for transfers with what became of these: each has moved its money once, or not at all.
@@ -153,6 +191,15 @@ impl Deployment {
         assert!(moved.is_empty(), "money was moved for transfers that are none: {moved:?}");
         (transfers, sum)
     }
+}
+
+/// What a transfer has moved, in minor units.
+#[derive(Debug, Default)]
+struct Moved {
+    paid_out: i64,
+    paid_in: i64,
+    /// Of what was paid out, what may still come back.
+    held: i64,
 }
 
 fn text(event: &Event, field: &str) -> String {

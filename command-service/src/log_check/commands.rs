@@ -103,6 +103,9 @@ impl Commands {
 
     /// Those before an offset were deleted meanwhile, and some may not have been read.
     pub(super) fn are_gone_before(&mut self, first: i64) {
+        if self.over {
+            return;
+        }
         let gone = (first - self.first).clamp(0, self.answers.len() as i64);
         self.answers.drain(..gone as usize);
         (self.first, self.crossing.first) = (first, first);
@@ -136,11 +139,6 @@ impl Commands {
             self.repeats.insert(offset);
         }
         self.answers[at].replace(answer).is_none()
-    }
-
-    /// Whether all are read that are judged.
-    pub(super) fn is_over(&self) -> bool {
-        self.over
     }
 
     /// What concerns other partitions.

@@ -30,7 +30,7 @@ pub(super) struct Outcomes {
     /// Last original of each aggregate and command id.
     by_command: HashMap<u128, u32>,
     /// Fingerprints of commands that had to wait.
-    waiting: HashMap<u128, u64>,
+    told_to_wait: HashMap<u128, u64>,
     /// Whether older ones were deleted.
     trimmed: bool,
     /// Position of the last one, if it was of the present command topic.
@@ -181,7 +181,7 @@ impl<A: Aggregate> PartitionCheck<'_, A> {
             self.found(Kind::OutcomeMalformed, record, Some(id), detail);
             return Ok(());
         }
-        self.copy_is_answered(record, &outcome);
+        self.accounts_for_waiting(record, &outcome, replayed);
         match replayed {
             true => self.repeat(record, &outcome, value),
             false => self.original(record, &outcome, value),
@@ -247,23 +247,19 @@ impl<A: Aggregate> PartitionCheck<'_, A> {
         let (version, events) = (outcome.version as u64, outcome.events.len() as u64);
         let (key, fingerprint) = (key(id, &outcome.command_id), hash(&outcome.fingerprint));
         let reason = outcome.reason.as_deref();
-        let number = self.aggregates.number(id);
         if reason.is_some_and(|reason| PASSING_REASONS.contains(&reason)) {
             match reason {
                 Some(REUSED) => self.reused(record, outcome, key, fingerprint),
-                Some(SCHEDULED | PENDING) => {
-                    self.outcomes.waiting.insert(key, fingerprint);
-                    self.told_to_wait(record, outcome, number);
-                }
-                Some(INTERNAL) => self.waiting.settled(key),
+                Some(SCHEDULED | PENDING) => drop(self.outcomes.told_to_wait.insert(key, fingerprint)),
                 _ => {}
             }
+            let number = self.aggregates.number(id);
             return self.version(record, outcome, number);
         }
         if outcome.outcome == Verdict::Accepted {
             self.report.counts.accepted += 1;
         }
-        self.waiting.settled(key);
+        let number = self.aggregates.number(id);
         let previous = self.outcomes.by_command.get(&key).copied().unwrap_or(NONE);
         let first = self.outcomes.last(key).map(|first| (first.offset, outcome.at.abs_diff(first.at)));
         match first.map(|(offset, apart)| (offset, Duration::from_micros(apart))) {
@@ -316,7 +312,7 @@ impl<A: Aggregate> PartitionCheck<'_, A> {
     }
 
     fn reused(&mut self, record: &Record<'_>, outcome: &Outcome, key: u128, fingerprint: u64) {
-        if self.outcomes.waiting.get(&key).is_some_and(|of| *of != fingerprint) {
+        if self.outcomes.told_to_wait.get(&key).is_some_and(|of| *of != fingerprint) {
             return;
         }
         let detail = match self.outcomes.last(key) {

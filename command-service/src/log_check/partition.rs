@@ -168,9 +168,7 @@ impl<'a, A: Aggregate> PartitionCheck<'a, A> {
             if first <= next {
                 return read;
             }
-            if !self.commands.is_over() {
-                self.commands.are_gone_before(first);
-            }
+            self.commands.are_gone_before(first);
             next = first;
         }
     }

@@ -41,7 +41,7 @@ impl Waiting {
     }
 
     /// It waits, has another outcome, or is a command as any other again.
-    pub(super) fn settled(&mut self, key: u128) {
+    fn settled(&mut self, key: u128) {
         self.told.remove(&key);
     }
 
@@ -78,28 +78,58 @@ impl Waiting {
     }
 }
 
+/// What an outcome means for its command's waiting.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Meaning {
+    /// It waits from now on.
+    Waits,
+    /// It was decided, or is a dead letter.
+    Settled,
+    /// If it was put back it waits no longer, whatever this says.
+    OfACopy,
+    /// It is about another command, or none that waits itself.
+    Nothing,
+}
+
+impl Meaning {
+    fn of(outcome: &Outcome, replayed: bool) -> Self {
+        match outcome.reason.as_deref() {
+            // A process that asks about what waits is told so, and does not wait itself.
+            Some(PENDING) if is_of_process(&outcome.command_id) => Self::Nothing,
+            Some(SCHEDULED | PENDING) => Self::Waits,
+            Some(REUSED) => Self::Nothing,
+            Some("unavailable") => Self::OfACopy,
+            _ if replayed => Self::OfACopy,
+            _ => Self::Settled,
+        }
+    }
+}
+
 impl<A: Aggregate> PartitionCheck<'_, A> {
-    /// An outcome tells a command to wait.
-    pub(super) fn told_to_wait(&mut self, record: &Record<'_>, outcome: &Outcome, aggregate: u32) {
-        // A process that asks about what waits is told so, and does not wait itself.
-        if outcome.reason.as_deref() == Some(PENDING) && is_of_process(&outcome.command_id) {
+    /// Takes what an outcome says of a command that waits, or is to.
+    pub(super) fn accounts_for_waiting(&mut self, record: &Record<'_>, outcome: &Outcome, replayed: bool) {
+        let meaning = Meaning::of(outcome, replayed);
+        if !self.waiting.any() && meaning != Meaning::Waits {
             return;
         }
-        let command = self.answered(record).unwrap_or(-1);
         let key = key(&outcome.aggregate_id, &outcome.command_id);
-        self.waiting.tell(key, Told { aggregate, outcome: record.offset(), command });
-    }
-
-    /// What is put back may be deleted as soon as it was handled, and whatever it was answered it waits no longer.
-    pub(super) fn copy_is_answered(&mut self, record: &Record<'_>, outcome: &Outcome) {
-        let origin = headers::text(record, names::ORIGIN).ok().and_then(headers::place);
-        let is_told = matches!(outcome.reason.as_deref(), Some(SCHEDULED | PENDING | REUSED));
-        if let (Some(at), Some((_, partition, first))) = (self.answered(record), origin)
-            && self.waiting.any()
-            && !is_told
-            && (partition, first) != (self.partition, at)
-        {
-            self.waiting.lies_at(key(&outcome.aggregate_id, &outcome.command_id), at);
+        match meaning {
+            Meaning::Waits => {
+                let aggregate = self.aggregates.number(&outcome.aggregate_id);
+                let command = self.answered(record).unwrap_or(-1);
+                self.waiting.tell(key, Told { aggregate, outcome: record.offset(), command });
+            }
+            Meaning::Settled => self.waiting.settled(key),
+            // What is put back may be deleted as soon as it was handled. It lies elsewhere than where it first lay.
+            Meaning::OfACopy => {
+                let origin = headers::text(record, names::ORIGIN).ok().and_then(headers::place);
+                if let (Some(at), Some((_, partition, first))) = (self.answered(record), origin)
+                    && (partition, first) != (self.partition, at)
+                {
+                    self.waiting.lies_at(key, at);
+                }
+            }
+            Meaning::Nothing => {}
         }
     }
 
@@ -154,7 +184,39 @@ fn is_of_process(command_id: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use millrace_shared::outcome::Verdict;
+
     use super::*;
+
+    #[test]
+    fn what_an_outcome_means_for_its_command() {
+        let meaning = |command_id: &str, reason: Option<&str>, replayed: bool| {
+            let outcome = Outcome {
+                aggregate_type: "user".into(),
+                aggregate_id: "u".into(),
+                command_id: command_id.into(),
+                outcome: if reason.is_some() { Verdict::Rejected } else { Verdict::Accepted },
+                version: 0,
+                events: Vec::new(),
+                reason: reason.map(str::to_owned),
+                detail: None,
+                fingerprint: Vec::new(),
+                at: 0,
+            };
+            Meaning::of(&outcome, replayed)
+        };
+        for reason in [SCHEDULED, PENDING] {
+            assert_eq!(meaning("c", Some(reason), false), Meaning::Waits);
+        }
+        assert_eq!(meaning("email-reservation/r/ask-1", Some(PENDING), false), Meaning::Nothing);
+        assert_eq!(meaning("c", Some(REUSED), false), Meaning::Nothing);
+        for (reason, replayed) in [(Some("unavailable"), false), (None, true), (Some("user-inactive"), true)] {
+            assert_eq!(meaning("c", reason, replayed), Meaning::OfACopy, "{reason:?}");
+        }
+        for reason in [None, Some("user-inactive"), Some("cancelled"), Some("internal")] {
+            assert_eq!(meaning("c", reason, false), Meaning::Settled, "{reason:?}");
+        }
+    }
 
     fn told(command: i64) -> Told {
         Told { aggregate: 0, outcome: 0, command }

@@ -32,9 +32,8 @@ use millrace_shared::{
     envelope::{CommandHeaders, Rfc3339, names},
     fast_hash::FastMap,
     fingerprint::{self, Fingerprint, fingerprint},
-    kafka::{partition_of, topics::Topic},
+    kafka::topics::Topic,
     outcome::{Outcome, PENDING, SCHEDULED},
-    panics::Quiet,
 };
 use serde_json::{Map, Value, json};
 
@@ -54,6 +53,7 @@ pub use personal::is_sweep;
 use publish::Counts;
 pub use schedule::Room;
 use schedule::{Schedule, command_key};
+use scheduling::is_another;
 use snapshots::Snapshots;
 
 /// A record that is forwarded, or goes to dead letters, gets a few headers more; it must stay below Kafka's limit.
@@ -361,7 +361,12 @@ impl<A: Aggregate> Partition<A> {
         if let Some(due) = due.filter(|due| *due > now && !self.is_asking(command)) {
             return self.put_off(record, command, due, now, sink);
         }
-        let Some(waits) = self.sent_again(record, command, now, sink)? else { return Ok(()) };
+        let known = self.that_waits(command);
+        if known.is_some_and(|known| is_another(&known.record, command)) {
+            return self.refuse_reused(record, command, now, sink);
+        }
+        // It is sent again without a time.
+        let waits = known.is_some_and(|known| known.asking.is_none());
         let given = record.timestamp_ms.and_then(|millis| Timestamp::from_millisecond(millis).ok()).unwrap_or(now);
         let judge = || {
             let entry = self.aggregates.get(command.aggregate_id.as_str()).cloned().unwrap_or_default();
@@ -377,7 +382,7 @@ impl<A: Aggregate> Partition<A> {
             },
             false => (judged, None),
         };
-        let is_decided = judged.as_ref().err().is_none_or(|refused| !PASSING_REASONS.contains(&&*refused.reason));
+        let is_decided = judged.as_ref().err().is_none_or(|refused| !is_passing(&refused.reason));
         match judged {
             Ok(decision) => self.accept(record, command, decision, (at, now), sink)?,
             Err(refused) => self.refuse(record, command, refused, now, sink)?,
@@ -458,209 +463,10 @@ fn caught<T>(domain: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(domain)).unwrap_or_else(|_| Err("the domain panicked".to_owned()))
 }
 
-fn is_remembered(outcome: &Outcome) -> bool {
-    !outcome.reason.as_deref().is_some_and(|reason| PASSING_REASONS.contains(&reason))
+fn is_passing(reason: &str) -> bool {
+    PASSING_REASONS.contains(&reason)
 }
 
-impl<A: Aggregate> Decider for Partition<A> {
-    fn decide(&mut self, record: &CommandRecord, now: Timestamp, sink: &mut dyn Sink) -> Result<(), Held> {
-        let _quiet = Quiet::when(A::IS_PERSONAL);
-        if A::IS_PERSONAL {
-            if is_sweep(record.value(), record.headers().map(|(name, _)| name)) {
-                return Ok(());
-            }
-            self.keys.command_came(self.settings.forget_within);
-        }
-        let headers = match CommandHeaders::read(record.headers()) {
-            Ok(headers) => headers,
-            Err(reason) => {
-                self.dead_letter(record, &reason, true, now, sink);
-                return Ok(());
-            }
-        };
-        if let Some(key) = record.key().filter(|key| !key.is_empty()) {
-            let partition = partition_of(key, self.settings.partitions);
-            if partition != self.settings.slot.partition {
-                let reason = "it lies in a partition that is not its aggregate's, though it was forwarded before";
-                match headers.forwarded {
-                    true => self.dead_letter(record, reason, true, now, sink),
-                    false if record.size() > MAX_FORWARDED_BYTES => {
-                        self.dead_letter(record, "it is too large to be forwarded to its partition", true, now, sink);
-                    }
-                    false => self.forward(record, partition, now, sink),
-                }
-                return Ok(());
-            }
-        }
-        let command = match self.read(record, headers) {
-            Ok(command) => command,
-            Err(DecodeError::Unavailable(reason)) => return Err(Held(reason)),
-            Err(error) => {
-                // Such a text may quote what can't be read.
-                let reason = if A::IS_PERSONAL { UNREADABLE.to_owned() } else { error.to_string() };
-                self.dead_letter(record, &reason, true, now, sink);
-                return Ok(());
-            }
-        };
-        self.load(command.aggregate_id.as_str()).map_err(Held)?;
-        if self.is_forged(&command) {
-            let reason = "only a process may send this command, under the command id of one of its steps";
-            self.dead_letter(record, reason, true, now, sink);
-            self.refuse_as_internal(record, &command, now, sink);
-            return Ok(());
-        }
-        let known = self.memory.recall(command.key(), now).map_err(|error| {
-            if let Some(local) = &mut self.local {
-                local.mark_broken();
-            }
-            Held(error.to_string())
-        })?;
-        let known = known.map(|known| (known.fingerprint, known.outcome.into_owned()));
-        if let Err(cause) = self.handle(record, &command, known, now, sink) {
-            let cause = if A::IS_PERSONAL { UNDECIDED.to_owned() } else { cause };
-            tracing::error!(aggregate = %command.aggregate_id, command = command.command_id, cause, "a command can't be decided");
-            self.dead_letter(record, &cause, true, now, sink);
-            self.refuse_as_internal(record, &command, now, sink);
-        }
-        self.drop_unused_key(command.aggregate_id.as_str(), now, sink);
-        Ok(())
-    }
-
-    fn condemn(&mut self, record: &CommandRecord, reason: &str, whole: bool, now: Timestamp, sink: &mut dyn Sink) {
-        let _quiet = Quiet::when(A::IS_PERSONAL);
-        self.dead_letter(record, reason, whole, now, sink);
-        let read = || {
-            let headers = CommandHeaders::read(record.headers()).ok()?;
-            self.read(record, headers).ok()
-        };
-        if let Ok(Some(command)) = catch_unwind(AssertUnwindSafe(read)) {
-            // What can't be read is found out again by the next command.
-            let loaded = self.load(command.aggregate_id.as_str());
-            self.refuse_as_internal(record, &command, now, sink);
-            if loaded.is_ok() {
-                self.drop_unused_key(command.aggregate_id.as_str(), now, sink);
-            }
-        }
-    }
-
-    fn commit(&mut self, now: Timestamp) {
-        std::mem::take(&mut self.counts).publish(A::TYPE);
-        self.before.clear();
-        self.marks = None;
-        self.memory.commit();
-        self.schedule.commit();
-        if self.keys.commit() {
-            let partition = self.settings.slot.partition;
-            tracing::info!(aggregate_type = A::TYPE, partition, "all keys are encrypted with the present master key");
-        }
-        self.commit_snapshots();
-        for (awaited, answer) in self.answers.drain(..) {
-            self.settings.waiters.answer(&awaited, &answer);
-        }
-        self.memory.expire(now);
-    }
-
-    fn rollback(&mut self) {
-        while let Some((id, before)) = self.before.pop() {
-            match before {
-                Some(entry) => self.aggregates.insert(id, entry),
-                None => self.aggregates.remove(&id),
-            };
-        }
-        self.roll_snapshots_back();
-        self.roll_lists_back();
-        self.keys.rollback();
-        self.memory.rollback();
-        self.schedule.rollback();
-        self.answers.clear();
-        self.counts = Counts::default();
-    }
-
-    fn events_since_checkpoint(&self) -> u64 {
-        self.events_since_checkpoint()
-    }
-
-    fn begin_checkpoint(&mut self, offset: i64) {
-        self.begin_checkpoint(offset);
-    }
-
-    fn is_snapshotting(&self) -> bool {
-        self.is_snapshotting() || self.keys.is_due()
-    }
-
-    fn send_snapshots(&mut self, now: Timestamp, sink: &mut dyn Sink) {
-        self.send_snapshots(now, sink);
-        self.renew_keys(now, sink);
-        self.send_sweep(now, sink);
-    }
-
-    fn next_due(&self) -> Option<Timestamp> {
-        self.next_due()
-    }
-
-    fn release_due(&mut self, now: Timestamp, sink: &mut dyn Sink) {
-        self.release_due(now, sink);
-    }
-
-    fn must_wait(&self) -> bool {
-        self.is_store_behind() || self.is_full
-    }
-
-    fn unstored(&self) -> usize {
-        self.unstored()
-    }
-
-    fn begin_store_commit(&mut self, next: i64, events: i64, outcomes: i64) {
-        self.begin_store_commit(next, events, outcomes);
-    }
-
-    fn tend(&mut self, now: Timestamp) -> bool {
-        self.end_store_commit();
-        self.schedule.tell(A::TYPE, &self.settings.room);
-        self.bound_memory(now);
-        self.is_store_broken()
-    }
-
-    fn stored_up_to(&mut self, events: (i64, i64), outcomes_end: i64) -> Option<(i64, i64)> {
-        self.stored_up_to(events, outcomes_end)
-    }
-
-    fn give_snapshots_up(&mut self, reason: &str) {
-        let partition = self.settings.slot.partition;
-        tracing::error!(partition, reason, "snapshots can't be written: there are no more until the next take-over");
-        self.snapshots.give_up();
-    }
-
-    fn restore(&mut self, topic: Topic, record: &Stored<'_>, now: Timestamp) -> Result<(), RestoreError> {
-        let _quiet = Quiet::when(A::IS_PERSONAL);
-        self.store_while_restoring()?;
-        match topic {
-            Topic::Snapshots => self.read_snapshot_back(record),
-            Topic::Events => self.read_event_back(record),
-            Topic::Outcomes => self.read_outcome_back(record, now),
-            Topic::Scheduled => self.read_scheduled_back(record),
-            Topic::Keys => self.read_key_back(record),
-            Topic::Commands | Topic::DeadLetters => Ok(()),
-        }
-    }
-
-    fn end_keys(&mut self) -> Result<(), RestoreError> {
-        self.end_keys()
-    }
-
-    fn first_event_to_read(&mut self, first: i64, end: i64) -> Result<i64, RestoreError> {
-        self.first_event_to_read(first, end)
-    }
-
-    fn decided_up_to(&self) -> Option<i64> {
-        self.decided_up_to
-    }
-
-    fn sizes(&self) -> (usize, usize) {
-        (self.aggregates.len().max(self.snapshots.count as usize), self.memory.len())
-    }
-
-    fn scheduled(&self) -> (usize, usize) {
-        (self.schedule.len(), self.schedule.bytes())
-    }
+fn is_remembered(outcome: &Outcome) -> bool {
+    !outcome.reason.as_deref().is_some_and(is_passing)
 }

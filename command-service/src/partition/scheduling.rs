@@ -22,7 +22,7 @@ use super::{
     MAX_FORWARDED_BYTES, Partition, Readable, Refused, RestoreError, Stored,
     asking::ANSWER_PATIENCE,
     publish::copy_headers,
-    schedule::{aggregate_of, command_key},
+    schedule::{Waiting, aggregate_of, command_key},
 };
 use crate::{
     record::{CommandRecord, Headers, OutRecord, Sink},
@@ -72,26 +72,13 @@ impl<A: Aggregate> Partition<A> {
         Ok(())
     }
 
-    /// Whether a command waits for its time that was sent again without one, and is decided now; `None` when it was another
-    /// one, and refused.
-    pub(super) fn sent_again(
-        &mut self,
-        record: &CommandRecord,
-        command: &Readable<A::Command>,
-        now: Timestamp,
-        sink: &mut dyn Sink,
-    ) -> Result<Option<bool>, String> {
+    /// What waits under a command's id.
+    pub(super) fn that_waits(&self, command: &Readable<A::Command>) -> Option<&Waiting> {
+        // Mostly nothing does, and no key need be made.
         if self.schedule.len() == 0 {
-            return Ok(Some(false));
+            return None;
         }
-        let key = command_key(command.aggregate_id.as_str(), &command.command_id);
-        match self.schedule.get(&key) {
-            Some(known) if is_another(&known.record, command) => {
-                self.refuse_reused(record, command, now, sink)?;
-                Ok(None)
-            }
-            known => Ok(Some(known.is_some_and(|known| known.asking.is_none()))),
-        }
+        self.schedule.get(&command_key(command.aggregate_id.as_str(), &command.command_id))
     }
 
     /// A command that was cancelled is refused; also when it was scheduled once more meanwhile.
@@ -335,7 +322,7 @@ impl<A: Aggregate> Partition<A> {
 }
 
 /// Whether a command is another one than the one that waits under its id.
-fn is_another<C>(waiting: &CommandRecord, command: &Readable<C>) -> bool {
+pub(super) fn is_another<C>(waiting: &CommandRecord, command: &Readable<C>) -> bool {
     let known = waiting.headers().find(|(name, _)| *name == names::FINGERPRINT).and_then(|(_, value)| value);
     known != Some(hex(&command.fingerprint).as_bytes())
 }

@@ -239,6 +239,20 @@ fn g02_one_that_is_asked_for_twice_is_decided_once() {
 }
 
 #[test]
+fn g01_g16_a_full_room_refuses_new_questions_but_none_that_was_let_in() {
+    let mut world = World::new();
+    let due = "2026-01-01T00:00:30Z";
+    let later = world.record("u", "register", REGISTER, &[(names::ID, "c1"), (names::NOT_BEFORE, due)]);
+    world.take(USERS, &later);
+    world.users.settings.room = Room::new(0, 1);
+    world.tell("v", "register", OTHER, "c1");
+    world.is_answered("v", "c1", &["unavailable"]);
+    world.pass(31);
+    world.settle();
+    world.is_answered("u", "c1", &["scheduled", "pending", "accepted"]);
+}
+
+#[test]
 fn what_is_refused_after_all_gives_the_address_back() {
     let mut world = World::new();
     world.tell("u", "register", OTHER, "c1");
