@@ -84,7 +84,8 @@ impl<R: Records> Recorded<'_, R> {
 
 /// Encodes and decodes one set of records.
 pub struct Codec<R> {
-    registry: Registry,
+    /// None in a codec for bare datums.
+    registry: Option<Registry>,
     /// By record type; empty in a codec that only reads.
     write_ids: Vec<Option<u32>>,
     writers: Vec<GenericDatumWriter<'static>>,
@@ -109,6 +110,10 @@ enum Known {
 impl<R: Records> Codec<R> {
     /// A codec that only reads.
     pub fn reading(registry: Registry) -> Result<Self, registry::Error> {
+        Self::with(Some(registry))
+    }
+
+    fn with(registry: Option<Registry>) -> Result<Self, registry::Error> {
         max_allocation_bytes(MAX_VALUE_BYTES);
         let schemas: Vec<Vec<&'static Schema>> =
             R::TYPES.iter().map(|record| record.versions.iter().map(|text| leak(own_schema(text))).collect()).collect();
@@ -138,23 +143,23 @@ impl<R: Records> Codec<R> {
 
     /// A codec for bare datums, which need no registry.
     pub fn datums() -> Result<Self, registry::Error> {
-        Self::reading(Registry::new("http://registry.invalid")?)
+        Self::with(None)
     }
 
     /// A codec that also writes: registers every version of every record that is written under the subjects of `topic`
     /// (TopicRecordName). `guarded`: the registry is told to refuse incompatible versions.
     pub async fn registering(registry: Registry, topic: &str, guarded: bool) -> Result<Self, registry::Error> {
-        let mut codec = Self::reading(registry)?;
+        let mut codec = Self::reading(registry.clone())?;
         for record in R::TYPES {
             let subject = format!("{topic}-{}.{}", R::NAMESPACE, record.name);
             let mut ids = Vec::new();
             if record.is_retired {
                 // Where such records lie, the release that wrote them has registered them.
             } else if guarded {
-                ids = codec.registry.register_compatible(&subject, record.versions).await?;
+                ids = registry.register_compatible(&subject, record.versions).await?;
             } else {
                 for schema in record.versions {
-                    ids.push(codec.registry.register(&subject, schema).await?);
+                    ids.push(registry.register(&subject, schema).await?);
                 }
             }
             codec.write_ids.push(ids.last().copied());
@@ -181,6 +186,15 @@ impl<R: Records> Codec<R> {
     /// When the value does not fit its own schema, or the codec only reads: a fault of ours.
     pub fn encode(&self, value: &R, out: &mut Vec<u8>) -> Result<(), apache_avro::Error> {
         let index = value.index();
+        self.prefix(index, out)?;
+        value.write(&self.writers[index], out)
+    }
+
+    /// Appends what stands before the datum of a record type.
+    ///
+    /// # Errors
+    /// When the codec only reads.
+    pub fn prefix(&self, index: usize, out: &mut Vec<u8>) -> Result<(), apache_avro::Error> {
         let id = self
             .write_ids
             .get(index)
@@ -189,7 +203,7 @@ impl<R: Records> Codec<R> {
             .ok_or_else(|| <apache_avro::Error as serde::ser::Error>::custom("this codec only reads"))?;
         out.push(0);
         out.extend_from_slice(&id.to_be_bytes());
-        value.write(&self.writers[index], out)
+        Ok(())
     }
 
     /// Appends the bare datum in the latest version of its schema, for stores of our own.
@@ -271,13 +285,16 @@ impl<R: Records> Codec<R> {
             }
             _ => {}
         }
+        let Some(registry) = &self.registry else {
+            return Err(DecodeError::Malformed("a codec for bare datums reads no others".into()));
+        };
         let mut unavailable = self.unavailable.lock().unwrap_or_else(|e| e.into_inner());
         if let Some((since, reason)) = &*unavailable
             && since.elapsed() < UNAVAILABLE_FOR
         {
             return Err(DecodeError::Unavailable(reason.clone()));
         }
-        let known = Arc::new(match runtime.block_on(self.registry.schema(id)) {
+        let known = Arc::new(match runtime.block_on(registry.schema(id)) {
             Ok(text) => self.classify(&text),
             Err(registry::Error::UnknownId(_)) => Known::Unknown(Instant::now()),
             Err(error) => {

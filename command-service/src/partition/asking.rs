@@ -196,7 +196,7 @@ impl<A: Aggregate> Partition<A> {
         };
         let version = self.aggregates.get(command.aggregate_id.as_str()).map_or(0, |entry| entry.version);
         let outcome = Outcome { outcome: Verdict::Accepted, version: version as i64, ..self.outcome(command, now) };
-        let (outcome, encoded) = self.encode_outcome(outcome)?;
+        let encoded = self.encode_outcome(&outcome)?;
         self.counts.accepted += 1;
         self.publish(record, command, &outcome, &encoded, sink);
         self.note_answer(&key, answer, now, sink);

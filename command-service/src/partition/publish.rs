@@ -203,12 +203,12 @@ impl<A: Aggregate> Partition<A> {
         }
     }
 
-    pub(super) fn encode_outcome(&self, outcome: Outcome) -> Result<(Outcome, Vec<u8>), String> {
+    pub(super) fn encode_outcome(&self, outcome: &Outcome) -> Result<Vec<u8>, String> {
         let mut bytes = Vec::with_capacity(256);
-        let record = OutcomeRecord::Outcome(outcome);
-        self.context.outcomes.encode(&record, &mut bytes).map_err(|error| error.to_string())?;
-        let OutcomeRecord::Outcome(outcome) = record;
-        Ok((outcome, bytes))
+        // The set has one record.
+        self.context.outcomes.prefix(0, &mut bytes).map_err(|error| error.to_string())?;
+        outcome.write(&mut bytes);
+        Ok(bytes)
     }
 
     /// Answers a command id that was decided before.
@@ -264,7 +264,7 @@ impl<A: Aggregate> Partition<A> {
             events,
             ..self.outcome(command, now)
         };
-        let (outcome, encoded) = self.encode_outcome(outcome)?;
+        let encoded = self.encode_outcome(&outcome)?;
         let mut follows = self.errands(command.aggregate_id.as_str(), first, at, &decision.events)?;
         follows.commands.extend(self.conclusion(command, &outcome)?);
         if let Some((_, used)) = sealed {
@@ -332,7 +332,7 @@ impl<A: Aggregate> Partition<A> {
             detail: Some(Value::Object(refused.figures).to_string()),
             ..self.outcome(command, now)
         };
-        let (outcome, encoded) = self.encode_outcome(outcome)?;
+        let encoded = self.encode_outcome(&outcome)?;
         let consequence = self.conclusion(command, &outcome)?;
         self.counts.rejected += u64::from(!outcome.is_scheduled() && !outcome.is_pending());
         self.publish(record, command, &outcome, &encoded, sink);

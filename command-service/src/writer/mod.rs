@@ -88,6 +88,9 @@ impl Writer {
         let mut held = false;
         let mut refused = None;
         loop {
+            if let Some(producer) = &producer {
+                std::thread::sleep(producer.rest());
+            }
             let waiting = served.values().any(Served::has_work);
             let wait = match waiting || producer.is_none() {
                 true if held => MIN_PAUSE,

@@ -34,6 +34,11 @@ use crate::{
 /// Whether the last commit is so long ago that sending offsets before the flush is faster (measured without a linger: 3.2
 /// against 4.2 ms; when transactions follow each other it is the other way round).
 const LATELY: Duration = Duration::from_millis(3);
+/// The broker answers a commit before its markers are written. Partitions that are added to the next transaction before
+/// that are refused, and librdkafka asks again after 20 ms.
+const GAP: Duration = Duration::from_millis(2);
+/// Records whose markers take so long.
+const LARGE: usize = 1024;
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 const INIT_TIMEOUT: Duration = Duration::from_secs(30);
 /// The writer waits for the answer.
@@ -64,6 +69,8 @@ pub struct Producer {
     /// Longest transaction: what a call has not achieved by then, it never will.
     limit: Duration,
     last_commit: Cell<Option<Instant>>,
+    /// Before then a transaction had better not begin.
+    rests_until: Cell<Option<Instant>>,
 }
 
 impl Producer {
@@ -98,14 +105,25 @@ impl Producer {
             Topic::of(kind.info().is_personal).map(|topic| handle(kind.topic(topic))).collect()
         };
         let topics = types.iter().map(of_type).collect::<Result<_, _>>()?;
-        Ok(Self { topics, inner, limit: settings.transaction_timeout, last_commit: Cell::new(None) })
+        Ok(Self {
+            topics,
+            inner,
+            limit: settings.transaction_timeout,
+            last_commit: Cell::new(None),
+            rests_until: Cell::new(None),
+        })
     }
 
     /// Begins a transaction.
     pub fn begin<'a>(&'a self, fail_points: &'a FailPoints) -> Result<Transaction<'a>, Failure> {
         self.inner.begin_transaction().map_err(|error| Failure::Unknown(error.to_string()))?;
         self.inner.client().context().clear();
-        Ok(Transaction { producer: self, fail_points, failed: None })
+        Ok(Transaction { producer: self, fail_points, records: 0, failed: None })
+    }
+
+    /// How long the next transaction had better wait: more commands gather meanwhile.
+    pub fn rest(&self) -> Duration {
+        self.rests_until.get().map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()))
     }
 
     /// Where a topic's partition ends. As librdkafka asks for a producer it is the last stable offset: what lies below it
@@ -151,6 +169,7 @@ impl Producer {
 pub struct Transaction<'a> {
     producer: &'a Producer,
     fail_points: &'a FailPoints,
+    records: usize,
     failed: Option<KafkaError>,
 }
 
@@ -171,7 +190,9 @@ impl<'a> Transaction<'a> {
         let result = self.try_commit(fence);
         match result {
             Ok(()) => {
-                self.producer.last_commit.set(Some(Instant::now()));
+                let now = Instant::now();
+                self.producer.last_commit.set(Some(now));
+                self.producer.rests_until.set((self.records >= LARGE).then(|| now + GAP));
                 Ok(())
             }
             Err(failure @ Failure::Unknown(_)) => Err(failure),
@@ -303,6 +324,7 @@ impl Sink for TypeSink<'_, '_> {
         if self.transaction.failed.is_some() {
             return;
         }
+        self.transaction.records += 1;
         let producer = self.transaction.producer;
         let topic = &producer.topics[kind][record.topic as usize];
         loop {
