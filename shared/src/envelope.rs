@@ -253,15 +253,18 @@ impl EventMeta {
     ///
     /// # Errors
     /// A text for people when one is missing or malformed: such a record was not written by Millrace.
-    pub fn read<'a>(headers: impl Iterator<Item = (&'a str, Option<&'a [u8]>)>) -> Result<Self, String> {
+    pub fn read<'a>(headers: impl Iterator<Item = (impl AsRef<[u8]>, Option<&'a [u8]>)>) -> Result<Self, String> {
         let (mut sequence, mut time, mut command_id) = (None, None, None);
         for (name, value) in headers {
-            let text = value.and_then(|bytes| std::str::from_utf8(bytes).ok());
-            match name {
-                names::SEQUENCE => sequence = text.and_then(parse_version),
-                names::TIME => time = text.and_then(|text| text.parse().ok()),
-                names::COMMAND_ID => command_id = text.map(str::to_owned),
-                _ => {}
+            // Most headers are others: whether those are texts does not matter.
+            let text = || value.and_then(|bytes| std::str::from_utf8(bytes).ok());
+            let is = |known: &str| name.as_ref() == known.as_bytes();
+            if is(names::SEQUENCE) {
+                sequence = text().and_then(parse_version);
+            } else if is(names::TIME) {
+                time = text().and_then(|text| text.parse().ok());
+            } else if is(names::COMMAND_ID) {
+                command_id = text().map(str::to_owned);
             }
         }
         let missing = |name: &str| format!("header {name} is missing or malformed");

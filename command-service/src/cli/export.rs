@@ -121,7 +121,7 @@ fn line(
     kind: &Arc<dyn CommandType>,
     runtime: &Handle,
 ) -> Result<serde_json::Value, String> {
-    let meta = EventMeta::read(record.headers())?;
+    let meta = EventMeta::read(record.raw_headers())?;
     let (event, data) =
         kind.read_event(record.value().unwrap_or_default(), runtime).map_err(|error| error.to_string())?;
     Ok(json!({

@@ -239,7 +239,7 @@ fn read(
         if !wanted(id) {
             return Ok(());
         }
-        let meta = EventMeta::read(record.headers());
+        let meta = EventMeta::read(record.raw_headers());
         let event = codec.decode(record.value().unwrap_or_default(), Foreign::Refuse, runtime);
         let (Ok(meta), Ok(event)) = (meta, event) else {
             unreadable += 1;

@@ -58,7 +58,7 @@ impl<A: Aggregate> PartitionCheck<'_, A> {
             }
         };
         let id = id.as_str();
-        let meta = match EventMeta::read(record.headers()) {
+        let meta = match EventMeta::read(record.raw_headers()) {
             Ok(meta) => meta,
             Err(reason) => {
                 self.found(Kind::Headers, record, Some(id), reason);

@@ -189,7 +189,7 @@ impl<E: Records> Reader<E> {
         if home != record.partition() {
             return Ok(Err(format!("it lies in partition {}, but its key belongs into {home}", record.partition())));
         }
-        let meta = match EventMeta::read(record.headers()) {
+        let meta = match EventMeta::read(record.raw_headers()) {
             Ok(meta) => meta,
             Err(reason) => return Ok(Err(reason)),
         };

@@ -134,11 +134,13 @@ pub fn fold<A: Aggregate, E>(
 where
     E: From<target::Error>,
 {
-    if !folded.aggregates.contains_key(id) {
-        folded.bytes += OVERHEAD_BYTES + size_of::<Expected<View<A>>>() + 4 * id.len();
-        folded.aggregates.insert(id.into(), begin(id));
-    }
-    let Some(expected) = folded.aggregates.get_mut(id) else { return Ok(()) };
+    let expected = match folded.aggregates.get_mut(id) {
+        Some(expected) => expected,
+        None => {
+            folded.bytes += OVERHEAD_BYTES + size_of::<Expected<View<A>>>() + 4 * id.len();
+            folded.aggregates.entry(id.into()).or_insert_with(|| begin(id))
+        }
+    };
     folded.events += 1;
     if let Some((_, count)) = &mut expected.parked {
         *count += 1;

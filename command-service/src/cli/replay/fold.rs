@@ -138,7 +138,7 @@ impl<A: Aggregate> Fold for Folded<A> {
     /// A record that can't be read moves nothing: whether it was an event is shown by the next one's sequence.
     fn take(&mut self, record: &Record<'_>, until: Until, runtime: &Handle) -> Result<Taken, String> {
         let problem = |problem| Ok(Taken { problem: Some(problem), ..Taken::default() });
-        let meta = match EventMeta::read(record.headers()) {
+        let meta = match EventMeta::read(record.raw_headers()) {
             Ok(meta) => meta,
             Err(reason) => return problem(format!("{reason}; Millrace did not write this record")),
         };
