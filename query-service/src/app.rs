@@ -5,7 +5,6 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use axum::{
     Router,
     http::{HeaderName, HeaderValue, Method, header},
-    middleware,
 };
 use metrics_exporter_prometheus::PrometheusHandle;
 use millrace_shared::{
@@ -21,14 +20,10 @@ use millrace_shared::{
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tower_http::{
-    CompressionLevel,
-    compression::{CompressionLayer, DefaultPredicate, Predicate, predicate::SizeAbove},
-    cors::{AllowOrigin, CorsLayer},
-};
+use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::{
-    caching,
+    caching::Asked,
     changes::{self, Hub, places::Places as Streams},
     dead_letters::DeadLetters,
     ends::{self, Ends, Place},
@@ -41,8 +36,6 @@ use crate::{
 
 /// Name of the part that [`Health`] knows.
 const REDIS: &str = "redis";
-/// Shorter answers are not compressed.
-const COMPRESSED_BYTES: u64 = 1_024;
 const REGISTRY: &str = "registry";
 /// The registry is asked only so that people can be told: more rarely than what queries need.
 const REGISTRY_INTERVAL: Duration = Duration::from_secs(5);
@@ -176,11 +169,10 @@ fn router<D: Domains>(
     let general = routes::general::<D>(Projections { means: means.clone(), all: routes.described }, health, letters);
     let description = millrace_shared::openapi::router(&openapi::describe::<D>(token.is_some(), means.limits))?;
     let router = routes.router.merge(general).merge(description);
-    let router = http::complete(auth::require(router, token), "query", sizes);
-    // Small answers grow by it; streams of events are never collected, so they aren't compressed.
-    let worth = DefaultPredicate::new().and(SizeAbove::new(COMPRESSED_BYTES));
-    let compression = CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(worth);
-    let router = router.layer((middleware::from_fn(caching::complete), compression));
+    let router = http::complete_with(auth::require(router, token), "query", sizes, |request| {
+        let asked = Asked::of(request);
+        |response| asked.complete(response)
+    });
     // Outside of everything: a browser's preflight carries no token.
     Ok(match cors {
         Some(cors) => router.layer(cors),

@@ -5,11 +5,12 @@ use axum::{
     body::Body,
     extract::Request,
     http::{HeaderMap, HeaderValue, Method, StatusCode, header},
-    middleware::Next,
     response::{IntoResponse, Response},
 };
 use millrace_shared::problem::{FieldError, Problem};
 use sha2::{Digest, Sha256};
+
+use crate::compression::Accepted;
 
 /// An `ETag` by content.
 pub fn tag(body: &[u8]) -> HeaderValue {
@@ -18,13 +19,33 @@ pub fn tag(body: &[u8]) -> HeaderValue {
     HeaderValue::try_from(format!("\"{hex}\"")).unwrap_or(HeaderValue::from_static("\"\""))
 }
 
-/// Completes answers that say nothing about caches, and leaves out the body of one that the caller has already.
-pub async fn complete(request: Request, next: Next) -> Response {
-    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-    let known = Known::of(request.headers());
-    let mut response = next.run(request).await;
+/// What of a request matters once it is answered.
+pub struct Asked {
+    reads: bool,
+    known: Known,
+    accepted: Accepted,
+}
+
+impl Asked {
+    /// A request.
+    pub fn of(request: &Request) -> Self {
+        Self {
+            reads: matches!(*request.method(), Method::GET | Method::HEAD),
+            known: Known::of(request.headers()),
+            accepted: Accepted::of(request.headers()),
+        }
+    }
+
+    /// Compresses an answer, completes one that says nothing about caches, and leaves out the body of one that the caller
+    /// has already.
+    pub async fn complete(self, response: Response) -> Response {
+        complete(self.reads, &self.known, self.accepted.compress(response).await)
+    }
+}
+
+fn complete(reads: bool, known: &Known, mut response: Response) -> Response {
     if response.status() == StatusCode::NOT_ACCEPTABLE {
-        // Of the layer that compresses, without a body.
+        // Of what compresses, without a body.
         let error =
             FieldError::new("Accept-Encoding", "answers are sent as they are, or by gzip: one must be accepted");
         response = Problem::malformed(vec![error]).into_response();

@@ -11,10 +11,11 @@ use millrace_shared::{
     kafka::topics::Names,
     problem::{Problem, REBUILDING},
     views::{
-        Keys,
+        Keys, meta,
         versions::{self, Versions},
     },
 };
+use redis::Cmd;
 
 use crate::{feed::Feed, store::Store};
 
@@ -28,13 +29,37 @@ pub struct Edition {
     pub version: u32,
     /// Its keys, by partition.
     pub keys: Vec<Keys>,
+    /// The question whether a partition is complete, by partition: each query asks it.
+    states: Vec<Cmd>,
+}
+
+/// The fields of a partition's `…:meta` that say whether it is complete.
+const STATE: &[&str] = &[meta::STATE, meta::BORN];
+
+/// Their values.
+pub type State = (Option<String>, Option<u64>);
+
+/// Since when a partition is, if it is complete.
+pub fn live((state, born): &State) -> Option<u64> {
+    born.filter(|_| state.as_deref() == Some(meta::LIVE))
 }
 
 impl Edition {
     /// Of a projection.
     pub fn new(names: &Names, projection: &str, version: u32, partitions: i32) -> Self {
         let keys = |partition| Keys::projection(names.redis_prefix(), projection, version, partition);
-        Self { version, keys: (0..partitions).map(keys).collect() }
+        let keys: Vec<Keys> = (0..partitions).map(keys).collect();
+        let state = |keys: &Keys| {
+            let mut command = redis::cmd("HMGET");
+            command.arg(keys.meta()).arg(STATE);
+            command
+        };
+        Self { version, states: keys.iter().map(state).collect(), keys }
+    }
+
+    /// Asks for a partition's [`State`].
+    pub fn state(&self, partition: usize) -> Cmd {
+        self.states[partition].clone()
     }
 }
 
@@ -66,8 +91,8 @@ impl Editions {
             Err(problem) if problem.is(&REBUILDING) => problem,
             answered => return answered,
         };
-        let active = self.look().await?;
-        if active.version == edition.version { Err(problem) } else { query(active).await }
+        let active = Box::pin(self.look()).await?;
+        if active.version == edition.version { Err(problem) } else { Box::pin(query(active)).await }
     }
 
     /// The active one, as it was a second ago at the latest.
@@ -75,7 +100,8 @@ impl Editions {
         let seen = self.seen().clone();
         match seen {
             Some((at, edition)) if at.elapsed() < FRESH => Ok(edition),
-            _ => self.look().await,
+            // What is rare is boxed: see Service::find.
+            _ => Box::pin(self.look()).await,
         }
     }
 

@@ -3,12 +3,13 @@
 //! Reading order: [`app`] puts it together; [`routes`] lists the paths, one file each; they read by way of
 //! [`service`], from the version of a projection that [`edition`] says; [`store`] is the way to Redis, [`ends`] to Kafka (for lag
 //! only), [`feed`] wakes those who wait for a change, [`changes`] tells them to those who keep a stream open; [`params`]
-//! and [`cursor`] read what callers send; [`dashboard`] is the web page, which also shows [`dead_letters`];
+//! and [`cursor`] read what callers send; [`caching`] and [`compression`] have the last word on what they are sent; [`dashboard`] is the web page, which also shows [`dead_letters`];
 //! [`openapi`] describes the API.
 
 pub mod app;
 pub mod caching;
 pub mod changes;
+pub mod compression;
 pub mod cursor;
 pub mod dashboard;
 pub mod dead_letters;

@@ -21,13 +21,14 @@ use millrace_shared::{
     registry,
     views::{Keys, meta, people::Opener},
 };
+use redis::Pipeline;
 
 use crate::{
-    edition::{Edition, Editions},
+    edition::{Edition, Editions, State, live},
     ends::Ends,
     feed::Feed,
     params::After,
-    store::Store,
+    store::{Store, command},
 };
 
 /// The view of an aggregate type.
@@ -201,22 +202,26 @@ impl<A: Aggregate> Service<A> {
             Err(problem) if !may_wait(&problem) => return Err(problem),
             Ok(_) | Err(_) => {}
         }
-        let mut waiter = self.means.feed.wait_for(&edition.keys[self.partition(id)].changes());
-        loop {
-            // Before the first wait as well: it may have come while we were not yet listening.
-            let found = self.look(edition, id).await;
-            let left = after.until.saturating_duration_since(Instant::now());
-            match found {
-                Ok(found) if reached(&found) => return Ok(found),
-                Ok(_) if left.is_zero() && after.strict => return Err(stale()),
-                Ok(found) if left.is_zero() => return Ok(Found { stale: true, ..found }),
-                Err(problem) if left.is_zero() || !may_wait(&problem) => return Err(problem),
-                Err(problem) if self.editions.now().await?.version != edition.version => return Err(problem),
-                Ok(_) => drop(tokio::time::timeout(left, waiter.moved()).await),
-                // No change is announced when the last partition gets there.
-                Err(_) => tokio::time::sleep(left.min(BUILDING_PAUSE)).await,
+        // In a box, as all that is rare: a query is as large as the largest of its ways, and it is copied now and then.
+        let waiting = async {
+            let mut waiter = self.means.feed.wait_for(&edition.keys[self.partition(id)].changes());
+            loop {
+                // Before the first wait as well: it may have come while we were not yet listening.
+                let found = self.look(edition, id).await;
+                let left = after.until.saturating_duration_since(Instant::now());
+                match found {
+                    Ok(found) if reached(&found) => return Ok(found),
+                    Ok(_) if left.is_zero() && after.strict => return Err(stale()),
+                    Ok(found) if left.is_zero() => return Ok(Found { stale: true, ..found }),
+                    Err(problem) if left.is_zero() || !may_wait(&problem) => return Err(problem),
+                    Err(problem) if self.editions.now().await?.version != edition.version => return Err(problem),
+                    Ok(_) => drop(tokio::time::timeout(left, waiter.moved()).await),
+                    // No change is announced when the last partition gets there.
+                    Err(_) => tokio::time::sleep(left.min(BUILDING_PAUSE)).await,
+                }
             }
-        }
+        };
+        Box::pin(waiting).await
     }
 
     /// Waits until all tokens are reached; returns whether what follows is stale.
@@ -238,13 +243,13 @@ impl<A: Aggregate> Service<A> {
     async fn look(&self, edition: &Edition, id: &str) -> Result<Found<View<A>>, Problem> {
         let partition = self.partition(id);
         let keys = &edition.keys[partition];
-        let mut pipe = redis::pipe();
-        pipe.cmd("GET").arg(keys.view(id));
-        pipe.cmd("HEXISTS").arg(keys.parked()).arg(id);
+        let mut pipe = Pipeline::with_capacity(3);
+        pipe.add_command(command(&["GET", &keys.view(id)]));
+        pipe.add_command(command(&["HEXISTS", &keys.parked(), id]));
         // Last, so that it is true of what was read: a pipe is not atomic.
-        pipe.cmd("HMGET").arg(keys.meta()).arg(STATE);
+        pipe.add_command(edition.state(partition));
         let (view, parked, state): (Option<String>, bool, State) = self.means.store.ask(&pipe).await?;
-        let Some(born) = live(&state) else { return Err(self.rebuilding(edition).await) };
+        let Some(born) = live(&state) else { return Err(Box::pin(self.rebuilding(edition)).await) };
         let view = view.map(|json| self.parse(id, json)).transpose()?;
         Ok(Found { view, seen: Seen { partition, born }, parked, stale: false })
     }
@@ -270,8 +275,8 @@ impl<A: Aggregate> Service<A> {
     /// Makes sure that every partition has complete views.
     pub async fn require_live(&self, edition: &Edition) -> Result<Vec<Seen>, Problem> {
         let mut pipe = redis::pipe();
-        for keys in &edition.keys {
-            pipe.cmd("HMGET").arg(keys.meta()).arg(STATE);
+        for partition in 0..edition.keys.len() {
+            pipe.add_command(edition.state(partition));
         }
         let states: Vec<State> = self.means.store.ask(&pipe).await?;
         match all_live(&states) {
@@ -284,7 +289,7 @@ impl<A: Aggregate> Service<A> {
     pub async fn require_unchanged(&self, edition: &Edition, seen: &[Seen]) -> Result<(), Problem> {
         let mut pipe = redis::pipe();
         for seen in seen {
-            pipe.cmd("HMGET").arg(edition.keys[seen.partition].meta()).arg(STATE);
+            pipe.add_command(edition.state(seen.partition));
         }
         let states: Vec<State> = self.means.store.ask(&pipe).await?;
         let unchanged = states.iter().zip(seen).all(|(state, seen)| live(state) == Some(seen.born));
@@ -292,21 +297,10 @@ impl<A: Aggregate> Service<A> {
     }
 }
 
-/// The fields of a partition's `…:meta` that say whether it is complete.
-pub const STATE: &[&str] = &[meta::STATE, meta::BORN];
-
-/// Their values.
-pub type State = (Option<String>, Option<u64>);
-
 /// What was read of all partitions, when all of them are complete.
 pub fn all_live(states: &[State]) -> Option<Vec<Seen>> {
     let seen = |(partition, state)| live(state).map(|born| Seen { partition, born });
     states.iter().enumerate().map(seen).collect()
-}
-
-/// Since when a partition is, if it is complete.
-pub fn live((state, born): &State) -> Option<u64> {
-    born.filter(|_| state.as_deref() == Some(meta::LIVE))
 }
 
 /// Nothing has happened to this id, or nothing yet at the time that is asked for.

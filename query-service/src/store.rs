@@ -11,7 +11,7 @@ use millrace_shared::{
     },
 };
 use redis::{
-    ErrorKind, FromRedisValue, Pipeline, RedisError, RedisFuture, RedisResult, Script, Value,
+    Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisFuture, RedisResult, Script, Value,
     aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig},
     cluster::ClusterConfig,
     cluster_async::ClusterConnection,
@@ -36,7 +36,7 @@ enum Link {
 }
 
 impl ConnectionLike for Link {
-    fn req_packed_command<'a>(&'a mut self, command: &'a redis::Cmd) -> RedisFuture<'a, Value> {
+    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
         match self {
             Self::One(connection) => connection.req_packed_command(command),
             Self::Cluster(connection) => connection.req_packed_command(command),
@@ -162,6 +162,13 @@ impl Store {
             Err(_) => Err(unavailable("Redis does not answer in time")),
         }
     }
+}
+
+/// A command that has room for its words from the beginning.
+pub fn command(words: &[&str]) -> Cmd {
+    let mut command = Cmd::with_capacity(words.len(), words.iter().map(|word| word.len()).sum());
+    command.arg(words);
+    command
 }
 
 /// One answer among those of a pipe whose commands answer in different forms.

@@ -3,6 +3,8 @@
 use std::{
     any::Any,
     collections::HashMap,
+    convert::Infallible,
+    future,
     panic::AssertUnwindSafe,
     sync::{Arc, PoisonError, RwLock},
     time::Instant,
@@ -12,11 +14,12 @@ use axum::{
     Router,
     extract::{MatchedPath, Request},
     http::{Method, StatusCode},
-    middleware::{self, Next},
     response::{IntoResponse, Response},
+    routing::Route,
 };
 use futures_util::FutureExt;
 use metrics::{Counter, Histogram};
+use tower::{Service, layer::layer_fn, service_fn};
 use uuid::Uuid;
 
 use crate::problem::{FieldError, INTERNAL, METHOD_NOT_ALLOWED, NOT_FOUND, Problem};
@@ -33,17 +36,45 @@ pub struct Sizes {
 /// Completes the routes of a service: unknown paths and methods, panics and oversized requests are answered by problem
 /// documents, and every request is counted under `millrace_<service>_http_…`. To be called when all routes are there.
 pub fn complete(router: Router, service: &str, sizes: Sizes) -> Router {
-    let meters = Arc::new(Meters {
+    complete_with(router, service, sizes, |_| future::ready)
+}
+
+/// The same, and hands each answer, once it is counted, to what `finish` made of its request.
+pub fn complete_with<F, L, R>(router: Router, service: &str, sizes: Sizes, finish: F) -> Router
+where
+    F: Fn(&Request) -> L + Send + Sync + 'static,
+    L: FnOnce(Response) -> R + Send + 'static,
+    R: Future<Output = Response> + Send + 'static,
+{
+    let meters = Meters {
         requests: format!("millrace_{service}_http_requests_total"),
         seconds: format!("millrace_{service}_http_request_seconds"),
         known: RwLock::default(),
-    });
+    };
+    let all = Arc::new((meters, finish));
     router
         .fallback(|| async { Problem::new(&NOT_FOUND, "there is nothing at this address") })
         // axum adds the header `Allow`.
         .method_not_allowed_fallback(|| async { Problem::new(&METHOD_NOT_ALLOWED, "this address has other methods") })
         // All in one: axum copies every layer, with those within, for each request.
-        .layer(middleware::from_fn(move |request, next| observe(meters.clone(), sizes, request, next)))
+        .layer(layer_fn(move |mut route: Route| {
+            let all = all.clone();
+            service_fn(move |request: Request| {
+                let (all, finish, open) = (all.clone(), (all.1)(&request), Open::new(&request));
+                let answer = match oversized(sizes, &request) {
+                    Some(problem) => Err(problem.into_response()),
+                    None => Ok(route.call(request)),
+                };
+                async move {
+                    let response = match answer {
+                        Ok(answer) => AssertUnwindSafe(answer).catch_unwind().await.unwrap_or_else(panicked),
+                        Err(refusal) => Ok(refusal),
+                    }?;
+                    open.end(&all.0, response.status());
+                    Ok::<_, Infallible>(finish(response).await)
+                }
+            })
+        }))
 }
 
 /// Our own fault: logs the cause under an id and answers with the id only.
@@ -54,8 +85,8 @@ pub fn internal(cause: &dyn std::fmt::Display) -> Problem {
 }
 
 /// What it says was told before, unless it may be personal.
-fn panicked(_: Box<dyn Any + Send + 'static>) -> Response {
-    internal(&"a panic, told above").into_response()
+fn panicked(_: Box<dyn Any + Send + 'static>) -> Result<Response, Infallible> {
+    Ok(internal(&"a panic, told above").into_response())
 }
 
 /// What is wrong with the size of a request.
@@ -73,21 +104,32 @@ fn oversized(sizes: Sizes, request: &Request) -> Option<Problem> {
     Some(Problem::malformed(vec![FieldError::new("", detail)]))
 }
 
-async fn observe(meters: Arc<Meters>, sizes: Sizes, request: Request, next: Next) -> Response {
-    let begun = Instant::now();
-    let method = known_method(request.method());
-    let route = request.extensions().get::<MatchedPath>().cloned();
-    let path = tracing::enabled!(tracing::Level::DEBUG).then(|| request.uri().path().to_owned());
-    let response = match oversized(sizes, &request) {
-        Some(problem) => problem.into_response(),
-        None => AssertUnwindSafe(next.run(request)).catch_unwind().await.unwrap_or_else(panicked),
-    };
-    let (status, took) = (response.status(), begun.elapsed().as_secs_f64());
-    if let Some(path) = path {
-        tracing::debug!(method, path, status = status.as_u16(), seconds = took, "answered");
+/// A request that is being answered.
+struct Open {
+    begun: Instant,
+    method: &'static str,
+    route: Option<MatchedPath>,
+    /// Where it is to be logged.
+    path: Option<String>,
+}
+
+impl Open {
+    fn new(request: &Request) -> Self {
+        Self {
+            begun: Instant::now(),
+            method: known_method(request.method()),
+            route: request.extensions().get::<MatchedPath>().cloned(),
+            path: tracing::enabled!(tracing::Level::DEBUG).then(|| request.uri().path().to_owned()),
+        }
     }
-    meters.count(route.as_ref().map_or("none", MatchedPath::as_str), method, status, took);
-    response
+
+    fn end(self, meters: &Meters, status: StatusCode) {
+        let took = self.begun.elapsed().as_secs_f64();
+        if let Some(path) = self.path {
+            tracing::debug!(method = self.method, path, status = status.as_u16(), seconds = took, "answered");
+        }
+        meters.count(self.route.as_ref().map_or("none", MatchedPath::as_str), self.method, status, took);
+    }
 }
 
 /// Counts requests. Looking a metric up by its labels costs as much as much of what is done for a request, so those that

@@ -31,8 +31,8 @@ use tokio::sync::{Semaphore, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    edition::Edition,
-    service::{STATE, Service, State, live},
+    edition::{Edition, State, live},
+    service::Service,
     store::decoded,
 };
 use frame::{Batch, Frame};
@@ -256,11 +256,11 @@ impl<A: Aggregate> Hub<A> {
     /// Where the feeds end, and of which build they are; `None` while some partition is not complete.
     async fn ends(&self, edition: &Edition) -> Result<Option<Position>, Problem> {
         let mut pipe = redis::pipe();
-        for keys in &edition.keys {
+        for (partition, keys) in edition.keys.iter().enumerate() {
             // In this order: what lies before the checkpoint is then in the feed.
             pipe.cmd("HGET").arg(keys.meta()).arg(meta::OFFSET);
             pipe.cmd("XREVRANGE").arg(keys.changes()).arg("+").arg("-").arg("COUNT").arg(1);
-            pipe.cmd("HMGET").arg(keys.meta()).arg(STATE);
+            pipe.add_command(edition.state(partition));
         }
         let read: Vec<redis::Value> = self.service.means.store.ask(&pipe).await?;
         let (mut at, mut born) = (Vec::new(), Vec::new());

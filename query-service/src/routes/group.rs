@@ -21,9 +21,9 @@ use serde_json::Value;
 
 use super::json;
 use crate::{
-    edition::{Edition, Editions},
+    edition::{Edition, Editions, State},
     params::{After, Params, TextInPath},
-    service::{Means, STATE, State, all_live, caveats, stale},
+    service::{Means, all_live, caveats, stale},
     store::decoded,
 };
 
@@ -73,11 +73,11 @@ impl<G: Grouping> Groups<G> {
     async fn view(&self, edition: &Edition, key: &str, after: &After) -> Result<Response, Problem> {
         let stale = self.wait(edition, after).await?;
         let mut pipe = redis::pipe();
-        for keys in &edition.keys {
+        for (partition, keys) in edition.keys.iter().enumerate() {
             pipe.cmd("HGET").arg(keys.parts()).arg(key);
             pipe.cmd("HKEYS").arg(keys.parked());
             // Last, so that it is true of what was read.
-            pipe.cmd("HMGET").arg(keys.meta()).arg(STATE);
+            pipe.add_command(edition.state(partition));
         }
         let read: Vec<redis::Value> = self.means.store.ask(&pipe).await?;
         let (mut parts, mut states, mut parked) = (Vec::new(), Vec::<State>::new(), Vec::new());

@@ -89,6 +89,6 @@ fn json(mut headers: HeaderMap, body: String) -> Response {
 
 /// One version of something.
 fn versioned(mut headers: HeaderMap, version: u64, body: String) -> Response {
-    headers.extend(header::HeaderValue::from_str(&format!("\"{version}\"")).ok().map(|tag| (header::ETAG, tag)));
+    headers.extend(header::HeaderValue::try_from(format!("\"{version}\"")).ok().map(|tag| (header::ETAG, tag)));
     json(headers, body)
 }

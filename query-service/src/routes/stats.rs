@@ -14,9 +14,9 @@ use millrace_shared::{
 
 use super::json;
 use crate::{
-    edition::Edition,
+    edition::{Edition, State},
     params::{After, Params},
-    service::{STATE, Service, State, all_live, caveats},
+    service::{Service, all_live, caveats},
     store::decoded,
 };
 
@@ -34,9 +34,9 @@ pub(super) async fn get<A: Aggregate>(
 async fn stats<A: Aggregate>(service: &Service<A>, edition: &Edition, after: &After) -> Result<Response, Problem> {
     let stale = service.wait(edition, after).await?;
     let mut pipe = redis::pipe();
-    for keys in &edition.keys {
+    for (partition, keys) in edition.keys.iter().enumerate() {
         pipe.cmd("HGETALL").arg(keys.counters());
-        pipe.cmd("HMGET").arg(keys.meta()).arg(STATE);
+        pipe.add_command(edition.state(partition));
     }
     let read: Vec<redis::Value> = service.means.store.ask(&pipe).await?;
     let (mut parts, mut states): (Vec<BTreeMap<String, String>>, Vec<State>) = (Vec::new(), Vec::new());

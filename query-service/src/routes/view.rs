@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     extract::{RawQuery, State},
+    http::HeaderMap,
     response::{IntoResponse, Response},
 };
 use jiff::Timestamp;
@@ -19,12 +20,11 @@ use crate::{
     edition::Edition,
     params::{After, IdInPath, Params, time},
     past::{Replay, trimmed},
-    service::{Service, View, caveats, not_found},
+    service::{Seen, Service, View, caveats, not_found},
 };
 
-/// Which view is asked for.
-enum When {
-    Now,
+/// Which view of the past is asked for.
+enum Then {
     AtVersion(u64),
     AsOf(Timestamp),
 }
@@ -39,10 +39,10 @@ pub(super) async fn get<A: Aggregate>(
     if A::Projection::IS_FINAL.is_some() {
         after = after.or_final(&mut params);
     }
-    let when = when(&mut params);
+    let then = then(&mut params);
     params.finish()?;
-    let (service, id, after, when) = (&*service, &id, &after, &when);
-    service.editions.answer(|edition| async move { view(service, &edition, id, after, when).await }).await
+    let (service, id, after, then) = (&*service, &id, &after, then.as_ref());
+    service.editions.answer(|edition| async move { view(service, &edition, id, after, then).await }).await
 }
 
 async fn view<A: Aggregate>(
@@ -50,33 +50,46 @@ async fn view<A: Aggregate>(
     edition: &Edition,
     id: &AggregateId,
     after: &After,
-    when: &When,
+    then: Option<&Then>,
 ) -> Result<Response, Problem> {
     let found = service.find(edition, id.as_str(), after).await?;
     let headers = caveats(found.stale, found.parked);
     let Some((json, view)) = found.view else { return Ok((headers, not_found::<A>(id)).into_response()) };
     let present = A::Projection::version(&view);
-    let asked = if let When::AtVersion(version) = when { Some(*version) } else { None };
+    match then {
+        None => Ok(versioned(headers, present, json)),
+        // What is rare is boxed: see Service::find.
+        Some(then) => Box::pin(past(service, edition, id, then, (headers, found.seen, present))).await,
+    }
+}
+
+/// The view as it was, of an aggregate whose present version was seen.
+async fn past<A: Aggregate>(
+    service: &Service<A>,
+    edition: &Edition,
+    id: &AggregateId,
+    then: &Then,
+    (headers, seen, present): (HeaderMap, Seen, u64),
+) -> Result<Response, Problem> {
+    let asked = if let Then::AtVersion(version) = then { Some(*version) } else { None };
     let mut replay = Replay::new(service, edition, id.as_str());
-    let past: Option<View<A>> = match *when {
-        When::Now => return Ok(versioned(headers, present, json)),
-        When::AtVersion(0) => None,
-        When::AtVersion(version) => {
-            let then = replay.until(|meta| meta.sequence <= version).await?;
-            then.filter(|view| A::Projection::version(view) == version)
+    let past: Option<View<A>> = match *then {
+        Then::AtVersion(0) => None,
+        Then::AtVersion(version) => {
+            let found = replay.until(|meta| meta.sequence <= version).await?;
+            found.filter(|view| A::Projection::version(view) == version)
         }
-        When::AsOf(time) => {
-            let then = replay.until(|meta| meta.time <= time).await?;
+        Then::AsOf(time) => {
+            let found = replay.until(|meta| meta.time <= time).await?;
             // Before the first event of all.
-            then.filter(|_| replay.base.as_ref().is_none_or(|base| base.first <= time))
+            found.filter(|_| replay.base.as_ref().is_none_or(|base| base.first <= time))
         }
     };
-    service.require_unchanged(edition, &[found.seen]).await?;
+    service.require_unchanged(edition, &[seen]).await?;
     if let Some(base) = &replay.base {
-        let gone = match *when {
-            When::AsOf(time) => (base.first..base.time).contains(&time),
-            When::AtVersion(version) => (1..replay.kept_since()).contains(&version),
-            When::Now => false,
+        let gone = match *then {
+            Then::AsOf(time) => (base.first..base.time).contains(&time),
+            Then::AtVersion(version) => (1..replay.kept_since()).contains(&version),
         };
         if gone {
             return Ok((headers, trimmed::<A>(id.as_str(), base)).into_response());
@@ -98,16 +111,11 @@ async fn view<A: Aggregate>(
     Ok(versioned(headers, A::Projection::version(&view), body))
 }
 
-fn when(params: &mut Params) -> When {
+fn then(params: &mut Params) -> Option<Then> {
     let version = params.number("at_version", 0, u64::MAX);
     let time = params.read("as_of", time);
-    match (version, time) {
-        (Some(_), Some(_)) => {
-            params.wrong("as_of", "can't be combined with at_version");
-            When::Now
-        }
-        (Some(version), None) => When::AtVersion(version),
-        (None, Some(time)) => When::AsOf(time),
-        (None, None) => When::Now,
+    if version.is_some() && time.is_some() {
+        params.wrong("as_of", "can't be combined with at_version");
     }
+    version.map(Then::AtVersion).or(time.map(Then::AsOf))
 }

@@ -95,7 +95,7 @@ impl Keys {
 
     /// A view.
     pub fn view(&self, id: &str) -> String {
-        format!("{}:view:{id}", self.tag)
+        [&self.tag, ":view:", id].concat()
     }
 
     /// An aggregate's history.
@@ -142,7 +142,7 @@ impl Keys {
 
     /// Parked aggregates.
     pub fn parked(&self) -> String {
-        format!("{}:parked", self.tag)
+        [&self.tag, ":parked"].concat()
     }
 
     /// Keys of people.
