@@ -303,7 +303,7 @@ mod tests {
         assert!(HashSecret::new("short").is_err());
     }
 
-    /// Stored outcomes outlive releases, so the value is pinned: printf 's…' | b3sum gives the same.
+    /// Stored outcomes outlive releases, so the value is pinned, and of what it is taken.
     #[test]
     fn is_stable_across_releases() {
         let it = fingerprint("Deposit", &Deposit { amount_minor: 10_000, reference: Some("salary") }).unwrap();
@@ -312,5 +312,6 @@ mod tests {
         bytes.extend(b"s\0\0\0\0\0\0\0\x0camount_minori\0\0\0\0\0\0\x27\x10");
         bytes.extend(b"s\0\0\0\0\0\0\0\x09references\0\0\0\0\0\0\0\x06salary.");
         assert_eq!(hex, blake3::hash(&bytes).to_hex()[..32]);
+        assert_eq!(hex, "545b9651206faf6e0697818abd773c8c");
     }
 }

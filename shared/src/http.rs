@@ -46,21 +46,21 @@ where
     L: FnOnce(Response) -> R + Send + 'static,
     R: Future<Output = Response> + Send + 'static,
 {
-    let meters = Meters {
+    let meters = Arc::new(Meters {
         requests: format!("millrace_{service}_http_requests_total"),
         seconds: format!("millrace_{service}_http_request_seconds"),
         known: RwLock::default(),
-    };
-    let all = Arc::new((meters, finish));
+    });
+    let finish = Arc::new(finish);
     router
         .fallback(|| async { Problem::new(&NOT_FOUND, "there is nothing at this address") })
         // axum adds the header `Allow`.
         .method_not_allowed_fallback(|| async { Problem::new(&METHOD_NOT_ALLOWED, "this address has other methods") })
         // All in one: axum copies every layer, with those within, for each request.
         .layer(layer_fn(move |mut route: Route| {
-            let all = all.clone();
+            let (meters, finish) = (meters.clone(), finish.clone());
             service_fn(move |request: Request| {
-                let (all, finish, open) = (all.clone(), (all.1)(&request), Open::new(&request));
+                let (meters, open, finish) = (meters.clone(), Open::new(&request), finish(&request));
                 let answer = match oversized(sizes, &request) {
                     Some(problem) => Err(problem.into_response()),
                     None => Ok(route.call(request)),
@@ -70,7 +70,7 @@ where
                         Ok(answer) => AssertUnwindSafe(answer).catch_unwind().await.unwrap_or_else(panicked),
                         Err(refusal) => Ok(refusal),
                     }?;
-                    open.end(&all.0, response.status());
+                    open.end(&meters, response.status());
                     Ok::<_, Infallible>(finish(response).await)
                 }
             })

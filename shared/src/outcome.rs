@@ -200,7 +200,7 @@ mod tests {
     use super::*;
     use crate::codec::Codec;
 
-    /// Read by apache-avro it is what was written.
+    /// It is what apache-avro writes, and reads.
     #[test]
     fn its_datum_is_as_the_schema_says() {
         let codec = Codec::<OutcomeRecord>::datums().unwrap();
@@ -229,6 +229,9 @@ mod tests {
         for outcome in [accepted, rejected].into_iter().chain(at_edges) {
             let mut datum = Vec::new();
             outcome.write(&mut datum);
+            let mut theirs = Vec::new();
+            codec.encode_datum(&OutcomeRecord::Outcome(outcome.clone()), &mut theirs).unwrap();
+            assert_eq!(datum, theirs);
             assert_eq!(codec.decode_datum(0, 0, &datum), Some(OutcomeRecord::Outcome(outcome)));
         }
     }

@@ -67,7 +67,7 @@ fn g11_money_is_conserved_while_services_are_killed() {
             };
             service.kill();
             service.launch();
-            if kill % 3 == 0 {
+            if kill % 2 == 1 {
                 deployment.money_is_conserved_now();
             }
         }

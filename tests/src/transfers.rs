@@ -112,6 +112,7 @@ impl Deployment {
     #[track_caller]
     pub fn money_is_conserved_now(&self) {
         let (first, second) = (self.moved(), self.moved());
+        assert!(first.values().any(|moved| moved.paid_out > 0), "no transfer has moved anything");
         for (id, Moved { paid_out, paid_in, held }) in first {
             let then = &second[&id];
             assert!(paid_in <= then.paid_out, "{id} has made money: {paid_in} came in, {then:?}");

@@ -96,8 +96,8 @@ impl Meaning {
         match outcome.reason.as_deref() {
             // A process that asks about what waits is told so, and does not wait itself.
             Some(PENDING) if is_of_process(&outcome.command_id) => Self::Nothing,
-            Some(SCHEDULED | PENDING) => Self::Waits,
-            Some(REUSED) => Self::Nothing,
+            Some(SCHEDULED | PENDING) if !replayed => Self::Waits,
+            Some(SCHEDULED | PENDING | REUSED) => Self::Nothing,
             Some("unavailable") => Self::OfACopy,
             _ if replayed => Self::OfACopy,
             _ => Self::Settled,
@@ -209,7 +209,9 @@ mod tests {
             assert_eq!(meaning("c", Some(reason), false), Meaning::Waits);
         }
         assert_eq!(meaning("email-reservation/r/ask-1", Some(PENDING), false), Meaning::Nothing);
-        assert_eq!(meaning("c", Some(REUSED), false), Meaning::Nothing);
+        for (reason, replayed) in [(REUSED, false), (SCHEDULED, true)] {
+            assert_eq!(meaning("c", Some(reason), replayed), Meaning::Nothing, "{reason}");
+        }
         for (reason, replayed) in [(Some("unavailable"), false), (None, true), (Some("user-inactive"), true)] {
             assert_eq!(meaning("c", reason, replayed), Meaning::OfACopy, "{reason:?}");
         }

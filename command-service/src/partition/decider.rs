@@ -1,4 +1,4 @@
-//! What a writer and a restore know of a partition, and how it does that.
+//! What a writer and a restore know of a partition, and how a partition answers them.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

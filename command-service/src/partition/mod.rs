@@ -361,12 +361,12 @@ impl<A: Aggregate> Partition<A> {
         if let Some(due) = due.filter(|due| *due > now && !self.is_asking(command)) {
             return self.put_off(record, command, due, now, sink);
         }
-        let known = self.that_waits(command);
-        if known.is_some_and(|known| is_another(&known.record, command)) {
+        let waiting = self.that_waits(command);
+        if waiting.is_some_and(|waiting| is_another(&waiting.record, command)) {
             return self.refuse_reused(record, command, now, sink);
         }
-        // It is sent again without a time.
-        let waits = known.is_some_and(|known| known.asking.is_none());
+        // Whether it waits for its time, and is sent again without one.
+        let waits = waiting.is_some_and(|waiting| waiting.asking.is_none());
         let given = record.timestamp_ms.and_then(|millis| Timestamp::from_millisecond(millis).ok()).unwrap_or(now);
         let judge = || {
             let entry = self.aggregates.get(command.aggregate_id.as_str()).cloned().unwrap_or_default();

@@ -31,13 +31,13 @@ use crate::{
     types::CommandType,
 };
 
-/// Whether the last commit is so long ago that sending offsets before the flush is faster (measured without a linger: 3.2
+/// Whether the last commit is so long over that sending offsets before the flush is faster (measured without a linger: 3.2
 /// against 4.2 ms; when transactions follow each other it is the other way round).
 const LATELY: Duration = Duration::from_millis(3);
 /// The broker answers a commit before its markers are written. Partitions that are added to the next transaction before
 /// that are refused, and librdkafka asks again after 20 ms.
 const GAP: Duration = Duration::from_millis(2);
-/// Records whose markers take so long.
+/// Records of a transaction behind which that pays: others follow it at once then. After small ones it would only be a delay.
 const LARGE: usize = 1024;
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 const INIT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -68,9 +68,8 @@ pub struct Producer {
     inner: ThreadedProducer<Deliveries>,
     /// Longest transaction: what a call has not achieved by then, it never will.
     limit: Duration,
-    last_commit: Cell<Option<Instant>>,
-    /// Before then a transaction had better not begin.
-    rests_until: Cell<Option<Instant>>,
+    /// Since when the next transaction can begin without being refused; none before the first commit.
+    ready_at: Cell<Option<Instant>>,
 }
 
 impl Producer {
@@ -105,13 +104,7 @@ impl Producer {
             Topic::of(kind.info().is_personal).map(|topic| handle(kind.topic(topic))).collect()
         };
         let topics = types.iter().map(of_type).collect::<Result<_, _>>()?;
-        Ok(Self {
-            topics,
-            inner,
-            limit: settings.transaction_timeout,
-            last_commit: Cell::new(None),
-            rests_until: Cell::new(None),
-        })
+        Ok(Self { topics, inner, limit: settings.transaction_timeout, ready_at: Cell::new(None) })
     }
 
     /// Begins a transaction.
@@ -123,7 +116,7 @@ impl Producer {
 
     /// How long the next transaction had better wait: more commands gather meanwhile.
     pub fn rest(&self) -> Duration {
-        self.rests_until.get().map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()))
+        self.ready_at.get().map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()))
     }
 
     /// Where a topic's partition ends. As librdkafka asks for a producer it is the last stable offset: what lies below it
@@ -190,9 +183,8 @@ impl<'a> Transaction<'a> {
         let result = self.try_commit(fence);
         match result {
             Ok(()) => {
-                let now = Instant::now();
-                self.producer.last_commit.set(Some(now));
-                self.producer.rests_until.set((self.records >= LARGE).then(|| now + GAP));
+                let gap = if self.records >= LARGE { GAP } else { Duration::ZERO };
+                self.producer.ready_at.set(Some(Instant::now() + gap));
                 Ok(())
             }
             Err(failure @ Failure::Unknown(_)) => Err(failure),
@@ -219,7 +211,7 @@ impl<'a> Transaction<'a> {
         }
         let producer = self.producer;
         self.fail_points.reach(Point::Produced);
-        let rested = producer.last_commit.get().is_none_or(|last| last.elapsed() > LATELY);
+        let rested = producer.ready_at.get().is_none_or(|at| at.elapsed() > LATELY);
         let send_offsets = || {
             let fenced = fence().map_err(|error| Failure::Abort(error.to_string()))?;
             producer.attempt("offsets", |left| {
