@@ -235,6 +235,11 @@ fn g09_who_cannot_resume_is_told_everything_anew() {
     let [busy, quiet, ended] = [0, 1, 2].map(|partition| services.deployment.id_in(partition));
     for (id, owner) in [(&busy, "Ada"), (&quiet, "Ada"), (&ended, "Grace")] {
         open_at(&services.command, id, owner);
+        // Or its opening would be what the stream lacks.
+        eventually("a view", || {
+            let status = services.ask(&format!("/v1/bank-accounts/{id}")).try_send()?.status;
+            if status == 200 { Ok(()) } else { Err(status.to_string()) }
+        });
     }
     let mut stream = Stream::open(&url, ALL, None);
     services.deposit(&quiet, 1);

@@ -128,10 +128,11 @@ impl<'a, A: Aggregate> PartitionCheck<'a, A> {
                 self.scheduled(record);
                 Ok::<_, Error>(())
             })?;
-            self.waiting.end();
             let (_, end) = source.watermarks(topic(Topic::Commands), partition)?;
             self.read_commands(source, (commands.1, end), Self::put_back)?;
         }
+        // Also when none had to wait: those that the outcomes read last tell of are not looked for.
+        self.waiting.end();
         let events = source.watermarks(topic(Topic::Events), partition)?;
         self.events_follow(events.0);
         source.read(topic(Topic::Events), partition, events, |record| self.event(record))?;
