@@ -91,8 +91,8 @@ impl Editions {
             Err(problem) if problem.is(&REBUILDING) => problem,
             answered => return answered,
         };
-        let active = Box::pin(self.look()).await?;
-        if active.version == edition.version { Err(problem) } else { Box::pin(query(active)).await }
+        let active = self.look().await?;
+        if active.version == edition.version { Err(problem) } else { query(active).await }
     }
 
     /// The active one, as it was a second ago at the latest.
@@ -100,8 +100,7 @@ impl Editions {
         let seen = self.seen().clone();
         match seen {
             Some((at, edition)) if at.elapsed() < FRESH => Ok(edition),
-            // What is rare is boxed: see Service::find.
-            _ => Box::pin(self.look()).await,
+            _ => self.look().await,
         }
     }
 

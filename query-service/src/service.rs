@@ -202,26 +202,22 @@ impl<A: Aggregate> Service<A> {
             Err(problem) if !may_wait(&problem) => return Err(problem),
             Ok(_) | Err(_) => {}
         }
-        // In a box, as all that is rare: a query is as large as the largest of its ways, and it is copied now and then.
-        let waiting = async {
-            let mut waiter = self.means.feed.wait_for(&edition.keys[self.partition(id)].changes());
-            loop {
-                // Before the first wait as well: it may have come while we were not yet listening.
-                let found = self.look(edition, id).await;
-                let left = after.until.saturating_duration_since(Instant::now());
-                match found {
-                    Ok(found) if reached(&found) => return Ok(found),
-                    Ok(_) if left.is_zero() && after.strict => return Err(stale()),
-                    Ok(found) if left.is_zero() => return Ok(Found { stale: true, ..found }),
-                    Err(problem) if left.is_zero() || !may_wait(&problem) => return Err(problem),
-                    Err(problem) if self.editions.now().await?.version != edition.version => return Err(problem),
-                    Ok(_) => drop(tokio::time::timeout(left, waiter.moved()).await),
-                    // No change is announced when the last partition gets there.
-                    Err(_) => tokio::time::sleep(left.min(BUILDING_PAUSE)).await,
-                }
+        let mut waiter = self.means.feed.wait_for(&edition.keys[self.partition(id)].changes());
+        loop {
+            // Before the first wait as well: it may have come while we were not yet listening.
+            let found = self.look(edition, id).await;
+            let left = after.until.saturating_duration_since(Instant::now());
+            match found {
+                Ok(found) if reached(&found) => return Ok(found),
+                Ok(_) if left.is_zero() && after.strict => return Err(stale()),
+                Ok(found) if left.is_zero() => return Ok(Found { stale: true, ..found }),
+                Err(problem) if left.is_zero() || !may_wait(&problem) => return Err(problem),
+                Err(problem) if self.editions.now().await?.version != edition.version => return Err(problem),
+                Ok(_) => drop(tokio::time::timeout(left, waiter.moved()).await),
+                // No change is announced when the last partition gets there.
+                Err(_) => tokio::time::sleep(left.min(BUILDING_PAUSE)).await,
             }
-        };
-        Box::pin(waiting).await
+        }
     }
 
     /// Waits until all tokens are reached; returns whether what follows is stale.
@@ -249,7 +245,7 @@ impl<A: Aggregate> Service<A> {
         // Last, so that it is true of what was read: a pipe is not atomic.
         pipe.add_command(edition.state(partition));
         let (view, parked, state): (Option<String>, bool, State) = self.means.store.ask(&pipe).await?;
-        let Some(born) = live(&state) else { return Err(Box::pin(self.rebuilding(edition)).await) };
+        let Some(born) = live(&state) else { return Err(self.rebuilding(edition).await) };
         let view = view.map(|json| self.parse(id, json)).transpose()?;
         Ok(Found { view, seen: Seen { partition, born }, parked, stale: false })
     }

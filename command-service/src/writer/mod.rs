@@ -1,7 +1,8 @@
 //! A writer: one thread, one transactional producer, a share of the partitions of all aggregate types.
 //!
 //! It runs one transaction at a time for all its partitions. A batch is what is waiting: there is no linger, company
-//! gathers by itself while the last commit runs (and for 2 ms behind a large one: see `transaction.rs`). Only after the commit are states kept and requests answered.
+//! gathers by itself while the last commit runs (and for 2 ms behind a large one: see `transaction.rs`). Only after the
+//! commit are states kept and requests answered.
 
 mod batch;
 mod checkpoint;

@@ -58,8 +58,7 @@ async fn view<A: Aggregate>(
     let present = A::Projection::version(&view);
     match then {
         None => Ok(versioned(headers, present, json)),
-        // What is rare is boxed: see Service::find.
-        Some(then) => Box::pin(past(service, edition, id, then, (headers, found.seen, present))).await,
+        Some(then) => past(service, edition, id, then, (headers, found.seen, present)).await,
     }
 }
 
