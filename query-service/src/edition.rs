@@ -2,7 +2,7 @@
 
 use std::{
     future::Future,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -17,7 +17,7 @@ use millrace_shared::{
 };
 use redis::Cmd;
 
-use crate::{feed::Feed, store::Store};
+use crate::{feed::Feed, store::Store, view_reader::ViewReader};
 
 /// The list of versions is looked at again after so long.
 const FRESH: Duration = Duration::from_secs(1);
@@ -31,6 +31,8 @@ pub struct Edition {
     pub keys: Vec<Keys>,
     /// The question whether a partition is complete, by partition: each query asks it.
     states: Vec<Cmd>,
+    /// What reads its views, by partition, once somebody asks for one.
+    readers: Vec<OnceLock<ViewReader>>,
 }
 
 /// The fields of a partition's `…:meta` that say whether it is complete.
@@ -54,12 +56,19 @@ impl Edition {
             command.arg(keys.meta()).arg(STATE);
             command
         };
-        Self { version, states: keys.iter().map(state).collect(), keys }
+        let readers = keys.iter().map(|_| OnceLock::new()).collect();
+        Self { version, states: keys.iter().map(state).collect(), readers, keys }
     }
 
     /// Asks for a partition's [`State`].
     pub fn state(&self, partition: usize) -> Cmd {
         self.states[partition].clone()
+    }
+
+    /// What reads the views of a partition.
+    pub fn reader(&self, partition: usize, store: &Store) -> &ViewReader {
+        let start = || ViewReader::start(store.clone(), self.keys[partition].clone(), self.state(partition));
+        self.readers[partition].get_or_init(start)
     }
 }
 

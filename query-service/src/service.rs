@@ -21,14 +21,14 @@ use millrace_shared::{
     registry,
     views::{Keys, meta, people::Opener},
 };
-use redis::Pipeline;
 
 use crate::{
     edition::{Edition, Editions, State, live},
     ends::Ends,
     feed::Feed,
     params::After,
-    store::{Store, command},
+    store::Store,
+    view_reader::Read,
 };
 
 /// The view of an aggregate type.
@@ -238,13 +238,7 @@ impl<A: Aggregate> Service<A> {
 
     async fn look(&self, edition: &Edition, id: &str) -> Result<Found<View<A>>, Problem> {
         let partition = self.partition(id);
-        let keys = &edition.keys[partition];
-        let mut pipe = Pipeline::with_capacity(3);
-        pipe.add_command(command(&["GET", &keys.view(id)]));
-        pipe.add_command(command(&["HEXISTS", &keys.parked(), id]));
-        // Last, so that it is true of what was read: a pipe is not atomic.
-        pipe.add_command(edition.state(partition));
-        let (view, parked, state): (Option<String>, bool, State) = self.means.store.ask(&pipe).await?;
+        let Read { view, parked, state } = edition.reader(partition, &self.means.store).read(id).await?;
         let Some(born) = live(&state) else { return Err(self.rebuilding(edition).await) };
         let view = view.map(|json| self.parse(id, json)).transpose()?;
         Ok(Found { view, seen: Seen { partition, born }, parked, stale: false })

@@ -164,13 +164,6 @@ impl Store {
     }
 }
 
-/// A command that has room for its words from the beginning.
-pub fn command(words: &[&str]) -> Cmd {
-    let mut command = Cmd::with_capacity(words.len(), words.iter().map(|word| word.len()).sum());
-    command.arg(words);
-    command
-}
-
 /// One answer among those of a pipe whose commands answer in different forms.
 pub fn decoded<T: FromRedisValue>(value: &redis::Value) -> Result<T, Problem> {
     redis::from_redis_value(value.clone()).map_err(|error| http::internal(&format_args!("Redis: {error}")))

@@ -79,10 +79,10 @@ kinds! {
 }
 
 /// A problem to be answered. Small, as it is the error of many results.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Problem(Box<Parts>);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Parts {
     name: String,
     status: u16,

@@ -4,6 +4,7 @@ use std::{
     cmp::Ordering,
     collections::{BTreeMap, BTreeSet},
     sync::OnceLock,
+    thread,
 };
 
 use millrace_tests::{
@@ -420,6 +421,26 @@ fn what_one_has_already_is_answered_304() {
         .header("If-None-Match", "\"1\"")
         .send()
         .problem(404, "not-found");
+}
+
+#[test]
+fn views_asked_for_at_the_same_time_are_each_what_was_asked_for() {
+    let (services, ids) = sixty();
+    let views = folded(&services, ids);
+    thread::scope(|scope| {
+        for first in 0..32 {
+            let (services, views) = (&services, &views);
+            scope.spawn(move || {
+                // Each begins elsewhere, and among them are some that there are not.
+                for (id, view) in ids.iter().zip(views).cycle().skip(7 * first).take(ids.len()) {
+                    assert_eq!(services.ask(&format!("/v1/bank-accounts/{id}")).send().json(), *view);
+                    let absent = services.ask(&format!("/v1/bank-accounts/{id}-absent")).send();
+                    assert_eq!(absent.status, 404, "{absent:?}");
+                    assert!(absent.json()["detail"].to_string().contains(&format!("{id}-absent")), "{absent:?}");
+                }
+            });
+        }
+    });
 }
 
 #[test]

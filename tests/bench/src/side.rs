@@ -50,8 +50,7 @@ impl Side {
 
     /// Of a process that runs, and what tells how many records it has done.
     pub fn by(process: &Process, done: impl Fn() -> Result<u64> + 'static) -> Self {
-        // Process ids are below 2^22.
-        Self { pid: Pid::from_raw(process.id().cast_signed()), done: Box::new(done) }
+        Self { pid: pid(process), done: Box::new(done) }
     }
 
     /// Waits until so many commands are done.
@@ -114,8 +113,14 @@ impl Side {
     }
 }
 
+/// The id of a process that runs.
+pub fn pid(process: &Process) -> Pid {
+    // They are below 2^22.
+    Pid::from_raw(process.id().cast_signed())
+}
+
 /// CPU time that a process has used.
-fn cpu_seconds(pid: Pid) -> Result<f64> {
+pub fn cpu_seconds(pid: Pid) -> Result<f64> {
     let path = format!("/proc/{pid}/stat");
     let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
     // The second field is the program's name in brackets, and may hold blanks.

@@ -60,7 +60,7 @@ fn run(settings: &Settings, wanted: &[&'static str]) -> Result<Vec<Figure>> {
     let mut visible = if wants(&[AFTER]) { Some(after::Visible::start(&served)?) } else { None };
     for round in 1..=settings.rounds {
         if wants(&[VIEW, HELLO]) {
-            let (view, hello) = get::round(&served, settings, round)?;
+            let (view, hello) = get::round(&mut served, settings, round)?;
             views.push(view);
             hellos.push(hello);
         }
