@@ -181,7 +181,7 @@ impl Shared {
                     let seconds = seconds.ok_or_else(|| format!("when to ask again? {answer:?}"))?;
                     (answer.status.to_string(), Duration::from_secs(seconds))
                 }
-                Ok(answer) if answer.status == 504 => ("504".to_owned(), Duration::ZERO),
+                Ok(answer) if answer.status == 504 => (format!("504 {}", answer.json()["detail"]), Duration::ZERO),
                 Ok(answer) => return Ok(answer),
                 // The port of a service that does not run: the next one, in a moment.
                 Err(error) => (error.rsplit(": ").next().unwrap_or_default().to_owned(), Duration::from_millis(20)),

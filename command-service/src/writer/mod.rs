@@ -7,6 +7,7 @@
 mod batch;
 mod checkpoint;
 mod errors;
+mod offsets;
 mod produce;
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,7 @@ use std::{
         Arc, Mutex,
         mpsc::{Receiver, channel},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
@@ -19,7 +19,7 @@ use millrace_shared::{
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
-    mocking::MockCluster,
+    mocking::{MockCluster, MockCoordinator},
     producer::DefaultProducerContext,
     types::{RDKafkaApiKey as Api, RDKafkaErrorCode as Code, RDKafkaRespErr as Answer},
 };
@@ -56,7 +56,11 @@ fn settings(cluster: &MockCluster<'static, DefaultProducerContext>) -> ProducerS
 
 impl Bench {
     fn new() -> Self {
-        let cluster = MockCluster::new(1).unwrap();
+        Self::of(1)
+    }
+
+    fn of(brokers: i32) -> Self {
+        let cluster = MockCluster::new(brokers).unwrap();
         let kind = Arc::new(TypeOf::<BankAccount>::unregistered());
         for topic in [Topic::Commands, Topic::Events] {
             cluster.create_topic(kind.topic(topic), 2, 1).unwrap();
@@ -180,6 +184,26 @@ fn g01_a_fenced_producer_is_done_for() {
         let failure = bench.write(10).unwrap_err();
         assert!(matches!(failure, Failure::Unknown(_)), "{request:?} {answer:?}: {failure:?}");
     }
+}
+
+#[test]
+fn g15_a_group_coordinator_that_is_gone_holds_nobody_up_for_ever() {
+    let mut bench = Bench::of(2);
+    let group_at = |broker| bench.cluster.coordinator(MockCoordinator::Group("group".into()), broker).unwrap();
+    let of_producer = MockCoordinator::Transaction(Names::default().transactional_id("test", 0));
+    bench.cluster.coordinator(of_producer, 1).unwrap();
+    bench.cluster.partition_leader(bench.types[0].topic(Topic::Events), 1, Some(1)).unwrap();
+    group_at(2);
+    bench.goes_on();
+    bench.cluster.broker_down(2).unwrap();
+    group_at(1);
+    let begun = Instant::now();
+    let failure = bench.write(10).unwrap_err();
+    // Another reason means that librdkafka keeps to its time-out: then `offsets.rs` is not needed any more.
+    assert!(matches!(&failure, Failure::Unknown(reason) if reason.contains("does not return")), "{failure:?}");
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    bench.producer = Producer::new(&settings(&bench.cluster), &bench.types, 0).unwrap();
+    bench.goes_on();
 }
 
 #[test]

@@ -22,8 +22,11 @@ use rdkafka::{
     util::Timeout,
 };
 
-use super::errors::{Cause, Failure, Verdict, cause, classify};
-use super::produce::Handle;
+use super::{
+    errors::{Cause, Failure, Verdict, cause, classify},
+    offsets::OffsetSender,
+    produce::Handle,
+};
 use crate::{
     failpoints::{FailPoints, Point},
     grant::{FenceError, FencedOffsets},
@@ -65,6 +68,7 @@ pub struct ProducerSettings {
 pub struct Producer {
     /// By index of type, and of topic. Declared before the client: they must be let go first.
     topics: Vec<Vec<Handle>>,
+    offsets: OffsetSender,
     inner: ThreadedProducer<Deliveries>,
     /// Longest transaction: what a call has not achieved by then, it never will.
     limit: Duration,
@@ -104,7 +108,10 @@ impl Producer {
             Topic::of(kind.info().is_personal).map(|topic| handle(kind.topic(topic))).collect()
         };
         let topics = types.iter().map(of_type).collect::<Result<_, _>>()?;
-        Ok(Self { topics, inner, limit: settings.transaction_timeout, ready_at: Cell::new(None) })
+        let limit = settings.transaction_timeout;
+        let no_thread = |error: std::io::Error| KafkaError::ClientCreation(error.to_string());
+        let offsets = OffsetSender::start(inner.clone(), limit).map_err(no_thread)?;
+        Ok(Self { topics, offsets, inner, limit, ready_at: Cell::new(None) })
     }
 
     /// Begins a transaction.
@@ -136,24 +143,26 @@ impl Producer {
             error => Err(KafkaError::Flush(error.into())),
         }
     }
+}
 
-    /// Makes a call again while librdkafka says that it may be, within the time of a transaction. A writer was once seen to
-    /// hang for 110 s after the coordinator of group and transactions was killed (three brokers, librdkafka 2.12), long
-    /// after the broker had aborted its transaction: it had sent offsets with no limit of its own.
-    fn attempt(&self, step: &str, call: impl Fn(Timeout) -> Result<(), KafkaError>) -> Result<(), Failure> {
-        let deadline = Instant::now() + self.limit;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let result = call(Timeout::After(left));
-            tracing::debug!(step, ?result, ?left, "transaction");
-            match result {
-                Ok(()) => return Ok(()),
-                Err(error) if classify(&error) != Verdict::Retry => return Err(failed(step, &error)),
-                Err(error) if left.is_zero() => {
-                    return Err(Failure::Unknown(format!("{step}: no success in {:?}: {error}", self.limit)));
-                }
-                Err(_) => std::thread::sleep(RETRY_PAUSE.min(left)),
+/// Makes a call again while librdkafka says that it may be, within the time of a transaction.
+pub(super) fn attempt(
+    step: &str,
+    limit: Duration,
+    call: impl Fn(Timeout) -> Result<(), KafkaError>,
+) -> Result<(), Failure> {
+    let deadline = Instant::now() + limit;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let result = call(Timeout::After(left));
+        tracing::debug!(step, ?result, ?left, "transaction");
+        match result {
+            Ok(()) => return Ok(()),
+            Err(error) if classify(&error) != Verdict::Retry => return Err(failed(step, &error)),
+            Err(error) if left.is_zero() => {
+                return Err(Failure::Unknown(format!("{step}: no success in {limit:?}: {error}")));
             }
+            Err(_) => std::thread::sleep(RETRY_PAUSE.min(left)),
         }
     }
 }
@@ -214,9 +223,7 @@ impl<'a> Transaction<'a> {
         let rested = producer.ready_at.get().is_none_or(|at| at.elapsed() > LATELY);
         let send_offsets = || {
             let fenced = fence().map_err(|error| Failure::Abort(error.to_string()))?;
-            producer.attempt("offsets", |left| {
-                producer.inner.send_offsets_to_transaction(&fenced.offsets, &fenced.metadata, left)
-            })?;
+            producer.offsets.send(fenced)?;
             self.fail_points.reach(Point::Offsets);
             Ok(())
         };
@@ -233,7 +240,7 @@ impl<'a> Transaction<'a> {
             send_offsets()?;
         }
         self.fail_points.reach(Point::Commit);
-        producer.attempt("commit", |left| producer.inner.commit_transaction(left))
+        attempt("commit", producer.limit, |left| producer.inner.commit_transaction(left))
     }
 
     /// What the deliveries say is closer to the cause than what the call said, so it decides what comes next.
@@ -242,7 +249,7 @@ impl<'a> Transaction<'a> {
             (Failure::Abort(_), Some(cause)) => cause,
             (failure, _) => failure,
         };
-        match self.producer.attempt("abort", |left| self.producer.inner.abort_transaction(left)) {
+        match attempt("abort", self.producer.limit, |left| self.producer.inner.abort_transaction(left)) {
             Ok(()) => Err(failure),
             Err(error) => Err(Failure::Unknown(format!("{failure:?}; {error:?}"))),
         }
@@ -261,7 +268,7 @@ fn failed(step: &str, error: &KafkaError) -> Failure {
 
 /// The records of the present transaction that were not delivered.
 #[derive(Debug, Default)]
-struct Deliveries(Mutex<Vec<(Cause, String, i32, Code)>>);
+pub(super) struct Deliveries(Mutex<Vec<(Cause, String, i32, Code)>>);
 
 impl Deliveries {
     fn clear(&self) {

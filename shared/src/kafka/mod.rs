@@ -21,6 +21,8 @@ use rdkafka::{
 
 /// How long a question to the brokers may take.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client that reads nothing believes who leads a partition.
+const LEADERS_AGE_MS: &str = "5000";
 
 /// Settings that every client has.
 pub fn client_config(bootstrap: &str, client_id: &str) -> ClientConfig {
@@ -104,7 +106,12 @@ pub fn watermarks(
 
 /// A client that only asks for watermarks and metadata.
 pub fn watcher(bootstrap: &str, client_id: &str) -> Result<BaseConsumer<Logged>, rdkafka::error::KafkaError> {
-    reader_config(bootstrap, client_id).set("isolation.level", "read_uncommitted").create_with_context(Logged)
+    reader_config(bootstrap, client_id)
+        .set("isolation.level", "read_uncommitted")
+        // Who leads a partition is asked again only then by a client that reads nothing, also when the leader that it knows
+        // does not answer (librdkafka 2.12, seen with a frozen broker: for as long as that was frozen; by default 15 min).
+        .set("metadata.max.age.ms", LEADERS_AGE_MS)
+        .create_with_context(Logged)
 }
 
 /// Whether any broker answers.
