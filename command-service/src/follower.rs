@@ -8,7 +8,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        mpsc::{Receiver, Sender, TryRecvError, channel},
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     time::{Duration, Instant},
 };
@@ -28,7 +28,7 @@ use millrace_shared::{
 };
 use rdkafka::{
     consumer::{BaseConsumer, Consumer},
-    error::KafkaError,
+    error::{KafkaError, RDKafkaErrorCode},
 };
 use tokio::{runtime::Handle, sync::oneshot};
 
@@ -44,10 +44,19 @@ const KEEP: Duration = Duration::from_secs(60);
 const USED_INTERVAL: Duration = Duration::from_secs(1);
 /// A broker that does not answer must not hold up the requests of other partitions for long.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
+/// It is asked again after so long.
+const END_PAUSE: Duration = Duration::from_secs(1);
 const ENDS_INTERVAL: Duration = Duration::from_secs(5);
 
+/// Requests that wait until a partition is followed.
+struct Wanted {
+    by: Vec<oneshot::Sender<Result<(), String>>>,
+    not_before: Instant,
+}
+
 enum Order {
-    Follow { slot: Slot, from: Option<i64>, following: Option<oneshot::Sender<Result<(), String>>> },
+    Follow { slot: Slot, by: oneshot::Sender<Result<(), String>> },
+    FollowFrom { slot: Slot, from: i64 },
     End,
 }
 
@@ -73,19 +82,19 @@ pub struct FollowerLoop {
 }
 
 impl Follower {
-    /// Sees that outcomes of a partition that are produced from now on are read.
+    /// Sees that outcomes of a partition that are produced from now on are read. A broker that does not answer is asked again,
+    /// for as long as this is waited for.
     pub async fn follow(&self, slot: Slot) -> Result<(), String> {
         let ended = || "the service is ending".to_owned();
-        let (following, answer) = oneshot::channel();
-        let order = Order::Follow { slot, from: None, following: Some(following) };
-        self.orders.send(order).map_err(|_| ended())?;
+        let (by, answer) = oneshot::channel();
+        self.orders.send(Order::Follow { slot, by }).map_err(|_| ended())?;
         answer.await.map_err(|_| ended())?
     }
 
     /// Sees that outcomes of a partition are read from an offset on.
     pub fn follow_from(&self, slot: Slot, from: i64) {
         // An error means that the process is ending.
-        let _ = self.orders.send(Order::Follow { slot, from: Some(from), following: None });
+        let _ = self.orders.send(Order::FollowFrom { slot, from });
     }
 
     /// Ends the thread.
@@ -115,48 +124,46 @@ impl FollowerLoop {
         // A partition that is added joins the next fetch: a request must not wait out the one that is under way.
         config.set("fetch.wait.max.ms", "50");
         let mut reader = BulkReader::new(&config)?;
-        let mut followed: HashMap<Slot, Instant> = HashMap::new();
+        let (mut wanted, mut followed): (HashMap<Slot, Wanted>, HashMap<Slot, Instant>) = Default::default();
         let (mut ends_asked, mut used_asked) = (Instant::now(), Instant::now());
         loop {
-            loop {
-                let order = match followed.is_empty() {
-                    true => match self.orders.recv_timeout(IDLE_WAIT) {
-                        Ok(order) => order,
-                        Err(std::sync::mpsc::RecvTimeoutError::Timeout) => break,
-                        Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => return Ok(()),
-                    },
-                    false => match self.orders.try_recv() {
-                        Ok(order) => order,
-                        Err(TryRecvError::Empty) => break,
-                        Err(TryRecvError::Disconnected) => return Ok(()),
-                    },
-                };
-                let Order::Follow { slot, from, following } = order else { return Ok(()) };
-                if following.as_ref().is_some_and(oneshot::Sender::is_closed) {
-                    continue;
-                }
-                let result = if followed.contains_key(&slot) && from.is_none() {
-                    Ok(())
-                } else {
-                    let topic = self.types[slot.kind].topic(Topic::Outcomes);
-                    let start = match from {
-                        Some(from) => Ok(from),
-                        None => end_of(&watcher, topic, slot.partition),
-                    };
-                    if followed.contains_key(&slot) {
-                        // Asked for from an earlier offset.
-                        let _ = reader.remove(&[(topic, slot.partition)]);
+            // Where something is followed, the reading waits.
+            let wait = match (followed.is_empty(), wanted.is_empty()) {
+                (true, true) => IDLE_WAIT,
+                (true, false) => READ_WAIT,
+                (false, _) => Duration::ZERO,
+            };
+            let first = match self.orders.recv_timeout(wait) {
+                Ok(order) => Some(order),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            };
+            let rest = std::iter::from_fn(|| self.orders.try_recv().ok());
+            for order in first.into_iter().chain(rest) {
+                match order {
+                    Order::Follow { slot, by } if followed.contains_key(&slot) => {
+                        followed.insert(slot, Instant::now());
+                        // An error means that the request has gone away.
+                        let _ = by.send(Ok(()));
                     }
-                    start.and_then(|start| reader.add(&[(topic, slot.partition, start)]))
-                };
-                if result.is_ok() {
-                    followed.insert(slot, Instant::now());
-                }
-                if let Some(following) = following {
-                    // An error means that the request has gone away.
-                    let _ = following.send(result.map_err(|error| error.to_string()));
+                    Order::Follow { slot, by } => {
+                        let new = || Wanted { by: Vec::new(), not_before: Instant::now() };
+                        wanted.entry(slot).or_insert_with(new).by.push(by);
+                    }
+                    Order::FollowFrom { slot, from } => {
+                        let topic = self.types[slot.kind].topic(Topic::Outcomes);
+                        if followed.contains_key(&slot) {
+                            // From an earlier offset.
+                            let _ = reader.remove(&[(topic, slot.partition)]);
+                        }
+                        if reader.add(&[(topic, slot.partition, from)]).is_ok() {
+                            followed.insert(slot, Instant::now());
+                        }
+                    }
+                    Order::End => return Ok(()),
                 }
             }
+            self.follow_wanted(&watcher, &reader, &mut wanted, &mut followed);
             if !followed.is_empty() {
                 reader.read(READ_WAIT, |item| match item {
                     Item::Record(record) if self.waiters.any() => self.answer(&record),
@@ -195,6 +202,45 @@ impl FollowerLoop {
                 }
             }
         }
+    }
+
+    /// Follows what is wanted, until a broker does not answer.
+    fn follow_wanted(
+        &self,
+        watcher: &BaseConsumer<Logged>,
+        reader: &BulkReader,
+        wanted: &mut HashMap<Slot, Wanted>,
+        followed: &mut HashMap<Slot, Instant>,
+    ) {
+        let mut answers = true;
+        wanted.retain(|slot, Wanted { by, not_before }| {
+            by.retain(|by| !by.is_closed());
+            if !answers || by.is_empty() || *not_before > Instant::now() {
+                return !by.is_empty();
+            }
+            let topic = self.types[slot.kind].topic(Topic::Outcomes);
+            let added = match followed.contains_key(slot) {
+                true => Ok(()),
+                false => end_of(watcher, topic, slot.partition)
+                    .and_then(|start| reader.add(&[(topic, slot.partition, start)])),
+            };
+            if let Err(error) = &added
+                && is_silence(error)
+            {
+                tracing::debug!(topic, partition = slot.partition, %error, "a partition can't be followed yet");
+                *not_before = Instant::now() + END_PAUSE;
+                answers = false;
+                return true;
+            }
+            if added.is_ok() {
+                followed.insert(*slot, Instant::now());
+            }
+            for by in by.drain(..) {
+                // An error means that the request has gone away.
+                let _ = by.send(added.as_ref().copied().map_err(ToString::to_string));
+            }
+            false
+        });
     }
 
     fn answer(&self, record: &Record<'_>) {
@@ -236,6 +282,55 @@ fn offset_in(place: &str, partition: i32) -> Option<i64> {
     (of.parse() == Ok(partition)).then(|| offset.parse().ok())?
 }
 
+/// Whether a broker did not answer, or did not know who leads: it may the next time.
+fn is_silence(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    let passing = [
+        Code::OperationTimedOut,
+        Code::BrokerTransportFailure,
+        Code::AllBrokersDown,
+        Code::LeaderNotAvailable,
+        Code::NotLeaderForPartition,
+    ];
+    error.rdkafka_error_code().is_some_and(|code| passing.contains(&code))
+}
+
 fn end_of(watcher: &BaseConsumer<Logged>, topic: &str, partition: i32) -> Result<i64, KafkaError> {
     watcher.fetch_watermarks(topic, partition, END_TIMEOUT).map(|(_, end)| end)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use millrace_shared::{domain::bank_account::BankAccount, registry::Registry};
+    use rdkafka::mocking::MockCluster;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::types::TypeOf;
+
+    #[tokio::test]
+    async fn g15_a_silent_broker_is_asked_again_and_holds_nobody_else_up() {
+        let cluster = MockCluster::new(2).unwrap();
+        let types: Arc<[Arc<dyn CommandType>]> = Arc::new([Arc::new(TypeOf::<BankAccount>::unregistered())]);
+        let topic = types[0].topic(Topic::Outcomes);
+        cluster.create_topic(topic, 2, 1).unwrap();
+        cluster.partition_leader(topic, 0, Some(1)).unwrap();
+        cluster.partition_leader(topic, 1, Some(2)).unwrap();
+        cluster.broker_down(2).unwrap();
+        let outcomes = Codec::reading(Registry::new("http://127.0.0.1:1").unwrap()).unwrap();
+        let (follower, following) =
+            follower(cluster.bootstrap_servers(), types.clone(), outcomes, Waiters::default(), Handle::current());
+        let thread = thread::spawn(move || following.run());
+        let slot = |partition| Slot { kind: 0, partition };
+        let silent = follower.follow(slot(1));
+        tokio::pin!(silent);
+        assert!(timeout(END_TIMEOUT + END_PAUSE, &mut silent).await.is_err(), "its leader is down");
+        timeout(Duration::from_secs(5), follower.follow(slot(0))).await.expect("in time").unwrap();
+        cluster.broker_up(2).unwrap();
+        timeout(Duration::from_secs(20), silent).await.expect("it answers again").unwrap();
+        follower.end();
+        thread.join().unwrap().unwrap();
+    }
 }

@@ -39,9 +39,6 @@ const ENDING_GRACE: Duration = Duration::from_secs(4);
 /// is missing.
 const KAFKA_GRACE: Duration = Duration::from_secs(3);
 
-/// Between two tries to follow a topic.
-const FOLLOW_PAUSE: Duration = Duration::from_millis(100);
-
 /// Submits commands.
 pub struct Submitter {
     producer: FutureProducer<Logged>,
@@ -150,7 +147,15 @@ impl Submitter {
             fingerprint: submission.encoded.fingerprint,
         });
         if !served_here {
-            self.follow(slot, Instant::now() + (deadline - Instant::now()) / 2).await?;
+            // Half of the time: the rest is for the command.
+            let until = Instant::now() + (deadline - Instant::now()) / 2;
+            let follow = tokio::select! {
+                follow = tokio::time::timeout_at(until, self.follower.follow(slot)) => follow,
+                () = self.ending(KAFKA_GRACE) => Ok(Err("the service is ending".to_owned())),
+            };
+            follow
+                .unwrap_or_else(|_| Err("Kafka does not answer".to_owned()))
+                .map_err(|reason| Error::Unavailable(format!("its outcome topic can't be followed: {reason}")))?;
         }
         let produced = tokio::time::timeout_at(deadline, self.produce(submission));
         let mut own_offset = None;
@@ -175,22 +180,6 @@ impl Submitter {
         let differs = answer.command_offset.zip(own_offset).is_some_and(|(answered, own)| answered != own);
         let replayed = answer.replayed || differs;
         Ok(Answered { answer, replayed })
-    }
-
-    /// Sees that outcomes of a partition that is served elsewhere are read. A broker that is slow once is asked again.
-    async fn follow(&self, slot: Slot, until: Instant) -> Result<(), Error> {
-        let mut reason = "Kafka does not answer".to_owned();
-        let follow = async {
-            while let Err(error) = self.follower.follow(slot).await {
-                reason = error;
-                tokio::time::sleep(FOLLOW_PAUSE).await;
-            }
-        };
-        tokio::select! {
-            followed = tokio::time::timeout_at(until, follow) => if followed.is_ok() { return Ok(()) },
-            () = self.ending(KAFKA_GRACE) => "the service is ending".clone_into(&mut reason),
-        }
-        Err(Error::Unavailable(format!("its outcome topic can't be followed: {reason}")))
     }
 
     /// The service has been ending for so long.

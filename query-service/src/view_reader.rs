@@ -6,7 +6,10 @@ use millrace_shared::{http, problem::Problem, views::Keys};
 use redis::{Cmd, Pipeline, Value};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{edition::State, store::Store};
+use crate::{
+    edition::State,
+    store::{Store, decoded},
+};
 
 /// Views that one question is about: others must not wait long for Redis meanwhile.
 const MOST: usize = 128;
@@ -61,11 +64,14 @@ async fn run(store: Store, keys: Keys, state: Cmd, mut wanted: mpsc::UnboundedRe
         match answered {
             Ok((views, parked, state)) => {
                 for ((wanted, view), parked) in batch.drain(..).zip(views).zip(parked) {
-                    let read = Read { view, parked: parked != Value::Nil, state: state.clone() };
-                    let _ = wanted.answer.send(Ok(read));
+                    let read =
+                        decoded(&view).map(|view| Read { view, parked: parked != Value::Nil, state: state.clone() });
+                    let _ = wanted.answer.send(read);
                 }
             }
             Err(problem) => {
+                // All of them: while Redis hangs nobody is to wait for one question after another to fail.
+                batch.extend(std::iter::from_fn(|| wanted.try_recv().ok()));
                 for wanted in batch.drain(..) {
                     let _ = wanted.answer.send(Err(problem.clone()));
                 }
@@ -75,7 +81,7 @@ async fn run(store: Store, keys: Keys, state: Cmd, mut wanted: mpsc::UnboundedRe
 }
 
 /// Views, why their events wait, the partition.
-type Answer = (Vec<Option<String>>, Vec<Value>, State);
+type Answer = (Vec<Value>, Vec<Value>, State);
 
 fn question(keys: &Keys, state: &Cmd, batch: &[Wanted]) -> Pipeline {
     let mut views = redis::cmd("MGET");

@@ -27,7 +27,15 @@ pub struct Checkpoint {
     pub at: i64,
 }
 
-/// Key of a partition's checkpoint; no aggregate's id holds a slash.
+/// What the key of a checkpoint begins with; no aggregate's id holds a slash.
+const CHECKPOINT: &str = "checkpoint/";
+
+/// Key of a partition's checkpoint.
 pub fn checkpoint_key(partition: i32) -> String {
-    format!("checkpoint/{partition}")
+    format!("{CHECKPOINT}{partition}")
+}
+
+/// Whether a key is that of a partition's checkpoint. Asked of every snapshot, so it makes no text.
+pub fn is_checkpoint_key(key: &[u8], partition: i32) -> bool {
+    key.starts_with(CHECKPOINT.as_bytes()) && key == checkpoint_key(partition).as_bytes()
 }

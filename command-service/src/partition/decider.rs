@@ -51,11 +51,14 @@ pub trait Decider: Send {
     /// Hands what is due to the sink, as part of a batch; a portion of it, when it is much.
     fn release_due(&mut self, now: Timestamp, sink: &mut dyn Sink);
 
-    /// Whether commands have to wait: for the local store, which is far behind, or for answers to expire.
-    fn must_wait(&self) -> bool;
+    /// Whether commands have to wait for answers to expire.
+    fn is_full(&self) -> bool;
 
-    /// How much the local store lacks; nothing while it is being written.
+    /// How many new states and outcomes the local store lacks, when it can be written, or will be again.
     fn unstored(&self) -> usize;
+
+    /// Whether the local store is being written.
+    fn is_storing(&self) -> bool;
 
     /// Has the local store written. No transaction is under way; events and outcomes below these offsets are our own, as a
     /// transaction has proven since they were asked for, and the commands below `next` are decided.
@@ -264,12 +267,16 @@ impl<A: Aggregate> Decider for Partition<A> {
         self.release_due(now, sink);
     }
 
-    fn must_wait(&self) -> bool {
-        self.is_store_behind() || self.is_full
+    fn is_full(&self) -> bool {
+        self.is_full
     }
 
     fn unstored(&self) -> usize {
         self.unstored()
+    }
+
+    fn is_storing(&self) -> bool {
+        self.is_storing()
     }
 
     fn begin_store_commit(&mut self, next: i64, events: i64, outcomes: i64) {

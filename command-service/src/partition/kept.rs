@@ -1,9 +1,11 @@
 //! An aggregate's state as it is kept outside of memory: as a record of the snapshot topic, or in a local store.
 
+use std::borrow::Cow;
+
 use jiff::Timestamp;
 use millrace_shared::{
-    codec::{Codec, DecodeError, Foreign},
-    domain::{Aggregate, AggregateId},
+    codec::{Codec, DecodeError, Foreign, Recorded},
+    domain::Aggregate,
     envelope::{names, parse_version},
     personal,
     records::Records,
@@ -23,6 +25,26 @@ pub struct Kept<S> {
     pub last_time: Timestamp,
 }
 
+/// A record of the snapshot topic.
+#[derive(Debug)]
+pub struct Snapshot<'a, S> {
+    /// What it holds.
+    pub kept: Kept<S>,
+    /// Which record in which version, and its datum, which is sealed.
+    index: usize,
+    schema: usize,
+    datum: Cow<'a, [u8]>,
+}
+
+impl<S> Snapshot<'_, S> {
+    /// For a store, as [`to_store`].
+    pub fn to_store(&self) -> Vec<u8> {
+        let mut bytes = head((self.kept.version, self.kept.last_time), self.kept.version, (self.index, self.schema));
+        bytes.extend_from_slice(&self.datum);
+        bytes
+    }
+}
+
 /// Why a snapshot is not used.
 #[derive(Debug)]
 pub enum Unused {
@@ -37,17 +59,17 @@ pub enum Unused {
 /// Opens what is personal in a kept state, of the aggregate with this id; or leaves it sealed.
 pub type Open<'a, A> = &'a dyn Fn(&mut <A as Aggregate>::Snapshot, &str) -> Result<(), personal::Error>;
 
-/// Reads a record of the snapshot topic that is an aggregate's.
+/// Reads a record of the snapshot topic that is of the aggregate with this id.
 ///
 /// # Errors
 /// See [`Unused`].
-pub fn from_snapshot<A: Aggregate>(
+pub fn from_snapshot<'a, A: Aggregate>(
     codec: &Codec<A::Snapshot>,
     events_topic_id: &str,
-    record: &Stored<'_>,
+    (id, record): (&str, &Stored<'a>),
     open: Open<'_, A>,
     runtime: &Handle,
-) -> Result<Kept<A::State>, Unused> {
+) -> Result<Snapshot<'a, A::State>, Unused> {
     let header = |wanted| {
         let (_, value) = record.headers.iter().find(|(name, _)| *name == wanted)?;
         std::str::from_utf8((*value)?).ok()
@@ -65,12 +87,10 @@ pub fn from_snapshot<A: Aggregate>(
     let (Some(version), Some(last_time)) = (number(names::SEQUENCE), time) else {
         return Err(Unused::Unreadable("its headers tell no sequence and time".to_owned()));
     };
-    match codec.decode(record.value.unwrap_or_default(), Foreign::Refuse, runtime) {
-        Ok(mut snapshot) => {
-            let unreadable = |error: &dyn std::fmt::Display| Unused::Unreadable(error.to_string());
-            let id = AggregateId::from_key(record.key).map_err(|error| unreadable(&error))?;
-            open(&mut snapshot, id.as_str()).map_err(|error| unreadable(&error))?;
-            Ok(Kept { state: snapshot.into(), version, last_time })
+    match codec.decode_recorded(record.value.unwrap_or_default(), Foreign::Refuse, runtime) {
+        Ok(Recorded { value: mut snapshot, index, version: schema, datum }) => {
+            open(&mut snapshot, id).map_err(|error| Unused::Unreadable(error.to_string()))?;
+            Ok(Snapshot { kept: Kept { state: snapshot.into(), version, last_time }, index, schema, datum })
         }
         Err(DecodeError::Unavailable(reason)) => Err(Unused::Unavailable(reason)),
         Err(error) => Err(Unused::Unreadable(error.to_string())),
@@ -87,14 +107,20 @@ pub fn to_store<A: Aggregate>(
     covered: u64,
 ) -> Result<Vec<u8>, String> {
     let index = state.index();
-    let mut bytes = Vec::with_capacity(48);
+    let mut bytes = head((version, last_time), covered, (index, A::Snapshot::TYPES[index].versions.len() - 1));
+    codec.encode_datum(state, &mut bytes).map_err(|error| error.to_string())?;
+    Ok(bytes)
+}
+
+/// What stands before the datum.
+fn head((version, last_time): (u64, Timestamp), covered: u64, (index, schema): (usize, usize)) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(64);
     bytes.extend_from_slice(&version.to_le_bytes());
     bytes.extend_from_slice(&last_time.as_microsecond().to_le_bytes());
     bytes.extend_from_slice(&covered.to_le_bytes());
     bytes.push(index as u8);
-    bytes.push((A::Snapshot::TYPES[index].versions.len() - 1) as u8);
-    codec.encode_datum(state, &mut bytes).map_err(|error| error.to_string())?;
-    Ok(bytes)
+    bytes.push(schema as u8);
+    bytes
 }
 
 /// From a store: the state of the aggregate of this id, and what its snapshot covers. `None`: it is not what

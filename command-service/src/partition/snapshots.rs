@@ -14,12 +14,12 @@ use millrace_shared::{
     domain::{Aggregate, AggregateId},
     envelope::names,
     kafka::topics::Topic,
-    snapshot::{Checkpoint, CheckpointRecord, checkpoint_key},
+    snapshot::{Checkpoint, CheckpointRecord, checkpoint_key, is_checkpoint_key},
 };
 
 use super::{
     Entry, Partition, RestoreError, Stored, caught,
-    kept::{Kept, Unused, from_snapshot, to_store},
+    kept::{Unused, from_snapshot},
     personal::sealed,
 };
 use crate::{
@@ -242,7 +242,7 @@ impl<A: Aggregate> Partition<A> {
             tracing::warn!(topic, offset, %error, "a snapshot can't be read; the partition is restored from events");
         };
         let value = record.value.unwrap_or_default();
-        if record.key == Some(checkpoint_key(self.settings.slot.partition).as_bytes()) {
+        if record.key.is_some_and(|key| is_checkpoint_key(key, self.settings.slot.partition)) {
             let decoded = self.context.checkpoints.decode(value, Foreign::Refuse, &self.settings.runtime);
             self.snapshots.read = match decoded {
                 Ok(CheckpointRecord::Checkpoint(checkpoint)) => Some(checkpoint),
@@ -261,15 +261,19 @@ impl<A: Aggregate> Partition<A> {
         match from_snapshot::<A>(
             &self.context.snapshots,
             &self.settings.events_topic_id,
-            record,
+            (id.as_str(), record),
             &|snapshot, id| self.keys.open_snapshot::<A>(snapshot, id),
             &self.settings.runtime,
         ) {
-            Ok(kept) => {
+            Ok(snapshot) => {
                 self.snapshots.unusable.remove(id.as_str());
-                if let Err(cause) = self.take_snapshot(id.as_str(), kept) {
-                    unreadable(&cause);
-                    self.snapshots.unusable.insert(id.as_str().into());
+                match &mut self.local {
+                    Some(local) => local.read_snapshot(id.as_str(), snapshot.to_store()),
+                    None => {
+                        let entry = Entry { covered: snapshot.kept.version, ..Entry::of(snapshot.kept) };
+                        let known = self.aggregates.insert(id.as_str().into(), entry);
+                        self.snapshots.count += u64::from(known.is_none());
+                    }
                 }
             }
             Err(Unused::OtherTopic) => {}
@@ -277,26 +281,6 @@ impl<A: Aggregate> Partition<A> {
             Err(Unused::Unreadable(reason)) => {
                 unreadable(&reason);
                 self.snapshots.unusable.insert(id.as_str().into());
-            }
-        }
-        Ok(())
-    }
-
-    /// # Errors
-    /// When the state does not fit the store's schema.
-    fn take_snapshot(&mut self, id: &str, kept: Kept<A::State>) -> Result<(), String> {
-        let covered = kept.version;
-        match &mut self.local {
-            Some(local) => {
-                let encode = || {
-                    let state = sealed::<A>(&self.keys, id, &kept.state)?;
-                    to_store::<A>(&self.context.snapshots, (&state, kept.version, kept.last_time), covered)
-                };
-                local.read_snapshot(id, caught(encode)?);
-            }
-            None => {
-                let entry = Entry { covered, ..Entry::of(kept) };
-                self.snapshots.count += u64::from(self.aggregates.insert(id.into(), entry).is_none());
             }
         }
         Ok(())

@@ -242,10 +242,10 @@ fn g16_at_the_limit_of_remembered_answers_commands_wait_until_some_expire() {
     bench.partition.settings.answers_bytes = bench.partition.memory.bytes();
     bench.partition.tend(bench.now);
     let slot = bench.partition.settings.slot;
-    assert!(bench.partition.must_wait() && bench.waiters.is_full(slot));
+    assert!(bench.partition.is_full && bench.waiters.is_full(slot));
     bench.now += jiff::SignedDuration::from_secs(3601);
     bench.partition.tend(bench.now);
-    assert!(!bench.partition.must_wait() && !bench.waiters.is_full(slot));
+    assert!(!bench.partition.is_full && !bench.waiters.is_full(slot));
     assert_eq!(bench.partition.memory.bytes(), 0);
 }
 
@@ -258,7 +258,7 @@ fn g16_the_oldest_answers_are_forgotten_only_when_that_is_wanted() {
     let newest = bench.partition.memory.bytes() - all;
     (bench.partition.settings.answers_bytes, bench.partition.settings.answers_forget) = (newest, true);
     bench.partition.tend(bench.now);
-    assert!(!bench.partition.must_wait());
+    assert!(!bench.partition.is_full);
     let topics_of =
         |bench: &mut Bench, id| topics(&bench.send("deposit", r#"{"amount_minor": 1}"#, &[(names::ID, id)]));
     assert_eq!(topics_of(&mut bench, "new"), [Topic::Outcomes], "a repeat");

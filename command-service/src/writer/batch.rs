@@ -11,7 +11,7 @@ use std::{
 use jiff::Timestamp;
 use millrace_shared::kafka::topics::Topic;
 
-use super::{Failure, Producer, Writer};
+use super::{Failure, Producer, Writer, checkpoint};
 use crate::{
     failpoints::Point,
     grant::{Grant, Slot},
@@ -109,7 +109,8 @@ impl Writer {
         let now = Instant::now();
         let is_ready = |partition: &Served| {
             partition.has_work()
-                && !partition.decider.must_wait()
+                && !partition.decider.is_full()
+                && !checkpoint::waits_for_stores(partition, served)
                 && partition.held.as_ref().is_none_or(|hold| hold.until <= now)
                 && self.captures.holds(partition.grant.number)
         };

@@ -15,6 +15,9 @@ use crate::grant::Slot;
 const MIN_REST: Duration = Duration::from_secs(1);
 /// New states and outcomes of a partition that don't wait for the next time its local store is written.
 const STORE_PORTION: usize = 20_000;
+/// New states and outcomes of a partition, at most, while any store is being written: the more, the fewer pages are written for
+/// each, and the more memory it takes (an outcome some 270 bytes).
+const MAX_UNSTORED: usize = 80_000;
 /// Until the next attempt when the end of the event topic could not be asked for.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -29,25 +32,41 @@ pub struct Rhythm {
     pub store_interval: Duration,
 }
 
-impl Writer {
-    /// Tends the partitions between two transactions, and begins the commits to local stores that are due. Returns the partitions whose store
-    /// can't be used any more: they have to be taken over anew.
-    pub(super) fn tend(&self, producer: &Producer, served: &mut HashMap<Slot, Served>) -> Vec<Slot> {
-        let (now, mut broken, mut answers) = (Timestamp::now(), Vec::new(), true);
-        for (slot, partition) in served {
-            if partition.decider.tend(now) {
-                broken.push(*slot);
-                continue;
-            }
+/// Whether a partition's new states and outcomes are too many to get more before its store, or another one, is written.
+pub(super) fn waits_for_stores(partition: &Served, served: &HashMap<Slot, Served>) -> bool {
+    partition.store_ends.is_none() && partition.decider.unstored() > MAX_UNSTORED && is_storing(served)
+}
+
+/// Whether the store of any of these is being written.
+fn is_storing(served: &HashMap<Slot, Served>) -> bool {
+    served.values().any(|partition| partition.decider.is_storing())
+}
+
+impl Rhythm {
+    /// Whose store is to be written next. One at a time, since what is being written is in memory twice; the one that lacks
+    /// most comes first.
+    pub(super) fn next_store(&self, served: &HashMap<Slot, Served>) -> Option<Slot> {
+        let is_due = |(_, partition): &(&Slot, &Served)| {
             let (unstored, rested) = (partition.decider.unstored(), partition.stored_at.elapsed());
             let soon = unstored >= STORE_PORTION && Instant::now() >= partition.stored_at;
-            if !answers
-                || unstored == 0
-                || partition.store_ends.is_some()
-                || (!soon && rested < self.rhythm.store_interval)
-            {
-                continue;
-            }
+            unstored > 0 && partition.store_ends.is_none() && (soon || rested >= self.store_interval)
+        };
+        let due = served.iter().filter(is_due);
+        let (slot, _) = due.max_by_key(|(_, partition)| partition.decider.unstored())?;
+        (!is_storing(served)).then_some(*slot)
+    }
+}
+
+impl Writer {
+    /// Tends the partitions between two transactions, and begins the commit to a local store that is due. Returns the partitions
+    /// whose store can't be used any more: they have to be taken over anew.
+    pub(super) fn tend(&self, producer: &Producer, served: &mut HashMap<Slot, Served>) -> Vec<Slot> {
+        let now = Timestamp::now();
+        let tended = served.iter_mut().filter_map(|(slot, partition)| partition.decider.tend(now).then_some(*slot));
+        let broken = tended.collect();
+        if let Some(slot) = self.rhythm.next_store(served)
+            && let Some(partition) = served.get_mut(&slot)
+        {
             partition.stored_at = Instant::now();
             let kind = &self.types[slot.kind];
             let end = |topic| producer.end_of(kind.topic(topic), slot.partition);
@@ -56,8 +75,6 @@ impl Writer {
                 Err(error) => {
                     tracing::debug!(partition = slot.partition, %error, "where the topics end is not known");
                     partition.stored_at += RETRY;
-                    // One question in vain is enough: the others wait for the answer.
-                    answers = false;
                 }
             }
         }

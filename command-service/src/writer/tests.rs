@@ -27,6 +27,7 @@ use rdkafka::{
 use super::{
     Failure, Producer, ProducerSettings, Rhythm, ToWriter, Writer,
     batch::Served,
+    checkpoint::waits_for_stores,
     errors::{Cause, Verdict, cause, classify},
 };
 use crate::{
@@ -226,6 +227,14 @@ struct Scripted {
     slot: Slot,
     batch: Vec<i64>,
     log: Log,
+    unstored: usize,
+    storing: bool,
+}
+
+impl Scripted {
+    fn new(slot: Slot, log: &Log) -> Self {
+        Self { slot, batch: Vec::new(), log: log.clone(), unstored: 0, storing: false }
+    }
 }
 
 /// Offsets that were committed, and the reasons of those that were condemned.
@@ -279,7 +288,7 @@ impl Decider for Scripted {
         unreachable!("none is under way")
     }
 
-    fn must_wait(&self) -> bool {
+    fn is_full(&self) -> bool {
         false
     }
 
@@ -296,7 +305,11 @@ impl Decider for Scripted {
     }
 
     fn unstored(&self) -> usize {
-        0
+        self.unstored
+    }
+
+    fn is_storing(&self) -> bool {
+        self.storing
     }
 
     fn begin_store_commit(&mut self, _: i64, _: i64, _: i64) {
@@ -355,7 +368,7 @@ fn g13_the_commands_to_blame_are_found_by_halving_and_the_others_are_decided_onc
     for (partition, number) in numbers.into_iter().enumerate() {
         let slot = Slot { kind: 0, partition: partition as i32 };
         let grant = Arc::new(Grant::new(number, slot, bench.types[0].topic(Topic::Commands)));
-        let decider = Scripted { slot, batch: Vec::new(), log: log.clone() };
+        let decider = Scripted::new(slot, &log);
         let mut partition = Served::new(grant, Box::new(decider), 0);
         for offset in 0..100 {
             let value = match (slot.partition, offset) {
@@ -382,4 +395,31 @@ fn g13_the_commands_to_blame_are_found_by_halving_and_the_others_are_decided_onc
         let offsets: Vec<_> = log.0.iter().filter(|(slot, _)| slot.partition == partition).map(|(_, at)| *at).collect();
         assert_eq!(offsets, (0..100).collect::<Vec<_>>());
     }
+}
+
+#[test]
+fn g16_one_store_is_written_at_a_time_and_who_lacks_much_waits_for_it() {
+    let of = |lacks: &[(usize, bool)]| -> HashMap<Slot, Served> {
+        let served = (0..).zip(lacks).map(|(partition, (unstored, storing))| {
+            let slot = Slot { kind: 0, partition };
+            let decider = Scripted { unstored: *unstored, storing: *storing, ..Scripted::new(slot, &Log::default()) };
+            (slot, Served::new(Arc::new(Grant::new(1, slot, "commands")), Box::new(decider), 0))
+        });
+        served.collect()
+    };
+    let rhythm = Rhythm { snapshot_events: 1, snapshot_interval: Duration::MAX, store_interval: Duration::MAX };
+    let next = |served| rhythm.next_store(&served).map(|slot| slot.partition);
+    assert_eq!(next(of(&[(20_000, false), (100_000, false), (30_000, false)])), Some(1), "it lacks most");
+    assert_eq!(next(of(&[(100, false)])), None, "the interval has not passed");
+    assert_eq!(next(of(&[(100_000, false), (0, true)])), None, "another one is being written");
+    let waits = |served: &HashMap<Slot, Served>| {
+        let mut waiting: Vec<i32> = Vec::new();
+        waiting.extend(served.iter().filter(|(_, one)| waits_for_stores(one, served)).map(|(slot, _)| slot.partition));
+        waiting
+    };
+    assert_eq!(waits(&of(&[(100_000, false), (30_000, true)])), [0]);
+    assert_eq!(waits(&of(&[(100_000, false), (30_000, false)])), [0; 0], "it is its turn");
+    let mut served = of(&[(100_000, false), (30_000, true)]);
+    served.get_mut(&Slot { kind: 0, partition: 0 }).unwrap().store_ends = Some((0, 0));
+    assert_eq!(waits(&served), [0; 0], "a transaction is to begin it");
 }

@@ -159,7 +159,7 @@ pub(super) fn attempt(
         match result {
             Ok(()) => return Ok(()),
             Err(error) if classify(&error) != Verdict::Retry => return Err(failed(step, &error)),
-            Err(error) if left.is_zero() => {
+            Err(error) if Instant::now() >= deadline => {
                 return Err(Failure::Unknown(format!("{step}: no success in {limit:?}: {error}")));
             }
             Err(_) => std::thread::sleep(RETRY_PAUSE.min(left)),

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use millrace_shared::{
     codec::{Codec, DecodeError, Foreign},
-    domain::{Aggregate, Domains, Visitor},
+    domain::{Aggregate, AggregateId, Domains, Visitor},
     envelope::{EventMeta, names},
     kafka::bulk::Record,
     records::Records,
@@ -181,7 +181,9 @@ impl<A: Aggregate> Fold for Folded<A> {
     }
 
     fn snapshot(&self, record: &Stored<'_>, events_topic_id: &str, runtime: &Handle) -> Result<Kept<Value>, Unused> {
-        from_snapshot::<A>(&self.snapshots, events_topic_id, record, &|_, _| Ok(()), runtime).map(visible)
+        let id = AggregateId::from_key(record.key).map_err(Unused::Unreadable)?;
+        let read = from_snapshot::<A>(&self.snapshots, events_topic_id, (id.as_str(), record), &|_, _| Ok(()), runtime);
+        read.map(|snapshot| visible(snapshot.kept))
     }
 
     fn stored(&self, bytes: &[u8]) -> Option<Kept<Value>> {

@@ -28,9 +28,6 @@ const MAX_HELD: Duration = Duration::from_secs(10);
 const HELD_PAUSE: Duration = Duration::from_millis(100);
 /// Between two looks at what can leave memory: each goes over all states.
 const EVICT_REST: Duration = Duration::from_millis(500);
-/// New states and outcomes of a partition while its store is being written, at most: the more, the fewer pages are written
-/// for each, and the more memory it takes (an outcome some 270 bytes).
-const MAX_PENDING: usize = 120_000;
 /// What an allocation takes beside what is in it, about.
 const ALLOCATION_BYTES: usize = 16;
 
@@ -169,13 +166,8 @@ impl Local {
         self.evicted_at -= EVICT_REST;
     }
 
-    #[cfg(test)]
-    pub(super) fn is_writing(&self) -> bool {
-        self.under_way.is_some()
-    }
-
-    fn is_at_rest(&self) -> bool {
-        self.under_way.is_none() && !self.broken && !self.given_up
+    fn is_writable(&self) -> bool {
+        !self.broken && !self.given_up
     }
 }
 
@@ -297,16 +289,16 @@ impl<A: Aggregate> Partition<A> {
         }
     }
 
-    /// Whether the store is so far behind that memory would run full.
-    pub(super) fn is_store_behind(&self) -> bool {
-        self.local.as_ref().is_some_and(|local| local.under_way.is_some() && local.pending > MAX_PENDING)
+    /// How much the store lacks; nothing when it must not be written: it would cover events that this release can't read, and
+    /// the next one that can would never see them.
+    pub(super) fn unstored(&self) -> usize {
+        let local = self.local.as_ref().filter(|local| local.is_writable() && !self.unreadable);
+        local.map_or(0, |local| local.pending)
     }
 
-    /// How much the store lacks; nothing while it is being written, or must not be: it would cover events that this release
-    /// can't read, and the next one that can would never see them.
-    pub(super) fn unstored(&self) -> usize {
-        let local = self.local.as_ref().filter(|local| local.is_at_rest() && !self.unreadable);
-        local.map_or(0, |local| local.pending)
+    /// Whether the store is being written.
+    pub(super) fn is_storing(&self) -> bool {
+        self.local.as_ref().is_some_and(|local| local.under_way.is_some())
     }
 
     /// Has the store written: events and outcomes below these offsets, and the commands below `next`, are in the states.
@@ -326,7 +318,8 @@ impl<A: Aggregate> Partition<A> {
 
     /// What has changed. From here on it counts as being in the store.
     fn store_batch(&mut self, checkpoint: Checkpoint) -> Option<Batch> {
-        let local = self.local.as_mut().filter(|local| local.is_at_rest() && !self.unreadable)?;
+        let at_rest = |local: &&mut Local| local.under_way.is_none() && local.is_writable();
+        let local = self.local.as_mut().filter(at_rest).filter(|_| !self.unreadable)?;
         let mut batch = Batch::new(checkpoint);
         for id in mem::take(&mut local.changed) {
             // Not changed: what had changed it was rolled back.

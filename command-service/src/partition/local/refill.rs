@@ -14,7 +14,7 @@ use crate::{
 const RESTORE_PORTION: usize = 100_000;
 /// Bytes of snapshots that it gathers: the more the fewer pages are written several times. Eight partitions at most are read
 /// at a time.
-const SNAPSHOTS_PORTION: usize = 16 << 20;
+const SNAPSHOTS_PORTION: usize = 32 << 20;
 /// What one takes beside its id and its state, about.
 const SNAPSHOT_BYTES: usize = 80;
 /// In a store that a restore is still filling: it is of no use to the next one.

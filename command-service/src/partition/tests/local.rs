@@ -45,7 +45,7 @@ impl Kept {
         assert!(self.bench.partition.unstored() > 0, "there is something to be written");
         self.bench.partition.begin_store_commit(self.bench.offset, events, outcomes);
         self.bench.partition.local.as_mut().unwrap().may_evict();
-        while self.bench.partition.local.as_ref().unwrap().is_writing() {
+        while self.bench.partition.is_storing() {
             thread::sleep(Duration::from_millis(1));
             assert!(!self.bench.partition.tend(self.bench.now), "it works");
         }
