@@ -330,7 +330,7 @@ mod tests {
         tokio::pin!(silent);
         let early = timeout(END_TIMEOUT + END_PAUSE, &mut silent).await;
         assert!(early.is_err(), "its leader is down: {early:?}");
-        timeout(Duration::from_secs(5), follower.follow(slot(0))).await.expect("in time").unwrap();
+        timeout(Duration::from_secs(15), follower.follow(slot(0))).await.expect("in time").unwrap();
         cluster.broker_up(2).unwrap();
         timeout(Duration::from_secs(20), silent).await.expect("it answers again").unwrap();
         follower.end();
