@@ -28,7 +28,7 @@ use millrace_shared::{
 };
 use rdkafka::{
     consumer::{BaseConsumer, Consumer},
-    error::{KafkaError, RDKafkaErrorCode},
+    error::KafkaError,
 };
 use tokio::{runtime::Handle, sync::oneshot};
 
@@ -50,12 +50,12 @@ const ENDS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Requests that wait until a partition is followed.
 struct Wanted {
-    by: Vec<oneshot::Sender<Result<(), String>>>,
+    by: Vec<oneshot::Sender<()>>,
     not_before: Instant,
 }
 
 enum Order {
-    Follow { slot: Slot, by: oneshot::Sender<Result<(), String>> },
+    Follow { slot: Slot, by: oneshot::Sender<()> },
     FollowFrom { slot: Slot, from: i64 },
     End,
 }
@@ -88,7 +88,7 @@ impl Follower {
         let ended = || "the service is ending".to_owned();
         let (by, answer) = oneshot::channel();
         self.orders.send(Order::Follow { slot, by }).map_err(|_| ended())?;
-        answer.await.map_err(|_| ended())?
+        answer.await.map_err(|_| ended())
     }
 
     /// Sees that outcomes of a partition are read from an offset on.
@@ -144,7 +144,7 @@ impl FollowerLoop {
                     Order::Follow { slot, by } if followed.contains_key(&slot) => {
                         followed.insert(slot, Instant::now());
                         // An error means that the request has gone away.
-                        let _ = by.send(Ok(()));
+                        let _ = by.send(());
                     }
                     Order::Follow { slot, by } => {
                         let new = || Wanted { by: Vec::new(), not_before: Instant::now() };
@@ -224,20 +224,16 @@ impl FollowerLoop {
                 false => end_of(watcher, topic, slot.partition)
                     .and_then(|start| reader.add(&[(topic, slot.partition, start)])),
             };
-            if let Err(error) = &added
-                && is_silence(error)
-            {
-                tracing::debug!(topic, partition = slot.partition, %error, "a partition can't be followed yet");
+            if let Err(error) = added {
+                tracing::warn!(topic, partition = slot.partition, %error, "outcomes can't be followed yet; trying again");
                 *not_before = Instant::now() + END_PAUSE;
                 answers = false;
                 return true;
             }
-            if added.is_ok() {
-                followed.insert(*slot, Instant::now());
-            }
+            followed.insert(*slot, Instant::now());
             for by in by.drain(..) {
                 // An error means that the request has gone away.
-                let _ = by.send(added.as_ref().copied().map_err(ToString::to_string));
+                let _ = by.send(());
             }
             false
         });
@@ -280,21 +276,6 @@ fn offset_in(place: &str, partition: i32) -> Option<i64> {
     let (rest, offset) = place.rsplit_once('/')?;
     let (_, of) = rest.rsplit_once('/')?;
     (of.parse() == Ok(partition)).then(|| offset.parse().ok())?
-}
-
-/// Whether a broker did not answer, or did not know who leads: it may the next time.
-fn is_silence(error: &KafkaError) -> bool {
-    use RDKafkaErrorCode as Code;
-    let passing = [
-        Code::OperationTimedOut,
-        Code::BrokerTransportFailure,
-        Code::AllBrokersDown,
-        Code::LeaderNotAvailable,
-        Code::NotLeaderForPartition,
-        // Also of one that has no leader (librdkafka 2.12).
-        Code::UnknownPartition,
-    ];
-    error.rdkafka_error_code().is_some_and(|code| passing.contains(&code))
 }
 
 fn end_of(watcher: &BaseConsumer<Logged>, topic: &str, partition: i32) -> Result<i64, KafkaError> {
