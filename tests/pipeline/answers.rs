@@ -26,7 +26,7 @@ fn limited() -> (Deployment, String) {
 #[test]
 fn g05_g16_at_the_limit_of_answers_commands_wait_and_say_why() {
     let (deployment, id) = limited();
-    let deployment = deployment.with("MILLRACE_IDEMPOTENCY_WINDOW", "20s").with("MILLRACE_OUTCOME_TIMEOUT_MS", "1000");
+    let deployment = deployment.with("MILLRACE_IDEMPOTENCY_WINDOW", "20s").with("MILLRACE_OUTCOME_TIMEOUT_MS", "5000");
     let service = deployment.command_service("one");
     open_at(&service, &id, "Ada");
     assert_eq!(deposit(&service, &id, "first"), FIRST);
