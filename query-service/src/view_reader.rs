@@ -37,7 +37,7 @@ pub struct ViewReader(mpsc::UnboundedSender<Wanted>);
 impl ViewReader {
     /// Of a partition, whose [`State`] is asked for by `state`.
     pub fn start(store: Store, keys: Keys, state: Cmd) -> Self {
-        // Each of what waits in it is an open request, and of those there are only so many.
+        // What waits in it are open requests, of which there are only so many, and those who left since the last question.
         let (sender, wanted) = mpsc::unbounded_channel();
         tokio::spawn(run(store, keys, state, wanted));
         Self(sender)
