@@ -124,7 +124,7 @@ impl<A: Aggregate> TypeOf<A> {
     pub async fn build(registry: Registry, names: Names, secrets: Secrets) -> Result<Self, registry::Error> {
         let topics = Topic::ALL.map(|topic| names.topic(A::TYPE, topic));
         let name = |topic: Topic| &topics[topic as usize];
-        // Side by side: the registry takes some 13 ms for each question, and a start asks 18.
+        // Side by side, as the records of each.
         let (commands, events, outcomes, snapshots, checkpoints) = tokio::try_join!(
             Codec::registering(registry.clone(), name(Topic::Commands), false),
             Codec::registering(registry.clone(), name(Topic::Events), true),

@@ -9,13 +9,12 @@ use std::{collections::HashMap, time::Duration};
 use rdkafka::{
     admin::{AdminClient, AdminOptions, ConfigResource, OwnedResourceSpecifier, ResourceSpecifier},
     client::DefaultClientContext,
-    consumer::Consumer,
+    consumer::{BaseConsumer, Consumer},
 };
 
 use super::{
-    REQUEST_TIMEOUT, client_config,
+    Logged, REQUEST_TIMEOUT,
     topics::{Error, MAX_COMMAND_BYTES, Names, Shape, Topic, futures_block, outcome_retention},
-    watcher,
 };
 use crate::domain::AggregateInfo;
 
@@ -34,9 +33,12 @@ struct Difference {
 }
 
 /// Compares all topics of the types. Blocks.
-pub(super) fn compare(bootstrap: &str, names: &Names, types: &[AggregateInfo], shape: &Shape) -> Result<(), Error> {
-    let watcher = watcher(bootstrap, "millrace-admin")?;
-    let admin: AdminClient<DefaultClientContext> = client_config(bootstrap, "millrace-admin").create()?;
+pub(super) fn compare(
+    (bootstrap, watcher, admin): (&str, &BaseConsumer<Logged>, &AdminClient<DefaultClientContext>),
+    names: &Names,
+    types: &[AggregateInfo],
+    shape: &Shape,
+) -> Result<(), Error> {
     let named = |of: &AggregateInfo| {
         let aggregate_type = of.aggregate_type;
         Topic::of(of.is_personal).map(move |topic| (names.topic(aggregate_type, topic), topic))

@@ -6,7 +6,7 @@ use rdkafka::{
     ClientConfig,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
-    consumer::Consumer,
+    consumer::{BaseConsumer, Consumer},
     producer::{FutureProducer, FutureRecord},
     types::RDKafkaErrorCode,
 };
@@ -14,7 +14,7 @@ use rdkafka::{
 use super::{
     Logged, REQUEST_TIMEOUT,
     bulk::{BulkReader, Item},
-    client_config, reader_config, topic_settings, watcher,
+    client_config, successive_reader_config, topic_settings, watcher,
 };
 use crate::domain::AggregateInfo;
 
@@ -244,11 +244,12 @@ pub struct Shape {
 /// Creates the missing topics of the types and checks the shape of all. Blocks.
 pub fn ensure(bootstrap: &str, names: &Names, types: &[AggregateInfo], shape: &Shape) -> Result<(), Error> {
     let config = client_config(bootstrap, "millrace-admin");
-    // One for all of them: each takes 0.2 s to be let go.
+    // One of each for all of them: each takes up to 0.2 s to be let go.
     let admin: AdminClient<DefaultClientContext> = config.create()?;
+    let watcher = watcher(bootstrap, "millrace-admin")?;
     let compact = vec![("cleanup.policy", "compact".to_owned())];
     create(&admin, &[(names.layout_topic(), compact)], 1, shape.replication_factor)?;
-    let recorded = recorded_partitions(bootstrap, names)?;
+    let recorded = recorded_partitions(bootstrap, &watcher, names)?;
     let mut wanted = Vec::new();
     for AggregateInfo { aggregate_type, is_personal, .. } in types {
         if let Some(&recorded) = recorded.get(*aggregate_type)
@@ -277,8 +278,8 @@ pub fn ensure(bootstrap: &str, names: &Names, types: &[AggregateInfo], shape: &S
         if recorded.contains_key(aggregate_type) { Said::Recorded } else { Said::Configured }
     };
     let all = types.iter().flat_map(|of| Topic::of(of.is_personal).map(|topic| (of.aggregate_type, topic)));
-    check_all(bootstrap, names, all, shape.partitions, said)?;
-    topic_settings::compare(bootstrap, names, types, shape)?;
+    check_all(&watcher, names, all, shape.partitions, said)?;
+    topic_settings::compare((bootstrap, &watcher, &admin), names, types, shape)?;
     for new in types.iter().filter(|of| !recorded.contains_key(of.aggregate_type)) {
         record_partitions(&config, names, new.aggregate_type, shape.partitions)?;
     }
@@ -294,17 +295,16 @@ pub fn check(
     said: impl Fn(&str) -> Said,
 ) -> Result<(), Error> {
     let all = types.iter().flat_map(|of| Topic::of(false).map(|topic| (*of, topic)));
-    check_all(bootstrap, names, all, partitions, said)
+    check_all(&watcher(bootstrap, "millrace-admin")?, names, all, partitions, said)
 }
 
 fn check_all<'a>(
-    bootstrap: &str,
+    watcher: &BaseConsumer<Logged>,
     names: &Names,
     topics: impl Iterator<Item = (&'a str, Topic)>,
     partitions: i32,
     said: impl Fn(&str) -> Said,
 ) -> Result<(), Error> {
-    let watcher = watcher(bootstrap, "millrace-admin")?;
     for (aggregate_type, topic) in topics {
         let name = names.topic(aggregate_type, topic);
         let metadata = watcher.fetch_metadata(Some(&name), REQUEST_TIMEOUT)?;
@@ -356,10 +356,15 @@ pub(super) fn futures_block<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Handle::current().block_on(future)
 }
 
-fn recorded_partitions(bootstrap: &str, names: &Names) -> Result<HashMap<String, usize>, Error> {
+fn recorded_partitions(
+    bootstrap: &str,
+    watcher: &BaseConsumer<Logged>,
+    names: &Names,
+) -> Result<HashMap<String, usize>, Error> {
     let topic = names.layout_topic();
-    let mut reader = BulkReader::new(&reader_config(bootstrap, "millrace-admin"))?;
-    let (first, _) = super::watermarks(&watcher(bootstrap, "millrace-admin")?, &topic, 0)?;
+    // The end is told by a fetch that finds nothing: at a start nobody wants to wait half a second for it.
+    let mut reader = BulkReader::new(&successive_reader_config(bootstrap, "millrace-admin"))?;
+    let (first, _) = super::watermarks(watcher, &topic, 0)?;
     reader.add(&[(&topic, 0, first)])?;
     let mut recorded = HashMap::new();
     let deadline = std::time::Instant::now() + REQUEST_TIMEOUT;
