@@ -37,11 +37,10 @@ pub struct Snapshot<'a, S> {
 }
 
 impl<S> Snapshot<'_, S> {
-    /// For a store, as [`to_store`].
-    pub fn to_store(&self) -> Vec<u8> {
-        let mut bytes = head((self.kept.version, self.kept.last_time), self.kept.version, (self.index, self.schema));
+    /// For a store, as [`to_store`]; appended.
+    pub fn to_store(&self, bytes: &mut Vec<u8>) {
+        head((self.kept.version, self.kept.last_time), self.kept.version, (self.index, self.schema), bytes);
         bytes.extend_from_slice(&self.datum);
-        bytes
     }
 }
 
@@ -107,20 +106,19 @@ pub fn to_store<A: Aggregate>(
     covered: u64,
 ) -> Result<Vec<u8>, String> {
     let index = state.index();
-    let mut bytes = head((version, last_time), covered, (index, A::Snapshot::TYPES[index].versions.len() - 1));
+    let mut bytes = Vec::with_capacity(64);
+    head((version, last_time), covered, (index, A::Snapshot::TYPES[index].versions.len() - 1), &mut bytes);
     codec.encode_datum(state, &mut bytes).map_err(|error| error.to_string())?;
     Ok(bytes)
 }
 
 /// What stands before the datum.
-fn head((version, last_time): (u64, Timestamp), covered: u64, (index, schema): (usize, usize)) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(64);
+fn head((version, last_time): (u64, Timestamp), covered: u64, (index, schema): (usize, usize), bytes: &mut Vec<u8>) {
     bytes.extend_from_slice(&version.to_le_bytes());
     bytes.extend_from_slice(&last_time.as_microsecond().to_le_bytes());
     bytes.extend_from_slice(&covered.to_le_bytes());
     bytes.push(index as u8);
     bytes.push(schema as u8);
-    bytes
 }
 
 /// From a store: the state of the aggregate of this id, and what its snapshot covers. `None`: it is not what

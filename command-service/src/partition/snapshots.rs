@@ -266,14 +266,13 @@ impl<A: Aggregate> Partition<A> {
             &self.settings.runtime,
         ) {
             Ok(snapshot) => {
-                self.snapshots.unusable.remove(id.as_str());
-                match &mut self.local {
-                    Some(local) => local.read_snapshot(id.as_str(), snapshot.to_store()),
-                    None => {
-                        let entry = Entry { covered: snapshot.kept.version, ..Entry::of(snapshot.kept) };
-                        let known = self.aggregates.insert(id.as_str().into(), entry);
-                        self.snapshots.count += u64::from(known.is_none());
-                    }
+                if !self.snapshots.unusable.is_empty() {
+                    self.snapshots.unusable.remove(id.as_str());
+                }
+                if !self.read_to_store(id.as_str(), &snapshot) {
+                    let entry = Entry { covered: snapshot.kept.version, ..Entry::of(snapshot.kept) };
+                    let known = self.aggregates.insert(id.as_str().into(), entry);
+                    self.snapshots.count += u64::from(known.is_none());
                 }
             }
             Err(Unused::OtherTopic) => {}

@@ -23,7 +23,8 @@ use std::{
 };
 
 use redb::{
-    Builder, Database, ReadOnlyTable, ReadableDatabase, ReadableTableMetadata, TableDefinition, WriteTransaction,
+    Builder, Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTableMetadata, TableDefinition,
+    WriteTransaction,
 };
 
 use identity::difference;
@@ -111,6 +112,8 @@ pub struct Batch {
     pub unsnapshotted_below: u64,
     /// What the store stands at with all this.
     pub checkpoint: Checkpoint,
+    /// More is to come before it is of any use: the disk may have it with a later batch only.
+    pub is_part: bool,
 }
 
 impl Batch {
@@ -123,6 +126,7 @@ impl Batch {
             unsnapshotted: Vec::new(),
             unsnapshotted_below: 0,
             checkpoint,
+            is_part: false,
         }
     }
 }
@@ -293,7 +297,8 @@ impl Store {
         self.read(|tables| all(&tables.unsnapshotted))
     }
 
-    /// Writes all of a batch or nothing, and returns when it is on the disk. One at a time: others wait.
+    /// Writes all of a batch or nothing, and returns when it is on the disk, unless it [is part](Batch::is_part) of
+    /// something. One at a time: others wait.
     ///
     /// # Errors
     /// When it can't be written; then this can't be used any more, and opened anew it is as before the batch or, when
@@ -301,14 +306,31 @@ impl Store {
     pub fn commit(&self, mut batch: Batch) -> Result<(), Error> {
         // Neighbours share their pages: in order this costs a third of what it costs at random. Stable, so the last counts.
         batch.states.sort_by(|(one, _), (other, _)| one.cmp(other));
+        batch.states.dedup_by(|next, kept| {
+            next.0 == kept.0 && {
+                std::mem::swap(next, kept);
+                true
+            }
+        });
+        let states = batch.states.iter().map(|(id, state)| (id.as_bytes(), state.as_slice()));
+        self.write(states, &batch)
+    }
+
+    /// The same with states in order, each of another id, instead of the batch's own.
+    ///
+    /// # Errors
+    /// As [`Store::commit`].
+    pub fn write<'a>(&self, states: impl Iterator<Item = (&'a [u8], &'a [u8])>, batch: &Batch) -> Result<(), Error> {
         self.guarded(|open| {
-            let transaction = begin(&open.database)?;
+            let mut transaction = begin(&open.database)?;
+            if batch.is_part {
+                transaction.set_quick_repair(false);
+                transaction.set_durability(Durability::None)?;
+            }
             {
-                let mut states = transaction.open_table(STATES)?;
-                for (at, (id, state)) in batch.states.iter().enumerate() {
-                    if batch.states.get(at + 1).is_none_or(|(next, _)| next != id) {
-                        states.insert(id.as_bytes(), state.as_slice())?;
-                    }
+                let mut known = transaction.open_table(STATES)?;
+                for (id, state) in states {
+                    known.insert(id, state)?;
                 }
                 let mut index = transaction.open_table(OUTCOME_INDEX)?;
                 let mut outcomes = transaction.open_table(OUTCOMES)?;

@@ -24,8 +24,7 @@ use crate::domain::Aggregate;
 /// # Errors
 /// When a field was not sealed under this key, or for another aggregate: somebody has tampered with the log.
 pub fn open_event<A: Aggregate>(event: &mut A::Event, key: Option<&DataKey>, id: &str) -> Result<(), Error> {
-    let place = place::<A>(id);
-    all(|each| A::personal(event, each), key, |secret, key| secret.open(key, &place))
+    all::<A>(|each| A::personal(event, each), key, id, |secret, key, place| secret.open(key, place))
 }
 
 /// The same of a state as it was kept.
@@ -33,8 +32,7 @@ pub fn open_event<A: Aggregate>(event: &mut A::Event, key: Option<&DataKey>, id:
 /// # Errors
 /// As [`open_event`].
 pub fn open_snapshot<A: Aggregate>(snapshot: &mut A::Snapshot, key: Option<&DataKey>, id: &str) -> Result<(), Error> {
-    let place = place::<A>(id);
-    all(|each| A::personal_in_snapshot(snapshot, each), key, |secret, key| secret.open(key, &place))
+    all::<A>(|each| A::personal_in_snapshot(snapshot, each), key, id, |secret, key, place| secret.open(key, place))
 }
 
 /// Whether an event holds something that has to be sealed.
@@ -49,8 +47,7 @@ pub fn is_open<A: Aggregate>(event: &mut A::Event) -> bool {
 /// # Errors
 /// When there is an open field, but no key, or a value is no JSON: a fault of ours.
 pub fn seal_event<A: Aggregate>(event: &mut A::Event, key: Option<&DataKey>, id: &str) -> Result<(), Error> {
-    let place = place::<A>(id);
-    all(|each| A::personal(event, each), key, |secret, key| secret.seal(key, &place))
+    all::<A>(|each| A::personal(event, each), key, id, |secret, key, place| secret.seal(key, place))
 }
 
 /// The same of a state that is to be kept.
@@ -58,8 +55,7 @@ pub fn seal_event<A: Aggregate>(event: &mut A::Event, key: Option<&DataKey>, id:
 /// # Errors
 /// As [`seal_event`].
 pub fn seal_snapshot<A: Aggregate>(snapshot: &mut A::Snapshot, key: Option<&DataKey>, id: &str) -> Result<(), Error> {
-    let place = place::<A>(id);
-    all(|each| A::personal_in_snapshot(snapshot, each), key, |secret, key| secret.seal(key, &place))
+    all::<A>(|each| A::personal_in_snapshot(snapshot, each), key, id, |secret, key, place| secret.seal(key, place))
 }
 
 /// What a sealed value belongs to, and can't be moved away from. Not the field, nor the event: who may write to the log could
@@ -71,17 +67,18 @@ pub fn place<A: Aggregate>(id: &str) -> String {
 
 type Each<'a> = &'a mut dyn FnMut(&mut dyn Secret);
 
-fn all(
+fn all<A: Aggregate>(
     fields: impl FnOnce(Each<'_>),
     key: Option<&DataKey>,
-    act: impl Fn(&mut dyn Secret, Option<&Lock>) -> Result<(), Error>,
+    id: &str,
+    act: impl Fn(&mut dyn Secret, Option<&Lock>, &str) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    // Many events have no such field.
-    let (mut result, mut lock) = (Ok(()), None);
+    // Most events and states have no such field.
+    let (mut result, mut made) = (Ok(()), None);
     fields(&mut |secret| {
         if result.is_ok() {
-            let lock = lock.get_or_insert_with(|| key.map(Lock::from));
-            result = act(secret, lock.as_ref());
+            let (lock, place) = made.get_or_insert_with(|| (key.map(Lock::from), place::<A>(id)));
+            result = act(secret, lock.as_ref(), place);
         }
     });
     result

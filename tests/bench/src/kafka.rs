@@ -5,7 +5,7 @@ use std::{collections::HashSet, time::Duration};
 use anyhow::{Context, Result, ensure};
 use millrace_shared::kafka::{
     bulk::{BulkReader, Item},
-    reader_config, watcher, watermarks,
+    successive_reader_config, watcher, watermarks,
 };
 use millrace_tests::Stack;
 use rdkafka::{
@@ -55,7 +55,7 @@ pub fn read(
 ) -> Result<()> {
     let kafka = &Stack::shared().kafka;
     let watcher = watcher(kafka, CLIENT)?;
-    let mut reader = BulkReader::new(&reader_config(kafka, CLIENT))?;
+    let mut reader = BulkReader::new(&successive_reader_config(kafka, CLIENT))?;
     let mut open: HashSet<i32> = partitions.iter().copied().collect();
     for partition in partitions {
         let (first, _) = watermarks(&watcher, topic, *partition)?;

@@ -1,6 +1,7 @@
 //! The local store behind the states in memory: what changed goes there every few seconds, what is not in memory is read
 //! from there. What the store holds is never more than the log: it is written after the commit that it covers.
 
+mod read_back;
 mod refill;
 
 use std::{
@@ -20,6 +21,7 @@ use super::{
     snapshots::Snapshots,
 };
 use crate::store::{self, Batch, Checkpoint, Identity, StatesOf, Store, keeper::Done};
+use read_back::ReadBack;
 
 /// Pages of a store that are kept in memory.
 const PAGE_CACHE_BYTES: usize = 4 << 20;
@@ -41,9 +43,8 @@ pub(super) struct Local {
     /// Changes of states and outcomes since the last commit began.
     pending: usize,
     lists: Lists,
-    /// Snapshots that were read back and are not in the store yet.
-    read_back: Vec<(Box<str>, Vec<u8>)>,
-    read_back_bytes: usize,
+    /// While the partition is restored.
+    read_back: ReadBack,
     under_way: Option<Done>,
     /// It can't be read or written any more.
     broken: bool,
@@ -124,8 +125,7 @@ impl Local {
             changed: Vec::new(),
             pending: 0,
             lists: Lists::default(),
-            read_back: Vec::new(),
-            read_back_bytes: 0,
+            read_back: ReadBack::default(),
             under_way: None,
             broken: false,
             given_up: false,

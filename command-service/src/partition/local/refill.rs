@@ -4,29 +4,16 @@ use std::mem;
 
 use millrace_shared::domain::Aggregate;
 
-use super::{Local, delete, open};
+use super::{delete, open};
 use crate::{
-    partition::{Partition, RestoreError, memory::Memory, snapshots::Snapshots},
-    store::{Batch, Checkpoint},
+    partition::{Partition, RestoreError, kept::Snapshot, memory::Memory, snapshots::Snapshots},
+    store::{self, Batch, Checkpoint, Store},
 };
 
 /// Changed states and outcomes that a restore gathers before it writes them.
 const RESTORE_PORTION: usize = 100_000;
-/// Bytes of snapshots that it gathers: the more the fewer pages are written several times. Eight partitions at most are read
-/// at a time.
-const SNAPSHOTS_PORTION: usize = 32 << 20;
-/// What one takes beside its id and its state, about.
-const SNAPSHOT_BYTES: usize = 80;
 /// In a store that a restore is still filling: it is of no use to the next one.
 const BEING_FILLED: i64 = -1;
-
-impl Local {
-    /// A snapshot was read back: it goes to the store, past the states in memory.
-    pub(in crate::partition) fn read_snapshot(&mut self, id: &str, state: Vec<u8>) {
-        self.read_back_bytes += SNAPSHOT_BYTES + id.len() + state.len();
-        self.read_back.push((id.into(), state));
-    }
-}
 
 impl<A: Aggregate> Partition<A> {
     /// From where on events and outcomes have to be read, when the store can be trusted; else it is made anew.
@@ -66,17 +53,24 @@ impl<A: Aggregate> Partition<A> {
         }
     }
 
+    /// A snapshot was read back: it goes to the store, past the states in memory. False where there is no store.
+    pub(in crate::partition) fn read_to_store(&mut self, id: &str, snapshot: &Snapshot<'_, A::State>) -> bool {
+        let Some(local) = &mut self.local else { return false };
+        local.read_back.push(id, |bytes| snapshot.to_store(bytes));
+        true
+    }
+
     /// While the partition is being restored: what is in memory goes to the store when it is much.
     pub(in crate::partition) fn store_while_restoring(&mut self) -> Result<(), RestoreError> {
-        let Some(local) = &self.local else { return Ok(()) };
-        if local.read_back_bytes > SNAPSHOTS_PORTION {
+        let Some(local) = &mut self.local else { return Ok(()) };
+        if local.read_back.is_full() {
             return self.store_read_back();
         }
         if local.pending < RESTORE_PORTION {
             return Ok(());
         }
         let Some(batch) = self.store_batch(self.being_filled()) else { return Ok(()) };
-        self.fill(batch)?;
+        self.fill(|store| store.commit(Batch { is_part: true, ..batch }))?;
         self.memory.stored();
         self.evict();
         Ok(())
@@ -84,19 +78,18 @@ impl<A: Aggregate> Partition<A> {
 
     /// All snapshots that were read back are in the store when it returns.
     pub(in crate::partition) fn store_read_back(&mut self) -> Result<(), RestoreError> {
-        let checkpoint = self.being_filled();
+        let batch = Batch { is_part: true, ..Batch::new(self.being_filled()) };
         let Some(local) = &mut self.local else { return Ok(()) };
-        local.read_back_bytes = 0;
-        let states = mem::take(&mut local.read_back);
-        if states.is_empty() {
+        let mut snapshots = mem::take(&mut local.read_back);
+        if snapshots.is_empty() {
             return Ok(());
         }
-        self.fill(Batch { states, ..Batch::new(checkpoint) })?;
-        if let Some(local) = &mut self.local {
-            // What the store stands at is still to be written.
-            local.pending += 1;
-            self.snapshots.count = local.store.states().map_err(|error| RestoreError(error.to_string()))?;
-        }
+        // What the store stands at is still to be written.
+        local.pending += 1;
+        self.snapshots.count = self.fill(|store| {
+            store.write(snapshots.sorted(), &batch)?;
+            store.states()
+        })?;
         Ok(())
     }
 
@@ -109,9 +102,9 @@ impl<A: Aggregate> Partition<A> {
         }
     }
 
-    fn fill(&mut self, batch: Batch) -> Result<(), RestoreError> {
-        let Some(local) = &mut self.local else { return Ok(()) };
-        local.store.commit(batch).map_err(|error| {
+    fn fill<T: Default>(&mut self, what: impl FnOnce(&Store) -> Result<T, store::Error>) -> Result<T, RestoreError> {
+        let Some(local) = &mut self.local else { return Ok(T::default()) };
+        what(&local.store).map_err(|error| {
             local.not_written(&self.settings);
             RestoreError(error.to_string())
         })
