@@ -6,7 +6,7 @@ use std::{
 };
 
 use millrace_shared::{
-    domain::{Aggregate, Projection},
+    domain::{Aggregate, Counted, Projection},
     envelope::{EventMeta, rfc3339_micros},
     records::Records,
     views::{BY_ID, Keys, Parked},
@@ -67,7 +67,7 @@ pub(super) struct Touched<V> {
 
 /// What became of one event.
 enum Step<V> {
-    Applied { view: V, counted: Vec<(String, i128)> },
+    Applied(V),
     Repeated,
     Parked(String),
 }
@@ -89,13 +89,13 @@ pub fn fold<A: Aggregate>(
 ) -> Result<Folded<View<A>>, Error> {
     let mut batch = Batch::default();
     let mut touched: BTreeMap<String, Touched<View<A>>> = BTreeMap::new();
-    let mut counted: BTreeSet<String> = BTreeSet::new();
+    let (mut counted, mut moved) = (Counted::default(), BTreeSet::<String>::new());
     let mut parked: BTreeSet<String> = BTreeSet::new();
     let mut forgotten: BTreeSet<String> = BTreeSet::new();
     let mut changes: Vec<Command> = Vec::new();
     for At { offset, item: Incoming { id, content } } in items {
         let erases = content.as_ref().is_ok_and(|happened| A::erases(&happened.event));
-        let step = if memory.parked.contains_key(&id) {
+        let step: Step<()> = if memory.parked.contains_key(&id) {
             Step::Parked(String::new())
         } else {
             match (content, loaded.remove(&id)) {
@@ -109,25 +109,33 @@ pub fn fold<A: Aggregate>(
                         let before = before.and_then(Result::ok).flatten();
                         Touched { now: before.clone(), before, history: Vec::new() }
                     });
-                    let step = step::<A>(people, entry.now.as_ref(), &id, &meta, &mut event)?;
-                    if let Step::Applied { view, .. } = &step {
-                        people.applied(&id, &event);
-                        entry.now = Some(view.clone());
-                        entry.history.push([packed]);
-                        if limits.changes_window > 0 {
-                            changes.push(change(keys, limits, change_id(offset), &id, &meta, &event));
+                    match step::<A>(people, entry.now.as_ref(), &mut counted, &id, &meta, &mut event)? {
+                        Step::Applied(view) => {
+                            people.applied(&id, &event);
+                            entry.now = Some(view);
+                            entry.history.push([packed]);
+                            if limits.changes_window > 0 {
+                                changes.push(change(keys, limits, change_id(offset), &id, &meta, &event));
+                            }
+                            Step::Applied(())
                         }
+                        Step::Repeated => Step::Repeated,
+                        Step::Parked(reason) => Step::Parked(reason),
                     }
-                    step
                 }
             }
         };
         match step {
-            Step::Applied { counted: moved, .. } => {
+            Step::Applied(()) => {
                 batch.applied += 1;
-                for (name, by) in moved {
-                    *memory.counters.entry(name.clone()).or_default() += by;
-                    counted.insert(name);
+                for (name, by) in counted.moves() {
+                    match memory.counters.get_mut(name) {
+                        Some(total) => *total += by,
+                        None => drop(memory.counters.insert(name.to_owned(), by)),
+                    }
+                    if !moved.contains(name) {
+                        moved.insert(name.to_owned());
+                    }
                 }
             }
             Step::Repeated => batch.repeated += 1,
@@ -146,7 +154,7 @@ pub fn fold<A: Aggregate>(
         let reason = parked.last().and_then(|id| memory.parked.get(id)).map_or("", |parked| &parked.reason);
         return Err(too_many_parked(limits.parked_max, reason));
     }
-    batch.commands = write::<A>(keys, memory, &touched, &counted, &parked)?;
+    batch.commands = write::<A>(keys, memory, &touched, &moved, &parked)?;
     batch.commands.extend(people.commands(keys));
     batch.commands.extend(changes);
     // What can't be done twice comes last: whatever may be refused was accepted by then.
@@ -183,6 +191,7 @@ fn too_long(before: u64, now: u64, limit: u64) -> Option<u64> {
 fn step<A: Aggregate>(
     people: &mut People<'_, A>,
     view: Option<&View<A>>,
+    counted: &mut Counted,
     id: &str,
     meta: &EventMeta,
     event: &mut A::Event,
@@ -202,15 +211,15 @@ fn step<A: Aggregate>(
     // A view's code that panics on one event costs that aggregate, not the partition.
     let folded = catch_unwind(AssertUnwindSafe(|| {
         let view = A::Projection::fold(view.cloned(), id, meta, event)?;
-        let mut counted = Vec::new();
-        A::Projection::count(event, &view, &mut |name, by| counted.push((name, by)));
-        Ok((view, counted))
+        counted.clear();
+        A::Projection::count(event, &view, counted);
+        Ok(view)
     }));
     Ok(match folded {
-        Ok(Ok((view, _))) if A::Projection::version(&view) != meta.sequence => {
+        Ok(Ok(view)) if A::Projection::version(&view) != meta.sequence => {
             Step::Parked("the view does not take the event's sequence as its version".into())
         }
-        Ok(Ok((view, counted))) => Step::Applied { view, counted },
+        Ok(Ok(view)) => Step::Applied(view),
         Ok(Err(reason)) => Step::Parked(reason),
         Err(_) => Step::Parked("folding it panicked".into()),
     })
@@ -252,7 +261,7 @@ pub(super) fn write<A: Aggregate>(
     keys: &Keys,
     memory: &Memory,
     touched: &BTreeMap<String, Touched<View<A>>>,
-    counted: &BTreeSet<String>,
+    moved: &BTreeSet<String>,
     parked: &BTreeSet<String>,
 ) -> Result<Vec<Command>, Error> {
     let mut views: Vec<[Vec<u8>; 2]> = Vec::new();
@@ -294,7 +303,7 @@ pub(super) fn write<A: Aggregate>(
         }
     }
     let totals =
-        counted.iter().filter_map(|name| Some([name.as_str().into(), memory.counters.get(name)?.to_string().into()]));
+        moved.iter().filter_map(|name| Some([name.as_str().into(), memory.counters.get(name)?.to_string().into()]));
     let waiting = parked.iter().filter_map(|id| {
         let json = serde_json::to_vec(memory.parked.get(id)?).ok()?;
         Some([id.as_str().into(), json])

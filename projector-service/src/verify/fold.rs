@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use jiff::Timestamp;
 use millrace_shared::{
-    domain::{Aggregate, Projection},
+    domain::{Aggregate, Counted, Projection},
     fast_hash::FastMap,
     panics::Quiet,
     views::{Parked, history::Base},
@@ -108,6 +108,8 @@ pub struct Folded<V> {
     pub aggregates: FastMap<Box<str>, Expected<V>>,
     /// What their events added to the counters.
     pub counters: FastMap<String, i128>,
+    /// What the last of them added.
+    counted: Counted,
     /// Events that were folded.
     pub events: u64,
     /// Bytes of all this, about.
@@ -117,7 +119,8 @@ pub struct Folded<V> {
 impl<V> Folded<V> {
     /// Before the first event.
     pub fn new() -> Self {
-        Self { aggregates: FastMap::default(), counters: FastMap::default(), events: 0, bytes: 0 }
+        let (aggregates, counters, counted) = Default::default();
+        Self { aggregates, counters, counted, events: 0, bytes: 0 }
     }
 }
 
@@ -150,11 +153,11 @@ where
         Err(())
     } else {
         let keep = matches!(expected.history, History::Whole(_));
-        step::<A>(people, &mut expected.view, keep, id, content()?)?
+        step::<A>(people, &mut expected.view, &mut folded.counted, keep, id, content()?)?
     };
     match step {
         Ok(None) => {}
-        Ok(Some(Step { view, time, packed, counted })) => {
+        Ok(Some(Step { view, time, packed })) => {
             let version = A::Projection::version(&view);
             if version == 1 {
                 expected.first = time;
@@ -174,8 +177,11 @@ where
                     entries.push(packed);
                 }
             }
-            for (name, by) in counted {
-                *folded.counters.entry(name).or_default() += by;
+            for (name, by) in folded.counted.moves() {
+                match folded.counters.get_mut(name) {
+                    Some(total) => *total += by,
+                    None => drop(folded.counters.insert(name.to_owned(), by)),
+                }
             }
         }
         Err(()) => expected.parked = Some((offset, 1)),
@@ -190,15 +196,15 @@ struct Step<V> {
     view: V,
     time: Timestamp,
     packed: Vec<u8>,
-    counted: Vec<(String, i128)>,
 }
 
-/// One event; `None` when it was there before, an error when it and all that follow have to wait. Unless it is to be kept,
+/// One event, and what it counts; `None` when it was there before, an error when it and all that follow have to wait. Unless it is to be kept,
 /// the view is lost when the event can't follow on it: Redis then says that the aggregate waits, and it is not tried, or it is
 /// a suspect, and folded anew. (Else each event would cost a copy of its view.)
 fn step<A: Aggregate>(
     people: &mut People<'_, A>,
     view: &mut Option<View<A>>,
+    counted: &mut Counted,
     keep: bool,
     id: &str,
     content: Content<A::Event>,
@@ -218,14 +224,14 @@ fn step<A: Aggregate>(
     let _quiet = Quiet::when(A::IS_PERSONAL);
     let folded = catch_unwind(AssertUnwindSafe(|| {
         let view = A::Projection::fold(before, id, &meta, &event)?;
-        let mut counted = Vec::new();
-        A::Projection::count(&event, &view, &mut |name, by| counted.push((name, by)));
-        Ok::<_, String>((view, counted))
+        counted.clear();
+        A::Projection::count(&event, &view, counted);
+        Ok::<_, String>(view)
     }));
-    let Ok(Ok((view, counted))) = folded else { return Ok(Err(())) };
+    let Ok(Ok(view)) = folded else { return Ok(Err(())) };
     if A::Projection::version(&view) != meta.sequence {
         return Ok(Err(()));
     }
     people.applied(id, &event);
-    Ok(Ok(Some(Step { view, time: meta.time, packed, counted })))
+    Ok(Ok(Some(Step { view, time: meta.time, packed })))
 }

@@ -5,6 +5,7 @@
 //! one, write the folder and add its line to a list of [`Domains`].
 
 pub mod bank_account;
+mod counted;
 pub mod docs;
 pub mod email_reservation;
 mod fields;
@@ -16,6 +17,7 @@ pub mod transfer;
 pub mod user;
 mod views;
 
+pub use counted::Counted;
 pub use docs::{CommandDocs, Described, Docs, EventDocs};
 pub use fields::{CommandError, Fields};
 
@@ -205,7 +207,7 @@ pub trait Projection: Send + Sync + 'static {
     fn fold(view: Option<Self::View>, id: &str, meta: &EventMeta, event: &Self::Event) -> Result<Self::View, String>;
 
     /// Which counters an event moves, and by how much.
-    fn count(event: &Self::Event, after: &Self::View, add: &mut dyn FnMut(String, i128));
+    fn count(event: &Self::Event, after: &Self::View, counted: &mut Counted);
 
     /// The answer of `…/stats`, from the counters of all partitions.
     fn stats(counters: &BTreeMap<String, i128>) -> Value;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use millrace_shared::{
-    domain::{Aggregate, CommandError, Docs, Domains, Fields, Filter, Projection, Refusal, Sort, Visitor},
+    domain::{Aggregate, CommandError, Counted, Docs, Domains, Fields, Filter, Projection, Refusal, Sort, Visitor},
     envelope::EventMeta,
     records::{RecordType, Records, apache_avro},
 };
@@ -120,8 +120,8 @@ impl Projection for EarlierViews {
         LoyaltyPointsViews::fold(view, id, meta, event)
     }
 
-    fn count(EarlierEvent(event): &EarlierEvent, after: &PointsView, add: &mut dyn FnMut(String, i128)) {
-        LoyaltyPointsViews::count(event, after, add);
+    fn count(EarlierEvent(event): &EarlierEvent, after: &PointsView, counted: &mut Counted) {
+        LoyaltyPointsViews::count(event, after, counted);
     }
 
     fn stats(counters: &BTreeMap<String, i128>) -> serde_json::Value {

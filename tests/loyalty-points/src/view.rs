@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use millrace_shared::{
-    domain::{Filter, Projection, Sort},
+    domain::{Counted, Filter, Projection, Sort},
     envelope::{EventMeta, rfc3339_micros},
 };
 use serde::{Deserialize, Serialize};
@@ -66,16 +66,16 @@ impl Projection for LoyaltyPointsViews {
         Ok(PointsView { version: meta.sequence, updated_at: rfc3339_micros(meta.time), ..view })
     }
 
-    fn count(event: &Event, after: &PointsView, add: &mut dyn FnMut(String, i128)) {
+    fn count(event: &Event, after: &PointsView, counted: &mut Counted) {
         if after.version == 1 {
-            add("members".into(), 1);
+            counted.add(&["members"], 1);
         }
         let (name, points) = match event {
             Event::PointsEarned(earned) => ("earned", earned.points),
             Event::PointsRedeemed(redeemed) => ("redeemed", redeemed.points),
             Event::PointsExpired(expired) => ("expired", expired.points),
         };
-        add(name.into(), points.into());
+        counted.add(&[name], points.into());
     }
 
     fn stats(counters: &BTreeMap<String, i128>) -> Value {

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use super::{docs, events::Event, values};
 use crate::{
     domain::{
-        Filter, Projection, Sort, Statement,
+        Counted, Filter, Projection, Sort, Statement,
         views::{self, number},
     },
     envelope::EventMeta,
@@ -133,25 +133,25 @@ impl Projection for BankAccounts {
         Ok(AccountView { version: meta.sequence, updated_at: meta.time, ..view })
     }
 
-    fn count(event: &Event, after: &AccountView, add: &mut dyn FnMut(String, i128)) {
+    fn count(event: &Event, after: &AccountView, counted: &mut Counted) {
         let currency = &after.currency;
         match event {
-            Event::AccountOpened(_) => add("accounts/open".into(), 1),
+            Event::AccountOpened(_) => counted.add(&["accounts/open"], 1),
             Event::AccountClosed(_) => {
-                add("accounts/open".into(), -1);
-                add("accounts/closed".into(), 1);
+                counted.add(&["accounts/open"], -1);
+                counted.add(&["accounts/closed"], 1);
             }
             Event::MoneyDeposited(deposited) => {
-                add(format!("currencies/{currency}/deposited_minor"), deposited.amount_minor.into());
-                add(format!("currencies/{currency}/balance_minor"), deposited.amount_minor.into());
+                counted.add(&["currencies", currency, "deposited_minor"], deposited.amount_minor.into());
+                counted.add(&["currencies", currency, "balance_minor"], deposited.amount_minor.into());
             }
             Event::MoneyWithdrawn(withdrawn) => {
-                add(format!("currencies/{currency}/withdrawn_minor"), withdrawn.amount_minor.into());
-                add(format!("currencies/{currency}/balance_minor"), -i128::from(withdrawn.amount_minor));
+                counted.add(&["currencies", currency, "withdrawn_minor"], withdrawn.amount_minor.into());
+                counted.add(&["currencies", currency, "balance_minor"], -i128::from(withdrawn.amount_minor));
             }
             Event::TransferHeld(_) | Event::TransferReleased(_) => {}
         }
-        add(format!("currencies/{currency}/events"), 1);
+        counted.add(&["currencies", currency, "events"], 1);
     }
 
     fn stats(counters: &BTreeMap<String, i128>) -> Value {

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use super::{docs, events::Event};
 use crate::{
-    domain::{Filter, Projection, Sort, views},
+    domain::{Counted, Filter, Projection, Sort, views},
     envelope::EventMeta,
 };
 
@@ -91,18 +91,18 @@ impl Projection for Reservations {
         Ok(ReservationView { id: id.to_owned(), status, version: meta.sequence, updated_at: meta.time })
     }
 
-    fn count(event: &Event, after: &ReservationView, add: &mut dyn FnMut(String, i128)) {
+    fn count(event: &Event, after: &ReservationView, counted: &mut Counted) {
         // Whether it was confirmed when it was released, the event does not tell.
         match event {
             Event::EmailReserved(_) => {
-                add("reservations/taken".into(), 1);
+                counted.add(&["reservations/taken"], 1);
                 if after.version > 1 {
-                    add("reservations/free".into(), -1);
+                    counted.add(&["reservations/free"], -1);
                 }
             }
             Event::ReservationReleased(_) => {
-                add("reservations/taken".into(), -1);
-                add("reservations/free".into(), 1);
+                counted.add(&["reservations/taken"], -1);
+                counted.add(&["reservations/free"], 1);
             }
             Event::HolderAsked(_) | Event::ReservationConfirmed(_) => {}
         }

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use super::{docs, events::Event, process, state::Every};
 use crate::{
-    domain::{AggregateId, Filter, Projection, Sort, views},
+    domain::{AggregateId, Counted, Filter, Projection, Sort, views},
     envelope::{EventMeta, rfc3339_micros},
 };
 
@@ -153,13 +153,13 @@ impl Projection for StandingOrders {
         Ok(StandingOrderView { version: meta.sequence, updated_at: meta.time, ..view })
     }
 
-    fn count(event: &Event, _after: &StandingOrderView, add: &mut dyn FnMut(String, i128)) {
+    fn count(event: &Event, _after: &StandingOrderView, counted: &mut Counted) {
         match event {
-            Event::StandingOrderPlaced(_) => add("orders/active".into(), 1),
-            Event::StandingOrderExecuted(_) => add("transfers".into(), 1),
+            Event::StandingOrderPlaced(_) => counted.add(&["orders/active"], 1),
+            Event::StandingOrderExecuted(_) => counted.add(&["transfers"], 1),
             Event::StandingOrderCancelled(_) => {
-                add("orders/active".into(), -1);
-                add("orders/cancelled".into(), 1);
+                counted.add(&["orders/active"], -1);
+                counted.add(&["orders/cancelled"], 1);
             }
         }
     }

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use super::{docs, events::Event};
 use crate::{
-    domain::{AggregateId, Filter, Projection, Sort, views},
+    domain::{AggregateId, Counted, Filter, Projection, Sort, views},
     envelope::EventMeta,
 };
 
@@ -159,12 +159,12 @@ impl Projection for Transfers {
         Ok(TransferView { version: meta.sequence, updated_at: meta.time, ..view })
     }
 
-    fn count(event: &Event, after: &TransferView, add: &mut dyn FnMut(String, i128)) {
+    fn count(event: &Event, after: &TransferView, counted: &mut Counted) {
         let mut moved = |from: Option<Status>, to: Status| {
             if let Some(from) = from {
-                add(format!("transfers/{}", from.name()), -1);
+                counted.add(&["transfers", from.name()], -1);
             }
-            add(format!("transfers/{}", to.name()), 1);
+            counted.add(&["transfers", to.name()], 1);
         };
         match event {
             Event::TransferRequested(_) => moved(None, Status::Requested),
@@ -173,7 +173,7 @@ impl Projection for Transfers {
             Event::TransferCompensated(_) => moved(Some(Status::Debited), Status::Compensated),
             Event::TransferCompleted(_) => {
                 moved(Some(Status::Debited), Status::Completed);
-                add(format!("currencies/{}/completed_minor", after.currency), after.amount_minor.into());
+                counted.add(&["currencies", &after.currency, "completed_minor"], after.amount_minor.into());
             }
             Event::RefundOrdered(ordered) if ordered.late => moved(Some(Status::Refused), Status::Debited),
             Event::RefundOrdered(_) | Event::TransferRetried(_) => {}

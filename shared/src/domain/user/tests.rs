@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     codec::Codec,
-    domain::{CommandError, Fields, Projection, email_reservation, kit::given},
+    domain::{CommandError, Counted, Fields, Projection, email_reservation, kit::given},
     envelope::EventMeta,
     personal::{self, DataKey, HashSecret, Personal, Secret},
     records::Records,
@@ -382,7 +382,9 @@ fn statuses_are_counted() {
         let (mut view, mut counters) = (None, std::collections::BTreeMap::new());
         for (sequence, event) in (1..).zip(log) {
             let after = Users::fold(view.take(), "u", &meta(sequence), &event).unwrap();
-            Users::count(&event, &after, &mut |key, by| *counters.entry(key).or_insert(0) += by);
+            let mut counted = Counted::default();
+            Users::count(&event, &after, &mut counted);
+            counted.moves().for_each(|(name, by)| *counters.entry(name.to_owned()).or_insert(0) += by);
             view = Some(after);
         }
         Users::stats(&counters)["users"].clone()

@@ -13,7 +13,7 @@ use super::{
     values::is_email,
 };
 use crate::{
-    domain::{Filter, Projection, Sort, views},
+    domain::{Counted, Filter, Projection, Sort, views},
     envelope::EventMeta,
 };
 
@@ -140,8 +140,8 @@ impl Projection for Users {
         Ok(UserView { version: meta.sequence, updated_at: meta.time, ..view })
     }
 
-    fn count(event: &Event, _after: &UserView, add: &mut dyn FnMut(String, i128)) {
-        let mut add = |status: Status, by| add(format!("users/{}", status.name()), by);
+    fn count(event: &Event, _after: &UserView, counted: &mut Counted) {
+        let mut add = |status: Status, by| counted.add(&["users", status.name()], by);
         match event {
             Event::UserRegistered(_) => add(Status::Active, 1),
             Event::UserDeactivated(_) => {
