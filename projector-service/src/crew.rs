@@ -197,8 +197,9 @@ impl Visitor for Crew {
 impl Crew {
     /// Nobody works yet.
     pub fn new<D: Domains>(means: Means, settings: ProjectorSettings) -> Self {
+        let only = settings.only_projection.clone();
         let mut crew = Self { means, settings, posts: Vec::new(), dismissed: Vec::new() };
-        for kind in Kind::all::<D>() {
+        for kind in Kind::all::<D>().into_iter().filter(|kind| only.as_deref().is_none_or(|only| kind.name == only)) {
             crew.posts.push(Post {
                 projection: Some(kind.name),
                 topic: crew.means.names.topic(kind.aggregate_type, Topic::Events),
@@ -206,7 +207,9 @@ impl Crew {
                 at_work: BTreeMap::new(),
             });
         }
-        D::visit_all(&mut crew);
+        if only.is_none() {
+            D::visit_all(&mut crew);
+        }
         crew
     }
 

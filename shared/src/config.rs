@@ -370,6 +370,9 @@ pub struct ProjectorSettings {
     /// Parked aggregates of one partition before its projection stops
     #[arg(long, env = "MILLRACE_PARKED_MAX", default_value_t = 1_000, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub parked_max: u32,
+    /// Fold into this projection alone, for tests only: the others stand still, and so does what is kept of outcomes and waiting commands
+    #[arg(long, env = "MILLRACE_ONLY_PROJECTION", value_name = "PROJECTION")]
+    pub only_projection: Option<String>,
 }
 
 /// Settings of query-service.

@@ -72,7 +72,7 @@ impl Served {
         deposits.write_into(LONG, long.saturating_sub(deposits.sequence(LONG) as usize))?;
         progress(format_args!("query: projecting {} events", deposits.written()));
         let redis_prefix = format!("{}.", deployment.prefix);
-        let projector = caught_up(&deployment, &redis_prefix)?;
+        let projector = caught_up(&deployment, &redis_prefix, &["bank-accounts", "owners"])?;
         let view = sample_of(&redis_prefix)?;
         let query = deployment.query_service();
         query.wait_for_views();
