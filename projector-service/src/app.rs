@@ -21,6 +21,7 @@ use crate::{
     events::Limits,
     membership,
     monitor::{self, parts},
+    projections::Kind,
     roster::Roster,
     startup,
     store::Store,
@@ -111,6 +112,12 @@ impl Project {
     async fn run<D: Domains>(self, shutdown: CancellationToken) -> Result<(), Error> {
         let Self { settings, redis, registry, health, board } = self;
         let master_keys = settings.personal.keys::<D>()?;
+        if let Some(only) = &settings.only_projection {
+            Kind::find::<D>(only).ok_or_else(|| {
+                config::Error(format!("MILLRACE_ONLY_PROJECTION is {only}, but there is no such projection"))
+            })?;
+            tracing::warn!(projection = only, "all other projections of this instance's partitions stand still");
+        }
         let kafka = &settings.kafka;
         let names = Names::new(&kafka.topic_prefix);
         let types: Vec<&str> = AggregateInfo::all::<D>().iter().map(|info| info.aggregate_type).collect();

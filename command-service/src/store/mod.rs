@@ -16,6 +16,7 @@ use std::{
     fs::{self, OpenOptions},
     hash::{BuildHasher, RandomState},
     io::{self, ErrorKind},
+    mem,
     os::unix::fs::MetadataExt,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
@@ -23,8 +24,7 @@ use std::{
 };
 
 use redb::{
-    Builder, Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTableMetadata, TableDefinition,
-    WriteTransaction,
+    Builder, Database, ReadOnlyTable, ReadableDatabase, ReadableTableMetadata, TableDefinition, WriteTransaction,
 };
 
 use identity::difference;
@@ -112,8 +112,6 @@ pub struct Batch {
     pub unsnapshotted_below: u64,
     /// What the store stands at with all this.
     pub checkpoint: Checkpoint,
-    /// More is to come before it is of any use: the disk may have it with a later batch only.
-    pub is_part: bool,
 }
 
 impl Batch {
@@ -126,7 +124,6 @@ impl Batch {
             unsnapshotted: Vec::new(),
             unsnapshotted_below: 0,
             checkpoint,
-            is_part: false,
         }
     }
 }
@@ -297,36 +294,35 @@ impl Store {
         self.read(|tables| all(&tables.unsnapshotted))
     }
 
-    /// Writes all of a batch or nothing, and returns when it is on the disk, unless it [is part](Batch::is_part) of
-    /// something. One at a time: others wait.
+    /// Writes all of a batch or nothing, and returns when it is on the disk. One at a time: others wait.
     ///
     /// # Errors
     /// When it can't be written; then this can't be used any more, and opened anew it is as before the batch or, when
     /// only the last answer of the disk was lost, as after it.
     pub fn commit(&self, mut batch: Batch) -> Result<(), Error> {
+        let mut states = mem::take(&mut batch.states);
         // Neighbours share their pages: in order this costs a third of what it costs at random. Stable, so the last counts.
-        batch.states.sort_by(|(one, _), (other, _)| one.cmp(other));
-        batch.states.dedup_by(|next, kept| {
+        states.sort_by(|(one, _), (other, _)| one.cmp(other));
+        states.dedup_by(|next, kept| {
             next.0 == kept.0 && {
-                std::mem::swap(next, kept);
+                mem::swap(next, kept);
                 true
             }
         });
-        let states = batch.states.iter().map(|(id, state)| (id.as_bytes(), state.as_slice()));
-        self.write(states, &batch)
+        self.commit_sorted(states.iter().map(|(id, state)| (id.as_bytes(), state.as_slice())), &batch)
     }
 
-    /// The same with states in order, each of another id, instead of the batch's own.
+    /// The same of a batch without states, with these: in order, each of another id.
     ///
     /// # Errors
     /// As [`Store::commit`].
-    pub fn write<'a>(&self, states: impl Iterator<Item = (&'a [u8], &'a [u8])>, batch: &Batch) -> Result<(), Error> {
+    pub fn commit_sorted<'a>(
+        &self,
+        states: impl Iterator<Item = (&'a [u8], &'a [u8])>,
+        batch: &Batch,
+    ) -> Result<(), Error> {
         self.guarded(|open| {
-            let mut transaction = begin(&open.database)?;
-            if batch.is_part {
-                transaction.set_quick_repair(false);
-                transaction.set_durability(Durability::None)?;
-            }
+            let transaction = begin(&open.database)?;
             {
                 let mut known = transaction.open_table(STATES)?;
                 for (id, state) in states {

@@ -68,8 +68,7 @@ fn g05_what_was_committed_is_there_after_reopening() {
     let Opened { store, checkpoint } = open(&path);
     assert_eq!((checkpoint, store.state("acc-1").unwrap()), (None, None));
     let seed = store.seed();
-    store.commit(Batch { is_part: true, ..batch(100, 1) }).unwrap();
-    assert_eq!(store.state("acc-99").unwrap().unwrap(), state_of(99, 1));
+    store.commit(batch(100, 1)).unwrap();
     store.commit(batch(50, 2)).unwrap();
     let mut last = batch(0, 3);
     last.states = vec![("acc-7".into(), b"older".to_vec()), ("acc-7".into(), b"newer".to_vec())];
@@ -301,9 +300,6 @@ fn path_of_the_process() -> PathBuf {
 fn commits_until_it_is_killed() {
     let Opened { store, checkpoint } = open(&path_of_the_process());
     for round in checkpoint.map_or(1, |checkpoint| checkpoint.events_offset + 1).. {
-        // Of a part nobody is to see anything, unless what it is a part of is there.
-        let part = Batch { is_part: true, ..Batch::new(at(1_000_000 + round)) };
-        store.commit(Batch { states: batch(100, 1_000_000 + round).states, ..part }).unwrap();
         store.commit(batch(200, round)).unwrap();
         println!("\ncommitted {round}");
     }

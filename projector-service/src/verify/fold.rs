@@ -119,8 +119,13 @@ pub struct Folded<V> {
 impl<V> Folded<V> {
     /// Before the first event.
     pub fn new() -> Self {
-        let (aggregates, counters, counted) = Default::default();
-        Self { aggregates, counters, counted, events: 0, bytes: 0 }
+        Self {
+            aggregates: FastMap::default(),
+            counters: FastMap::default(),
+            counted: Counted::default(),
+            events: 0,
+            bytes: 0,
+        }
     }
 }
 
@@ -198,9 +203,9 @@ struct Step<V> {
     packed: Vec<u8>,
 }
 
-/// One event, and what it counts; `None` when it was there before, an error when it and all that follow have to wait. Unless it is to be kept,
-/// the view is lost when the event can't follow on it: Redis then says that the aggregate waits, and it is not tried, or it is
-/// a suspect, and folded anew. (Else each event would cost a copy of its view.)
+/// One event, and what it counts; `None` when it was there before, an error when it and all that follow have to wait. Unless
+/// it is to be kept, the view is lost when the event can't follow on it: Redis then says that the aggregate waits, and it is not
+/// tried, or it is a suspect, and folded anew. (Else each event would cost a copy of its view.)
 fn step<A: Aggregate>(
     people: &mut People<'_, A>,
     view: &mut Option<View<A>>,

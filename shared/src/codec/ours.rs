@@ -14,7 +14,7 @@ impl Ours {
         Self([const { AtomicU64::new(0) }; PLACES])
     }
 
-    /// Record type and version, where they are known.
+    /// Record type and version, where they are known and have a place.
     pub(super) fn get(&self, id: u32) -> Option<(usize, usize)> {
         let known = self.0[id as usize % PLACES].load(Ordering::Relaxed);
         let index = usize::from((known >> 16) as u16).checked_sub(1)?;
@@ -24,7 +24,8 @@ impl Ours {
     pub(super) fn set(&self, id: u32, index: usize, version: usize) {
         let (Ok(index), Ok(version)) = (u16::try_from(index + 1), u16::try_from(version)) else { return };
         let known = u64::from(id) << 32 | u64::from(index) << 16 | u64::from(version);
-        self.0[id as usize % PLACES].store(known, Ordering::Relaxed);
+        // Of two that share a place the first has it: else each would take it from the other, record by record.
+        let _ = self.0[id as usize % PLACES].compare_exchange(0, known, Ordering::Relaxed, Ordering::Relaxed);
     }
 }
 
@@ -33,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_set_is_found_under_its_id_alone() {
+    fn what_was_set_first_is_found_under_its_id_alone() {
         let ours = Ours::new();
         assert_eq!((ours.get(0), ours.get(u32::MAX)), (None, None));
         ours.set(0, 0, 0);
@@ -42,7 +43,7 @@ mod tests {
         assert_eq!((ours.get(0), ours.get(7), ours.get(u32::MAX)), (Some((0, 0)), Some((3, 2)), Some((5, 1))));
         assert_eq!(ours.get(7 + PLACES as u32), None);
         ours.set(7 + PLACES as u32, 1, 0);
-        assert_eq!((ours.get(7), ours.get(7 + PLACES as u32)), (None, Some((1, 0))));
+        assert_eq!((ours.get(7), ours.get(7 + PLACES as u32)), (Some((3, 2)), None));
         ours.set(9, usize::from(u16::MAX), 0);
         assert_eq!(ours.get(9), None);
     }

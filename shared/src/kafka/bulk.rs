@@ -69,7 +69,7 @@ pub enum Item<'a> {
 }
 
 impl BulkReader {
-    /// A reader without partitions. `config` comes from [`super::reader_config`].
+    /// A reader without partitions. `config` comes from [`super::reader_config`] or the like.
     pub fn new(config: &ClientConfig) -> KafkaResult<Self> {
         Self::over(Arc::new(config.create_with_context(Logged)?))
     }

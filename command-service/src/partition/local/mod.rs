@@ -160,6 +160,12 @@ impl Local {
         }
     }
 
+    /// Of how many aggregates the store has a state.
+    #[cfg(test)]
+    pub(super) fn stored(&self) -> u64 {
+        self.store.states().unwrap()
+    }
+
     /// As if nothing had left memory for a while.
     #[cfg(test)]
     pub(super) fn may_evict(&mut self) {

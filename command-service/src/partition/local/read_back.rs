@@ -2,7 +2,7 @@
 
 /// Bytes that are gathered before they are stored: the fewer times the fewer pages of the store are written again. Eight
 /// partitions at most are read at a time.
-const LIMIT: usize = 32 << 20;
+const LIMIT: usize = if cfg!(test) { 64 << 10 } else { 32 << 20 };
 
 /// Snapshots by aggregate; of several of one the last counts.
 #[derive(Debug, Default)]
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn what_no_longer_counts_makes_room() {
-        let state = vec![5; 1 << 20];
+        let state = vec![5; 2 << 10];
         let mut read = ReadBack::default();
         let push = |read: &mut ReadBack, id: usize, last: u8| {
             read.push(&id.to_string(), |bytes| {
@@ -142,6 +142,6 @@ mod tests {
         let last: Vec<u8> = all(&mut read).iter().map(|(_, state)| *state.last().unwrap()).collect();
         assert_eq!(last, (190..200).collect::<Vec<u8>>());
         assert!((10..50).any(|id| push(&mut read, id, 0)));
-        assert!(read.size() < LIMIT + (2 << 20));
+        assert!(read.size() < LIMIT + (4 << 10));
     }
 }

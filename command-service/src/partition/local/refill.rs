@@ -70,7 +70,7 @@ impl<A: Aggregate> Partition<A> {
             return Ok(());
         }
         let Some(batch) = self.store_batch(self.being_filled()) else { return Ok(()) };
-        self.fill(|store| store.commit(Batch { is_part: true, ..batch }))?;
+        self.fill(|store| store.commit(batch))?;
         self.memory.stored();
         self.evict();
         Ok(())
@@ -78,7 +78,7 @@ impl<A: Aggregate> Partition<A> {
 
     /// All snapshots that were read back are in the store when it returns.
     pub(in crate::partition) fn store_read_back(&mut self) -> Result<(), RestoreError> {
-        let batch = Batch { is_part: true, ..Batch::new(self.being_filled()) };
+        let batch = Batch::new(self.being_filled());
         let Some(local) = &mut self.local else { return Ok(()) };
         let mut snapshots = mem::take(&mut local.read_back);
         if snapshots.is_empty() {
@@ -87,7 +87,7 @@ impl<A: Aggregate> Partition<A> {
         // What the store stands at is still to be written.
         local.pending += 1;
         self.snapshots.count = self.fill(|store| {
-            store.write(snapshots.sorted(), &batch)?;
+            store.commit_sorted(snapshots.sorted(), &batch)?;
             store.states()
         })?;
         Ok(())

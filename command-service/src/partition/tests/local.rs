@@ -90,6 +90,42 @@ fn g03_g05_a_restart_knows_states_and_answers_without_reading_the_log() {
 }
 
 #[test]
+fn g03_snapshots_go_to_a_fresh_store_which_is_of_no_use_until_it_is_filled() {
+    const ACCOUNTS: usize = 2000;
+    let mut kept = Kept::new(1 << 20);
+    kept.bench.send("open", OPEN, &[]);
+    let old = kept.bench.checkpoint(1);
+    kept.bench.send("deposit", DEPOSIT, &[]);
+    let new = kept.bench.checkpoint(2);
+    let account = |number: usize| format!("other-{number}");
+    let fill = |kept: &mut Kept| {
+        kept.restart();
+        assert_eq!(kept.stored_up_to(), None);
+        for (round, record) in [&old[0], &new[0]].into_iter().enumerate() {
+            for number in 0..ACCOUNTS {
+                let record = Sent { key: Some(account(number).into_bytes()), ..record.clone() };
+                record.restore(&mut kept.bench.partition, (round * ACCOUNTS + number) as i64, kept.bench.now);
+            }
+        }
+        // It takes several portions, and memory has none of them.
+        let local = kept.bench.partition.local.as_ref().unwrap();
+        assert!(local.stored() > 0 && kept.bench.partition.aggregates.is_empty());
+    };
+    fill(&mut kept);
+    new[1].restore(&mut kept.bench.partition, 2 * ACCOUNTS as i64, kept.bench.now);
+    assert_eq!(kept.bench.partition.first_event_to_read(0, 100).unwrap(), 2);
+    assert_eq!(kept.bench.partition.snapshots.count, ACCOUNTS as u64);
+    for number in (0..ACCOUNTS).step_by(97) {
+        kept.bench.partition.load(&account(number)).unwrap();
+        assert_eq!(kept.bench.partition.aggregates[&*account(number)].version, 2, "the last one counts");
+    }
+    // What a kill in the middle of it leaves is not used, nor what was filled but not brought up to date.
+    fill(&mut kept);
+    kept.restart();
+    assert_eq!(kept.stored_up_to(), None);
+}
+
+#[test]
 fn g03_g05_what_was_not_stored_before_a_kill_is_not_there_after_it() {
     let mut kept = Kept::new(1 << 20);
     kept.bench.send("open", OPEN, &[]);

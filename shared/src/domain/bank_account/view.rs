@@ -136,10 +136,10 @@ impl Projection for BankAccounts {
     fn count(event: &Event, after: &AccountView, counted: &mut Counted) {
         let currency = &after.currency;
         match event {
-            Event::AccountOpened(_) => counted.add(&["accounts/open"], 1),
+            Event::AccountOpened(_) => counted.add(&["accounts", "open"], 1),
             Event::AccountClosed(_) => {
-                counted.add(&["accounts/open"], -1);
-                counted.add(&["accounts/closed"], 1);
+                counted.add(&["accounts", "open"], -1);
+                counted.add(&["accounts", "closed"], 1);
             }
             Event::MoneyDeposited(deposited) => {
                 counted.add(&["currencies", currency, "deposited_minor"], deposited.amount_minor.into());

@@ -95,14 +95,14 @@ impl Projection for Reservations {
         // Whether it was confirmed when it was released, the event does not tell.
         match event {
             Event::EmailReserved(_) => {
-                counted.add(&["reservations/taken"], 1);
+                counted.add(&["reservations", "taken"], 1);
                 if after.version > 1 {
-                    counted.add(&["reservations/free"], -1);
+                    counted.add(&["reservations", "free"], -1);
                 }
             }
             Event::ReservationReleased(_) => {
-                counted.add(&["reservations/taken"], -1);
-                counted.add(&["reservations/free"], 1);
+                counted.add(&["reservations", "taken"], -1);
+                counted.add(&["reservations", "free"], 1);
             }
             Event::HolderAsked(_) | Event::ReservationConfirmed(_) => {}
         }

@@ -155,11 +155,11 @@ impl Projection for StandingOrders {
 
     fn count(event: &Event, _after: &StandingOrderView, counted: &mut Counted) {
         match event {
-            Event::StandingOrderPlaced(_) => counted.add(&["orders/active"], 1),
+            Event::StandingOrderPlaced(_) => counted.add(&["orders", "active"], 1),
             Event::StandingOrderExecuted(_) => counted.add(&["transfers"], 1),
             Event::StandingOrderCancelled(_) => {
-                counted.add(&["orders/active"], -1);
-                counted.add(&["orders/cancelled"], 1);
+                counted.add(&["orders", "active"], -1);
+                counted.add(&["orders", "cancelled"], 1);
             }
         }
     }
