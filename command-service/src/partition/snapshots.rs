@@ -266,6 +266,7 @@ impl<A: Aggregate> Partition<A> {
             &self.settings.runtime,
         ) {
             Ok(snapshot) => {
+                // Mostly there is none, and to look for one costs a hash for each record.
                 if !self.snapshots.unusable.is_empty() {
                     self.snapshots.unusable.remove(id.as_str());
                 }

@@ -66,8 +66,8 @@ pub(super) struct Touched<V> {
 }
 
 /// What became of one event.
-enum Step<V> {
-    Applied(V),
+enum Step {
+    Applied,
     Repeated,
     Parked(String),
 }
@@ -95,7 +95,7 @@ pub fn fold<A: Aggregate>(
     let mut changes: Vec<Command> = Vec::new();
     for At { offset, item: Incoming { id, content } } in items {
         let erases = content.as_ref().is_ok_and(|happened| A::erases(&happened.event));
-        let step: Step<()> = if memory.parked.contains_key(&id) {
+        let step = if memory.parked.contains_key(&id) {
             Step::Parked(String::new())
         } else {
             match (content, loaded.remove(&id)) {
@@ -109,24 +109,20 @@ pub fn fold<A: Aggregate>(
                         let before = before.and_then(Result::ok).flatten();
                         Touched { now: before.clone(), before, history: Vec::new() }
                     });
-                    match step::<A>(people, entry.now.as_ref(), &mut counted, &id, &meta, &mut event)? {
-                        Step::Applied(view) => {
-                            people.applied(&id, &event);
-                            entry.now = Some(view);
-                            entry.history.push([packed]);
-                            if limits.changes_window > 0 {
-                                changes.push(change(keys, limits, change_id(offset), &id, &meta, &event));
-                            }
-                            Step::Applied(())
+                    let step = step::<A>(people, &mut entry.now, &mut counted, &id, &meta, &mut event)?;
+                    if let Step::Applied = step {
+                        people.applied(&id, &event);
+                        entry.history.push([packed]);
+                        if limits.changes_window > 0 {
+                            changes.push(change(keys, limits, change_id(offset), &id, &meta, &event));
                         }
-                        Step::Repeated => Step::Repeated,
-                        Step::Parked(reason) => Step::Parked(reason),
                     }
+                    step
                 }
             }
         };
         match step {
-            Step::Applied(()) => {
+            Step::Applied => {
                 batch.applied += 1;
                 for (name, by) in counted.moves() {
                     match memory.counters.get_mut(name) {
@@ -187,16 +183,16 @@ fn too_long(before: u64, now: u64, limit: u64) -> Option<u64> {
     (now > limit && before / step != now / step).then(|| now - limit)
 }
 
-/// One event on one view.
+/// One event on one view, which is as before unless the event was applied.
 fn step<A: Aggregate>(
     people: &mut People<'_, A>,
-    view: Option<&View<A>>,
+    view: &mut Option<View<A>>,
     counted: &mut Counted,
     id: &str,
     meta: &EventMeta,
     event: &mut A::Event,
-) -> Result<Step<View<A>>, Error> {
-    let version = view.map_or(0, A::Projection::version);
+) -> Result<Step, Error> {
+    let version = view.as_ref().map_or(0, A::Projection::version);
     if meta.sequence <= version {
         return Ok(Step::Repeated);
     }
@@ -210,16 +206,19 @@ fn step<A: Aggregate>(
     let event = &*event;
     // A view's code that panics on one event costs that aggregate, not the partition.
     let folded = catch_unwind(AssertUnwindSafe(|| {
-        let view = A::Projection::fold(view.cloned(), id, meta, event)?;
+        let after = A::Projection::fold(view.clone(), id, meta, event)?;
         counted.clear();
-        A::Projection::count(event, &view, counted);
-        Ok(view)
+        A::Projection::count(event, &after, counted);
+        Ok(after)
     }));
     Ok(match folded {
-        Ok(Ok(view)) if A::Projection::version(&view) != meta.sequence => {
+        Ok(Ok(after)) if A::Projection::version(&after) != meta.sequence => {
             Step::Parked("the view does not take the event's sequence as its version".into())
         }
-        Ok(Ok(view)) => Step::Applied(view),
+        Ok(Ok(after)) => {
+            *view = Some(after);
+            Step::Applied
+        }
         Ok(Err(reason)) => Step::Parked(reason),
         Err(_) => Step::Parked("folding it panicked".into()),
     })

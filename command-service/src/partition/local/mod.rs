@@ -43,7 +43,7 @@ pub(super) struct Local {
     /// Changes of states and outcomes since the last commit began.
     pending: usize,
     lists: Lists,
-    /// While the partition is restored.
+    /// Snapshots that are not in the store yet, while the partition is restored.
     read_back: ReadBack,
     under_way: Option<Done>,
     /// It can't be read or written any more.

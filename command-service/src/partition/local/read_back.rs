@@ -12,6 +12,7 @@ pub(super) struct ReadBack {
     places: Vec<Place>,
 }
 
+/// Where one begins, and how long its id and its state are.
 #[derive(Clone, Copy, Debug)]
 struct Place {
     /// The first bytes of the id behind what all ids begin with, as a number.
